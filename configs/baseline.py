@@ -1,0 +1,15 @@
+"""The paper's baseline: ResNet [64, 128, 256] x (4, 4, 3), 4,697,162 parameters, 5x5 corner pooling.
+
+    python -m jaxresnet.main --config=configs/baseline.py --workdir=runs/baseline
+
+Paper: 95.48% test accuracy, last of 200 epochs, one run, V100 (Tables 1 to 8). Measured here: not yet.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.paper.accuracy = 95.48
+    config.paper.curve = "baseline"
+    return config

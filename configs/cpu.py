@@ -1,0 +1,19 @@
+"""Real CIFAR-10 on a laptop: a small network, ten minutes on 2 CPU cores.
+
+    python -m jaxresnet.main --config=configs/cpu.py --workdir=runs/cpu
+
+Paper: no such experiment. Measured here: not yet.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.num_epochs = 6
+    config.model.channels = (16, 32, 64)
+    config.model.blocks = (1, 1, 1)
+    config.model.pooling = "global"
+    config.schedule.t_max = 6.0
+    config.schedule.step_per = "step"
+    return config

@@ -1,0 +1,26 @@
+"""A minute on a laptop: a small ResNet on the 1,797 handwritten digits that scikit-learn ships. No download.
+
+    python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Paper: no such experiment. Measured here: not yet.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.dataset.name = "digits"
+    config.num_epochs = 8
+    config.batch_size = 64
+    config.eval_batch_size = 120
+    config.model.channels = (16, 32, 64)
+    config.model.blocks = (1, 1, 1)
+    config.model.pooling = "global"
+    config.augment.flip = False  # a mirrored digit is another sign
+    config.augment.mean = (0.0, 0.0, 0.0)
+    config.augment.std = (1.0, 1.0, 1.0)
+    config.schedule.t_max = 8.0
+    config.schedule.step_per = "step"
+    config.log_every_steps = 0
+    return config

@@ -1,0 +1,17 @@
+"""ResNet-18 for CIFAR-10, 11,173,962 parameters: what the paper compares its models with.
+
+    python -m jaxresnet.main --config=configs/resnet18.py --workdir=runs/resnet18
+
+Paper: 93.02% test accuracy, cited from Liu (2020), not run by the authors (Table 1). Measured here: not yet.
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.model.channels = (64, 128, 256, 512)
+    config.model.blocks = (2, 2, 2, 2)
+    config.model.pooling = "4"
+    config.paper.accuracy = 93.02
+    return config

@@ -1,0 +1,158 @@
+"""Saving and restoring runs with orbax."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from jaxresnet.errors import UserError
+from jaxresnet.metrics import Sums
+from jaxresnet.train_state import TrainState
+
+CHECKPOINTS_FOLDER = "checkpoints"
+
+# What is saved of a TrainState. The rest of it follows from the config.
+_SAVED = ("step", "params", "batch_stats", "opt_state")
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a resumed run needs beside its TrainState, all of it JSON.
+
+    Attributes:
+        epoch: the one running, from 0.
+        sums: of the training metrics of that epoch's steps so far.
+        best: ``epoch`` (from 1), ``step``, ``loss`` and ``accuracy`` (%) of the best epoch yet.
+        train_seconds: spent in the training steps of the epochs before, compilation included.
+        eval_seconds: likewise in their evaluation.
+        data_fingerprint: of the data set that the run reads.
+    """
+
+    data_fingerprint: str
+    epoch: int = 0
+    sums: Sums = dataclasses.field(default_factory=Sums)
+    best: dict[str, float] | None = None
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+
+
+class Checkpointer:
+    """The checkpoints of a workdir: the latest few and the best."""
+
+    def __init__(self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False):
+        """Opens ``workdir``/checkpoints.
+
+        Args:
+            workdir: of the run.
+            keep: how many of the latest to keep; the best is kept beside them.
+            read_only: never to create or delete anything.
+        """
+        self._manager = ocp.CheckpointManager(
+            (workdir / CHECKPOINTS_FOLDER).absolute(),  # orbax accepts no other
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy(
+                    [
+                        LatestN(keep),
+                        BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False),
+                    ]
+                ),
+                # On CPU a saved array can share memory with the state, which the next step overwrites.
+                enable_async_checkpointing=jax.default_backend() != "cpu",
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, progress: Progress, best: bool = False) -> None:
+        """Saves under the number of steps taken; ``best`` marks the best epoch yet.
+
+        Raises:
+            UserError: a parameter or statistic is NaN or infinite; what was saved before stays.
+        """
+        saved = {name: getattr(state, name) for name in _SAVED}
+        if not _all_finite(saved):
+            raise UserError(
+                f"parameters became NaN or infinite at step {int(state.step)} (epoch {progress.epoch + 1}): "
+                f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
+            )
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            # Stopped while an epoch was being evaluated; now it has been, and the same step is saved with the outcome.
+            self._manager.delete(step)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(saved), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
+            ),
+            # Only a new best carries a metric, so that among equals the first stays the best.
+            metrics={"accuracy": progress.best["accuracy"]} if best else None,
+        )
+
+    def last_good(self) -> str:
+        """Says which checkpoint stays when training fails."""
+        if self.latest_step is None:
+            return "no checkpoint was saved yet"
+        return f"the checkpoint of step {self.latest_step} is kept"
+
+    def find(self, name: str) -> int:
+        """The step of a checkpoint: ``"last"``, ``"best"``, or a step's number.
+
+        Raises:
+            UserError: there is none such; the message lists those there are.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise UserError(f"{self._manager.directory.parent} holds no checkpoint yet")
+        if name == "last":
+            return steps[-1]
+        if name == "best":
+            best = self._progress(steps[-1]).best
+            if best is None:
+                raise UserError('no epoch has been evaluated yet, so none is the best; give --checkpoint=last')
+            return best["step"]
+        if not name.isdigit() or int(name) not in steps:
+            raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")
+        return int(name)
+
+    def _progress(self, step: int) -> Progress:
+        restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        return _progress_from_json(restored["progress"])
+
+    def restore(self, state: TrainState, step: int) -> tuple[TrainState, Progress]:
+        """The run as it was after ``step`` steps, with the arrays placed as those of ``state`` are."""
+        saved = {name: getattr(state, name) for name in _SAVED}
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()),
+        )
+        return state.replace(**restored["state"]), _progress_from_json(restored["progress"])
+
+
+def _progress_from_json(fields: dict[str, Any]) -> Progress:
+    return Progress(**{**fields, "sums": Sums(**fields["sums"])})
+
+
+@jax.jit
+def _finite(tree: Any) -> jax.Array:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
+
+
+def _all_finite(tree: Any) -> bool:
+    return bool(_finite(tree))

@@ -1,0 +1,183 @@
+"""CIFAR-10 as others store it: tfds's records, and the pickled batches that PyTorch users have.
+
+Every reader returns train_images (50000, 32, 32, 3) uint8, train_labels (50000,), test_images and test_labels, in
+the order of the official archive, so that a run does not depend on where its images came from.
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import pickle
+import zipfile
+from typing import Any
+
+import absl.logging
+import numpy as np
+from tqdm import tqdm
+
+from jaxresnet.errors import UserError
+
+NUM_TRAIN, NUM_TEST, NUM_CLASSES = 50_000, 10_000, 10
+IMAGE_SHAPE = (32, 32, 3)
+BATCHES_FOLDER = "cifar-10-batches-py"
+TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+TEST_BATCH = "test_batch"
+READ_AT_ONCE = 1000  # records of tfds
+
+Arrays = dict[str, np.ndarray]
+
+
+def default_tfds_root() -> pathlib.Path:
+    """Where tfds keeps its data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find_tfds(path: pathlib.Path) -> pathlib.Path | None:
+    """The newest prepared version of CIFAR-10 in a tfds root, or ``path`` itself where it is a version."""
+    if (path / "dataset_info.json").is_file():
+        return path
+    versions = [info.parent for info in path.glob("cifar10/*/dataset_info.json")]
+    return max(versions, key=lambda version: [int(part) for part in version.name.split(".")], default=None)
+
+
+def load_tfds(folder: pathlib.Path) -> Arrays:
+    """Reads CIFAR-10 from a version's folder of tfds.
+
+    Decoding 60,000 PNGs takes some 10 s, so the arrays are kept in the user's cache ($XDG_CACHE_HOME, or ~/.cache)
+    and the next start reads them from there.
+
+    Raises:
+        UserError: the records are not array_record files, or are damaged or incomplete.
+    """
+    records = sorted(folder.glob("*.array_record*"))
+    if not records:
+        raise UserError(
+            f"{folder}: holds no array_record files (tfds's tfrecord files need TensorFlow to be read); set "
+            "TFDS_DATA_DIR to another folder, and CIFAR-10 will be prepared there"
+        )
+    cache = _cache_file(records)
+    arrays = _read_cache(cache)
+    if arrays is None:
+        arrays = _decode_tfds(folder)
+        _write_cache(cache, arrays)
+    return arrays
+
+
+def _decode_tfds(folder: pathlib.Path) -> Arrays:
+    # Imported here because it takes a second and a run with a cache does without it.
+    import tensorflow_datasets as tfds
+
+    absl.logging.set_verbosity(absl.logging.ERROR)  # tfds recommends OpenCV, which would pay once a machine
+    arrays = {}
+    for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        try:
+            builder = tfds.builder_from_directory(folder, file_format="array_record")
+            source = builder.as_data_source(split)
+            images = np.zeros((size, *IMAGE_SHAPE), np.uint8)
+            labels = np.full(size, -1, np.int32)
+            starts = range(0, len(source), READ_AT_ONCE)
+            for start in tqdm(starts, f"decoding CIFAR-10's {split} images, once", leave=False, disable=None):
+                for record in source.__getitems__(range(start, min(start + READ_AT_ONCE, len(source)))):
+                    # tfds shuffles; its ids, such as train_00042, number the official order.
+                    index = int(record["id"].decode().removeprefix(f"{split}_"))
+                    images[index], labels[index] = record["image"], record["label"]
+        except Exception as error:  # array_record, protobuf and Pillow each raise types of their own
+            raise UserError(f"{folder}: {split} cannot be read ({_one_line(error)}); delete it and prepare it anew") from error
+        if len(source) != size or labels.min() < 0:
+            raise UserError(
+                f"{folder}: {split} holds {np.sum(labels >= 0):,} of CIFAR-10's {size:,} images; delete it and prepare "
+                "it anew"
+            )
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    return arrays
+
+
+def _cache_file(records: list[pathlib.Path]) -> pathlib.Path:
+    """Named after the records' identity, so that a changed file is decoded anew."""
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    identity = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in records]
+    return root / "jaxresnet" / f"cifar10-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.npz"
+
+
+def _read_cache(cache: pathlib.Path) -> Arrays | None:
+    try:
+        with np.load(cache, allow_pickle=False) as file:  # checks each entry's CRC
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_cache(cache: pathlib.Path, arrays: Arrays) -> None:
+    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        temporary.replace(cache)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        tqdm.write(f"note: the decoded images could not be kept in {cache.parent} ({error}); the next start decodes again")
+
+
+def find_batches(path: pathlib.Path) -> pathlib.Path | None:
+    """The ``cifar-10-batches-py`` folder at or below ``path``."""
+    for folder in (path, path / BATCHES_FOLDER):
+        if any((folder / name).is_file() for name in (*TRAIN_BATCHES, TEST_BATCH)):
+            return folder
+    return None
+
+
+def load_batches(folder: pathlib.Path) -> Arrays:
+    """Reads the official pickled batches, of 10,000 images each.
+
+    Raises:
+        UserError: a batch is missing or damaged, or asks for a type that these files do not hold.
+    """
+    images, labels = zip(*(_load_batch(folder / name) for name in (*TRAIN_BATCHES, TEST_BATCH)))
+    return {
+        "train_images": np.concatenate(images[:-1]),
+        "train_labels": np.concatenate(labels[:-1]),
+        "test_images": images[-1],
+        "test_labels": labels[-1],
+    }
+
+
+def _load_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    batch_size = NUM_TEST
+    if not path.is_file():
+        raise UserError(f"{path}: is missing; unpack the official archive again")
+    try:
+        batch = _BatchUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        data = np.asarray(batch[b"data"])
+        labels = np.asarray(batch[b"labels"])
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({_one_line(error)})") from error
+    if data.dtype != np.uint8 or data.shape != (batch_size, np.prod(IMAGE_SHAPE)) or labels.shape != (batch_size,):
+        raise UserError(
+            f"{path}: holds {data.dtype} images of shape {data.shape} and labels of shape {labels.shape}: expected uint8 "
+            f"({batch_size}, {np.prod(IMAGE_SHAPE)}) and ({batch_size},)"
+        )
+    height, width, channels = IMAGE_SHAPE
+    return data.reshape(-1, channels, height, width).transpose(0, 2, 3, 1), labels
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and Python's plain types, and nothing else, so that no file can run code."""
+
+    _ALLOWED = {
+        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): np.ndarray,
+        # The official files name the module as NumPy 1 did.
+        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 does")
+        return self._ALLOWED[module, name]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

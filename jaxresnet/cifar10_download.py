@@ -1,0 +1,112 @@
+"""Downloads the official CIFAR-10 archive and writes it as tfds would, without TensorFlow.
+
+``tfds``'s own ``download_and_prepare`` unpacks the archive and encodes its images with TensorFlow. Here a subclass of
+its builder reads the archive itself and hands over encoded PNGs; everything else, from the shuffling to the metadata,
+is tfds's own, so that any user of tfds can read the result.
+"""
+
+import hashlib
+import io
+import pathlib
+import socket
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxresnet import cifar10
+from jaxresnet.errors import UserError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+TIMEOUT_SECONDS = 10.0
+FOLDER = "cifar-10-batches-bin"
+RECORD_BYTES = 1 + 32 * 32 * 3
+
+WAYS_FORWARD = f"""\
+  - with a network, start again: the archive is read from {URL}
+  - have it prepared already: set TFDS_DATA_DIR to a folder of tfds that holds cifar10 as array_record
+  - have it from PyTorch: --config.dataset.data_dir=.../{cifar10.BATCHES_FOLDER}
+  - have it as arrays: --config.dataset.data_dir=.../cifar10.npz (train_images, train_labels, test_images, test_labels)
+  - without CIFAR-10: --config=configs/quickstart.py trains on images that need no download"""
+
+
+def prepare(root: pathlib.Path) -> None:
+    """Downloads CIFAR-10 and writes it below ``root`` in tfds's layout.
+
+    Raises:
+        UserError: no connection within ``TIMEOUT_SECONDS`` (the message names the ways forward), an archive whose hash
+            is not the official one's, or a folder that cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="cifar10-download-", dir=root) as folder:
+            archive = pathlib.Path(folder) / "cifar-10-binary.tar.gz"
+            _download(archive)
+            _write_tfds(archive, root)
+    except OSError as error:
+        raise UserError(f"CIFAR-10 could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder") from error
+
+
+def _download(archive: pathlib.Path) -> None:
+    digest = hashlib.sha256()
+    try:
+        with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as response, archive.open("wb") as file:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(total=size, desc="downloading CIFAR-10", unit="B", unit_scale=True) as progress:
+                while chunk := response.read(1 << 18):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    progress.update(len(chunk))
+    except (urllib.error.URLError, socket.timeout, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"CIFAR-10 is not prepared and could not be downloaded ({reason}).\n{WAYS_FORWARD}") from error
+    if digest.hexdigest() != SHA256:
+        raise UserError(
+            f"the archive from {URL} has sha256 {digest.hexdigest()}, not {SHA256}: it was cut short or changed on its "
+            "way; start again"
+        )
+
+
+def _write_tfds(archive: pathlib.Path, root: pathlib.Path) -> None:
+    # Imported here because it takes a second and only this function needs it.
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    # The class must be called Cifar10: tfds derives the data set's name from it.
+    with tfds.core.registered.skip_registering():
+
+        class Cifar10(tfds.image_classification.Cifar10):
+            def _split_generators(self, dl_manager):
+                with tarfile.open(archive) as tar:
+                    names = tar.extractfile(f"{FOLDER}/batches.meta.txt").read().decode().split()
+                self.info.features["label"].names = names
+                return {
+                    "train": self._generate_examples("train_", cifar10.TRAIN_BATCHES),
+                    "test": self._generate_examples("test_", (cifar10.TEST_BATCH,)),
+                }
+
+            def _generate_examples(self, split_prefix, filepaths):
+                for index, (image, label) in enumerate(_read_archive(archive, filepaths)):
+                    png = io.BytesIO()
+                    Image.fromarray(image).save(png, "PNG")
+                    png.seek(0)
+                    yield index, {"id": f"{split_prefix}{index:05d}", "image": png, "label": label}
+
+        builder = Cifar10(data_dir=root, file_format="array_record")
+        builder.download_and_prepare()
+
+
+def _read_archive(archive: pathlib.Path, batches: tuple[str, ...]) -> Iterator[tuple[np.ndarray, int]]:
+    """Images (32, 32, 3) uint8 and labels of the named batches, in order."""
+    height, width, channels = cifar10.IMAGE_SHAPE
+    with tarfile.open(archive) as tar:
+        for batch in batches:
+            data = tar.extractfile(f"{FOLDER}/{batch}.bin").read()
+            for record in np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES):
+                image = record[1:].reshape(channels, height, width).transpose(1, 2, 0)
+                yield np.ascontiguousarray(image), int(record[0])

@@ -1,0 +1,57 @@
+"""Parsing flags, with mistakes answered in one line."""
+
+import difflib
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
+
+from jaxresnet import config as config_lib
+from jaxresnet.errors import UserError
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """``absl``'s parsing of ``argv``; what cannot be parsed ends the program with one line and status 2."""
+    try:
+        _check_config_flags(argv[1:])
+        return flags.FLAGS(argv)
+    except (UserError, flags.Error) as error:
+        # Where a value is wrong, absl puts a traceback around the reason.
+        reason = str(error).strip().splitlines()[-1]
+        print(f"jaxresnet: {reason} (--help lists the flags)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _check_config_flags(arguments: list[str]) -> None:
+    """Refuses a config file, an arm or a field that does not exist, which ml_collections answers with a traceback."""
+    names = [argument.lstrip("-").partition("=")[0] for argument in arguments if argument.startswith("-")]
+    if "config" not in names:
+        return
+    index = next(i for i, argument in enumerate(arguments) if argument.lstrip("-").partition("=")[0] == "config")
+    path = arguments[index].partition("=")[2] or "".join(arguments[index + 1 : index + 2])
+    config = _load_config_file(path)
+    fields = config_lib.flatten(config.to_dict())
+    for name in names:
+        field = name.removeprefix("no").removeprefix("config.")
+        if "config." in name and field not in fields:
+            close = difflib.get_close_matches(field, fields, n=1, cutoff=0.5)
+            raise UserError(
+                f"--{name}: there is no such field in {path}; "
+                + (f"did you mean config.{close[0]}?" if close else "configs/default.py lists them all")
+            )
+
+
+def _load_config_file(path: str) -> ConfigDict:
+    file, _, arm = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise UserError(f"--config={path}: there is no file {file!r}")
+    try:
+        return config_flags.ConfigFileFlagParser("config").parse(path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--config={path}: {error}; run from the folder that holds configs/") from error
+    except (TypeError, ValueError) as error:
+        if arm and "positional argument" in str(error):
+            raise UserError(f"--config={path}: {file} has no arms, so no {arm!r}; give --config={file}") from error
+        raise UserError(f"--config={path}: {str(error).strip().splitlines()[-1]}") from error

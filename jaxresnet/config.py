@@ -1,0 +1,103 @@
+"""Checking, storing and comparing configs."""
+
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxresnet.errors import UserError
+
+CONFIG_FILE = "config.json"
+
+# Fields that a run may be continued with other values of: where files lie, when they are written, and how much is
+# computed at a time. The data themselves are compared by checksum.
+NOT_TRAINING = ("checkpoint", "dataset.data_dir", "eval_batch_size", "steps_per_dispatch", "paper")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses values that cannot work and that nothing else would refuse in one line.
+
+    Raises:
+        UserError: the first such field, and what is expected of it.
+    """
+
+    def require(holds: bool, field: str, expected: str) -> None:
+        if not holds:
+            value = config
+            for name in field.split("."):
+                value = value[name]
+            raise UserError(f"{field}={value!r}: expected {expected}")
+
+    for field in ("num_epochs", "batch_size", "eval_batch_size", "steps_per_dispatch"):
+        require(config[field] > 0, field, "at least 1")
+    require(config.log_every_steps >= 0, "log_every_steps", "at least 0")
+    require(config.dtype in ("float32", "bfloat16"), "dtype", "float32 or bfloat16")
+    require(0 <= config.seed < 2**32, "seed", "a number in [0, 2**32)")
+    require(config.augment.crop_padding >= 0, "augment.crop_padding", "at least 0")
+    require(len(config.augment.mean) == 3, "augment.mean", "a value for each of the 3 channels")
+    require(len(config.augment.std) == 3, "augment.std", "a value for each of the 3 channels")
+    require(all(std > 0 for std in config.augment.std), "augment.std", "positive values")
+    require(config.schedule.learning_rate >= 0, "schedule.learning_rate", "at least 0")
+    require(config.dataset.validation_size >= 0, "dataset.validation_size", "at least 0")
+    require(config.checkpoint.every_minutes > 0, "checkpoint.every_minutes", "a positive number")
+    require(config.checkpoint.every_steps >= 0, "checkpoint.every_steps", "at least 0")
+    require(config.checkpoint.keep > 0, "checkpoint.keep", "at least 1")
+    pooling = config.model.pooling
+    require(pooling == "global" or pooling.isdigit(), "model.pooling", '"global" or the size of a window')
+
+
+def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes ``config.json``, whole or not at all."""
+    temporary = workdir / f"{CONFIG_FILE}.tmp"
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    temporary.replace(workdir / CONFIG_FILE)
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict:
+    """The config that a run was started with, locked.
+
+    Raises:
+        UserError: there is no readable ``config.json``.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        return ConfigDict(json.loads(path.read_text())).lock()
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from error
+
+
+def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Refuses to continue a run with a config that would train differently.
+
+    Raises:
+        UserError: naming each field that differs, and both its values.
+    """
+    # Through JSON, so that tuples and lists compare equal.
+    new = flatten(json.loads(json.dumps(config.to_dict())))
+    old = flatten(load_config(workdir).to_dict())
+    missing = "(no such field)"
+    differences = [
+        f"{name}={new.get(name, missing)!r} (there: {old.get(name, missing)!r})"
+        for name in sorted(new.keys() | old.keys())
+        if new.get(name, missing) != old.get(name, missing) and not _is_free(name)
+    ]
+    if differences:
+        raise UserError(
+            f"{workdir} holds a run with another config: {', '.join(differences)}; give another --workdir, or the "
+            "config that this run was started with"
+        )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dictionaries by their dotted names, such as ``model.pooling``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(f"{free}.") for free in NOT_TRAINING)

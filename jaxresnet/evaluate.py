@@ -1,0 +1,63 @@
+"""Restores a run and scores it: ``python -m jaxresnet.evaluate --workdir=runs/final``."""
+
+import argparse
+import pathlib
+import sys
+
+from jaxresnet import errors
+from jaxresnet.checkpoint import Checkpointer
+from jaxresnet.config import load_config
+from jaxresnet.datasets import load_dataset
+from jaxresnet.metrics import Sums
+from jaxresnet.steps import compile_steps, create_mesh, put_on_devices, replicate
+from jaxresnet.train import create_transform, evaluate
+from jaxresnet.train_state import create_train_state
+
+
+def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> tuple[int, Sums]:
+    """Scores a checkpoint on the whole test set, whatever split the run was evaluated on while it trained.
+
+    Args:
+        workdir: of the run.
+        checkpoint: ``"best"``, ``"last"``, or the number of a step.
+        data_dir: read the data from here instead of where the run's config says; ``None`` for the latter.
+
+    Returns:
+        The step of the checkpoint, and the sums over the test images.
+
+    Raises:
+        UserError: no such run or checkpoint, or data that cannot be read.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    config = load_config(folder)
+    data_dir = config.dataset.data_dir if data_dir is None else data_dir
+    dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
+    mesh = create_mesh()
+    state = replicate(create_train_state(config, dataset.test.images.shape[1:], steps_per_epoch=1), mesh)
+    with Checkpointer(folder, read_only=True) as checkpointer:
+        step = checkpointer.find(checkpoint)
+        state, _ = checkpointer.restore(state, step)
+    steps = compile_steps(create_transform(config), mesh)
+    test_data = put_on_devices(dataset.test, mesh)
+    return step, evaluate(steps, state, test_data, len(dataset.test), config.eval_batch_size)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m jaxresnet.evaluate", description="Restores a run and scores it.")
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument(
+        "--checkpoint", default="last", help='"last" (the default), "best", or the number of a step that was kept'
+    )
+    parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
+    arguments = parser.parse_args(argv)
+    with errors.reported():
+        step, sums = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir)
+        means = sums.means("test")
+        print(
+            f"{arguments.checkpoint} checkpoint, step {step:,}: test accuracy {means['test_accuracy']:.2f}%, test loss "
+            f"{means['test_loss']:.4f}, {sums.count:,} images, {sums.count / sums.seconds:,.0f} images/s"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Trains what a config file describes: ``python -m jaxresnet.main --config=configs/final.py --workdir=runs/final``."""
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jaxresnet import cli, errors
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file; single fields follow as in --config.batch_size=64.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; a run that is there already is resumed.")
+
+
+def main(argv: list[str]) -> None:
+    with errors.reported():
+        if argv[1:]:
+            raise errors.UserError(f"{argv[1]!r} is no flag; did you mean --{argv[1]}?")
+        # Imported here so that a mistyped flag is answered before JAX has started.
+        from jaxresnet.train import train_and_evaluate
+
+        train_and_evaluate(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    flags.set_default(flags.FLAGS["verbosity"], logging.WARNING)  # orbax reports every save in some 30 lines
+    app.run(main, flags_parser=cli.parse_flags)

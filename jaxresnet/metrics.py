@@ -1,0 +1,156 @@
+"""Means over many batches, and where they are written: terminal, metrics.jsonl, TensorBoard."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import tensorboardX
+from tqdm import tqdm
+
+METRICS_FILE = "metrics.jsonl"
+SECONDS_BETWEEN_LINES = 30.0
+
+
+@dataclasses.dataclass
+class Sums:
+    """Sums over images, from which means are taken once, at the end.
+
+    Attributes:
+        loss: cross entropy.
+        correct: images whose largest logit is their label's.
+        count: images.
+        seconds: spent on them.
+    """
+
+    loss: float = 0.0
+    correct: int = 0
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        """Adds metrics of a series of steps, in float64 and in order, so that a resumed sum is the uninterrupted one."""
+        self.seconds += seconds
+        for loss, correct, count in zip(metrics["loss"], metrics["correct"], metrics["count"], strict=True):
+            self.loss += float(loss)
+            self.correct += int(correct)
+            self.count += int(count)
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """``{prefix}_loss`` and ``{prefix}_accuracy``, the latter in %."""
+        return {
+            f"{prefix}_loss": self.loss / self.count,
+            f"{prefix}_accuracy": 100 * self.correct / self.count,
+        }
+
+
+class MetricsWriter:
+    """Appends lines to ``metrics.jsonl`` and scalars to TensorBoard files.
+
+    Every line has ``epoch`` (from 1), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and ``train_accuracy`` (%,
+    means over the epoch so far) and ``images_per_second``. An epoch's last line also has ``{split}_loss`` and
+    ``{split}_accuracy`` on the split that was evaluated, and the ``seconds`` that the run took so far.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int, epochs: int):
+        """Opens the files of a run that resumes after ``step`` steps and ``epochs`` whole epochs, evaluation included,
+        and drops what was written after that point: it will be written again."""
+        path = workdir / METRICS_FILE
+        kept = [
+            line
+            for line in read_metrics(workdir)
+            if line["step"] <= step and (line["epoch"] <= epochs or not is_epoch_line(line))
+        ]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+        temporary.replace(path)
+        self._file = path.open("a")
+        self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, line: dict[str, float]) -> None:
+        """Writes one line, at once."""
+        self._file.write(f"{json.dumps(line)}\n")
+        self._file.flush()
+        for name, value in line.items():
+            if name != "step":
+                self._tensorboard.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def is_epoch_line(line: dict[str, Any]) -> bool:
+    """Whether a line of ``metrics.jsonl`` is an epoch's last, which has been evaluated."""
+    return "seconds" in line
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, without a last one that a killed run left unfinished."""
+    path = workdir / METRICS_FILE
+    if not path.exists():
+        return []
+    return [json.loads(text) for text in path.read_text().splitlines(keepends=True) if text.endswith("\n")]
+
+
+class ProgressDisplay:
+    """A bar on a terminal, and a line now and then where the output is none."""
+
+    def __init__(self, num_epochs: int, total_steps: int, step: int):
+        self._num_epochs, self._total_steps = num_epochs, total_steps
+        self._bar = None
+        if sys.stdout.isatty():
+            self._bar = tqdm(
+                total=total_steps, initial=step, file=sys.stdout, bar_format="{l_bar}{bar:20}| {desc}", dynamic_ncols=True
+            )
+        self._last_line = time.monotonic()
+        # The clock starts after the first update, which includes compilation.
+        self._start: tuple[float, int] | None = None
+
+    def update(self, epoch: int, step: int, sums: Sums) -> None:
+        """Shows where training stands; ``epoch`` counts from 1, ``sums`` are the running epoch's."""
+        now = time.monotonic()
+        self._start = self._start or (now, step)
+        means = sums.means("train")
+        text = (
+            f"epoch {epoch}/{self._num_epochs}  step {step:,}/{self._total_steps:,}  "
+            f"loss {means['train_loss']:.4f}  accuracy {means['train_accuracy']:.2f}%  "
+            f"{sums.count / sums.seconds:,.0f} images/s  {self._time_left(now, step)}"
+        )
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.set_description_str(text)
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _time_left(self, now: float, step: int) -> str:
+        start, start_step = self._start
+        if step == start_step:
+            return "time left: measuring"
+        return f"{format_seconds((now - start) / (step - start_step) * (self._total_steps - step))} left"
+
+
+def format_seconds(seconds: float) -> str:
+    """Such as 48s, 12m05s or 3h07m."""
+    seconds = math.ceil(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

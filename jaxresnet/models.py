@@ -1,0 +1,219 @@
+"""The ResNet of the paper as a Flax module, with PyTorch's semantics where they differ from Flax's.
+
+The differences, each of which changes results:
+
+- padding is explicit and symmetric (XLA's "SAME" pads a stride-2 convolution on one side only);
+- BatchNorm normalises with the biased variance of the batch but keeps a running average of the unbiased one;
+- weights and the linear layer's bias start uniform in +-1/sqrt(fan_in).
+
+Submodules carry the names that PyTorch implementations give them (``conv1``, ``bn1``, ``layer1_0``, ``linear``).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxresnet.errors import UserError
+
+# variance_scaling draws from U(+-sqrt(3 * scale / fan_in)), which scale = 1/3 makes PyTorch's U(+-1/sqrt(fan_in)).
+torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:
+    """PyTorch's initialiser of a linear layer's bias: uniform in +-1/sqrt(``fan_in``)."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class BatchNorm(nn.Module):
+    """``torch.nn.BatchNorm2d`` over the last axis.
+
+    Statistics are computed and kept in at least float32 whatever the compute dtype.
+
+    Attributes:
+        momentum: share of the old running value kept at each step; PyTorch calls 1 - 0.9 = 0.1 its momentum.
+        epsilon: added to the variance, inside the root.
+        dtype: of the output.
+        param_dtype: of scale, bias, and the running statistics.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch features"], *, train: bool) -> Float[Array, "*batch features"]:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), self.param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,), self.param_dtype)
+
+        if train:
+            mean, var = _mean_and_variance(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+            if not self.is_initializing():
+                count = x.size // features
+                unbiased_var = var * (count / max(count - 1, 1))
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased_var
+        else:
+            mean, var = running_mean.value, running_var.value
+
+        return ((x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
+
+
+def _mean_and_variance(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance over all axes but the last, in one pass over memory."""
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    # E[x^2] - E[x]^2 can round below zero where a channel is constant.
+    return mean, jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0)
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions and a shortcut, which is a projection where the shape changes.
+
+    Attributes:
+        features: output channels.
+        stride: of the first convolution and of the projection.
+        kernel_size: F of the paper. Odd.
+        shortcut_kernel_size: K of the paper. Odd.
+        conv: ``nn.Conv`` with initialiser and dtypes bound.
+        norm: ``BatchNorm`` with dtypes bound.
+    """
+
+    features: int
+    stride: int
+    kernel_size: int
+    shortcut_kernel_size: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"], *, train: bool) -> Float[Array, "batch h w features"]:
+        def conv(kernel_size: int, stride: int, name: str) -> nn.Module:
+            return self.conv(
+                self.features, (kernel_size, kernel_size), strides=stride, padding=kernel_size // 2, name=name
+            )
+
+        shortcut = x
+        if self.stride != 1 or x.shape[-1] != self.features:
+            shortcut = conv(self.shortcut_kernel_size, self.stride, "shortcut_conv")(x)
+            shortcut = self.norm(name="shortcut_bn")(shortcut, train=train)
+
+        y = conv(self.kernel_size, self.stride, "conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        y = conv(self.kernel_size, 1, "conv2")(y)
+        y = self.norm(name="bn2")(y, train=train)
+        return nn.relu(y + shortcut)
+
+
+class ResNet(nn.Module):
+    """The paper's residual network: stem, stages of basic blocks, pooling, dropout, linear.
+
+    Attributes:
+        channels: C of the paper, one entry a stage. The first block of each stage after the first has stride 2.
+        blocks: B of the paper: how many blocks each stage has.
+        kernel_size: F, the blocks' convolutions. Odd.
+        shortcut_kernel_size: K, the shortcuts' projections. Odd.
+        stem_channels: channels of the first convolution; ``None`` means ``channels[0]``.
+        pooling: ``"global"``, or the window of an average pooling by PyTorch's ``avg_pool2d`` rules: stride equal to
+            the window, and what does not fill a window is never read.
+        dropout_rate: between pooling and the linear layer, in [0, 1).
+        num_classes: how many logits.
+        dtype: of the computation. Pooling and the linear layer run in at least float32.
+        param_dtype: of parameters and BatchNorm statistics.
+    """
+
+    channels: Sequence[int] = (64, 128, 256)
+    blocks: Sequence[int] = (4, 4, 3)
+    kernel_size: int = 3
+    shortcut_kernel_size: int = 1
+    stem_channels: int | None = None
+    pooling: str | int = "global"
+    dropout_rate: float = 0.0
+    num_classes: int = 10
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool
+    ) -> Float[Array, "batch num_classes"]:
+        """Logits, in at least float32. ``train=True`` wants ``mutable=["batch_stats"]`` and a ``dropout`` rng."""
+        self._check()
+        conv = functools.partial(
+            nn.Conv, use_bias=False, kernel_init=torch_kernel_init, dtype=self.dtype, param_dtype=self.param_dtype
+        )
+        norm = functools.partial(BatchNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+
+        x = conv(self.stem_channels or self.channels[0], (3, 3), padding=1, name="conv1")(x)
+        x = nn.relu(norm(name="bn1")(x, train=train))
+        for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks)):
+            for block in range(num_blocks):
+                x = BasicBlock(
+                    features=features,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    kernel_size=self.kernel_size,
+                    shortcut_kernel_size=self.shortcut_kernel_size,
+                    conv=conv,
+                    norm=norm,
+                    name=f"layer{stage + 1}_{block}",
+                )(x, train=train)
+
+        head_dtype = jnp.promote_types(self.dtype, jnp.float32)
+        x = self._pool(x.astype(head_dtype))
+        # PyTorch flattens channels first, so its linear weights fit in this order.
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return nn.Dense(
+            self.num_classes,
+            kernel_init=torch_kernel_init,
+            bias_init=torch_bias_init(x.shape[-1]),
+            dtype=head_dtype,
+            param_dtype=self.param_dtype,
+            name="linear",
+        )(x)
+
+    def _pool(self, x: jax.Array) -> jax.Array:
+        if self.pooling == "global":
+            return jnp.mean(x, axis=(1, 2), keepdims=True)
+        window = (self.pooling, self.pooling)
+        if self.pooling > min(x.shape[1:3]):
+            raise UserError(
+                f"model.pooling={self.pooling}: the window is larger than the {x.shape[1]}x{x.shape[2]} map it "
+                'pools; give a smaller one or "global"'
+            )
+        return nn.avg_pool(x, window, strides=window)
+
+    def _check(self) -> None:
+        def require(holds: bool, field: str, expected: str) -> None:
+            if not holds:
+                raise UserError(f"model.{field}={getattr(self, field)!r}: expected {expected}")
+
+        stages = len(self.channels)
+        require(stages > 0 and min(self.channels) > 0, "channels", "a positive number of channels for each stage")
+        require(len(self.blocks) == stages and min(self.blocks) > 0, "blocks", f"a positive number for each of {stages} stages")
+        for field in ("kernel_size", "shortcut_kernel_size"):
+            size = getattr(self, field)
+            require(size > 0 and size % 2 == 1, field, "an odd number, which keeps the map's size at stride 1")
+        require(self.stem_channels is None or self.stem_channels > 0, "stem_channels", "a positive number or None")
+        window = isinstance(self.pooling, int) and self.pooling > 0
+        require(self.pooling == "global" or window, "pooling", '"global" or the size of a window')
+        require(0 <= self.dropout_rate < 1, "dropout_rate", "a rate in [0, 1)")
+        require(self.num_classes > 0, "num_classes", "a positive number")
+
+
+def count_parameters(params: Any) -> int:
+    """Number of scalars in a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,175 @@
+"""The training and evaluation steps, and running many of them in one dispatch.
+
+``train_step`` and ``eval_step`` are pure functions of a state and a batch. ``compile_steps`` turns them into programs that
+run a whole series of steps on all devices without the host: the data set lies on the devices, and what a program gets
+for each step is the indices of its images.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Int
+
+from jaxresnet.augment import Transform
+from jaxresnet.datasets import Split
+from jaxresnet.train_state import TrainState, split_seed
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def train_step(state: TrainState, batch: Batch, transform: Transform) -> tuple[TrainState, Metrics]:
+    """One step of gradient descent on the mean cross entropy of a batch.
+
+    Args:
+        state: before the step.
+        batch: ``image`` (batch, height, width, 3) uint8 and ``label`` (batch,) int32.
+        transform: how images are augmented; its draws and dropout's are functions of ``state.rng`` and ``state.step``.
+
+    Returns:
+        The state after the step, and the metrics of the batch before it (see ``metrics_of``).
+    """
+    augment_rng, dropout_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+    images = transform.train(augment_rng, batch["image"])
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, updates = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            rngs={"dropout": dropout_rng},
+            mutable=["batch_stats"],
+        )
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return loss, (logits, updates["batch_stats"])
+
+    grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    return state, metrics_of(logits, batch["label"], jnp.ones_like(batch["label"], bool))
+
+
+def eval_step(state: TrainState, batch: Batch, transform: Transform) -> Metrics:
+    """The metrics of a batch of which only images with a true ``mask`` (batch,) count."""
+    logits = state.apply_fn(state.variables, transform.eval(batch["image"]), train=False)
+    return metrics_of(logits, batch["label"], batch["mask"])
+
+
+def metrics_of(logits: jax.Array, labels: Int[Array, " batch"], mask: Bool[Array, " batch"]) -> Metrics:
+    """Sums over the images with a true mask: ``loss`` (cross entropy), ``correct``, and their ``count``."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return {
+        "loss": jnp.sum(losses, where=mask),
+        "correct": jnp.sum(jnp.argmax(logits, -1) == labels, where=mask),
+        "count": jnp.sum(mask),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Compiled programs that run a series of steps in one dispatch. Metrics have one entry a step.
+
+    Attributes:
+        train: (state, split on the devices, indices (steps, batch)) -> (state, metrics). The state is donated.
+        evaluate: (state, split on the devices, indices (steps, batch), mask (steps, batch)) -> metrics.
+    """
+
+    train: Callable[[TrainState, Batch, Int[Array, "steps batch"]], tuple[TrainState, Metrics]]
+    evaluate: Callable[[TrainState, Batch, Int[Array, "steps batch"], Bool[Array, "steps batch"]], Metrics]
+
+
+def create_mesh() -> Mesh:
+    """All devices in one row, over which batches are divided."""
+    return Mesh(np.array(jax.devices()), ("data",))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A whole copy of each array on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def put_on_devices(split: Split, mesh: Mesh) -> Batch:
+    """The whole split on every device, as ``image`` and ``label``."""
+    return replicate({"image": split.images, "label": split.labels}, mesh)
+
+
+def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
+    """Programs for the devices of ``mesh``: state and data replicated, each batch divided.
+
+    Batches need not be divisible by the number of devices: the compiler pads and masks, so BatchNorm's statistics and the
+    gradient are those of the whole batch on any number of devices.
+    """
+    replicated = NamedSharding(mesh, PartitionSpec())
+    divided = NamedSharding(mesh, PartitionSpec("data"))
+
+    def gather(data: Batch, indices: jax.Array, **extra: jax.Array) -> Batch:
+        batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
+        return jax.lax.with_sharding_constraint(batch, divided)
+
+    def train(state: TrainState, data: Batch, indices: jax.Array) -> tuple[TrainState, Metrics]:
+        return _scan(lambda state, index: train_step(state, gather(data, index), transform), state, indices)
+
+    def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
+        def step(carry: None, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[None, Metrics]:
+            index, step_mask = step_inputs
+            return carry, eval_step(state, gather(data, index, mask=step_mask), transform)
+
+        return _scan(step, None, (indices, mask))[1]
+
+    jit = functools.partial(jax.jit, in_shardings=replicated, out_shardings=replicated)
+    return Steps(train=jit(train, donate_argnums=0), evaluate=jit(evaluate))
+
+
+def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+    """``lax.scan``, without the loop for a single step: XLA:CPU rewrites the weight gradients of convolutions into a fast
+    form only outside of loops, and inside one they were measured 34 times slower."""
+    if len(jax.tree.leaves(xs)[0]) > 1:
+        return jax.lax.scan(step, carry, xs)
+    carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))
+    return carry, jax.tree.map(lambda leaf: leaf[None], y)
+
+
+def steps_per_dispatch(configured: int) -> int:
+    """How many steps to run in one dispatch on this machine; on CPU one, for the reason given in ``_scan``."""
+    return 1 if jax.default_backend() == "cpu" else configured
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
+    """The order in which an epoch reads the training images: a permutation, a function of (seed, epoch) alone."""
+    return np.asarray(jax.random.permutation(jax.random.fold_in(split_seed(seed).order, epoch), size))
+
+
+def train_dispatches(
+    order: Int[np.ndarray, " size"], batch_size: int, start: int, steps: int
+) -> Iterator[Int[np.ndarray, "steps batch"]]:
+    """The indices of an epoch's batches, up to ``steps`` batches at a time.
+
+    Args:
+        order: from ``epoch_order``.
+        batch_size: of every batch but the last, which holds the rest and comes alone.
+        start: the batch of the epoch to start at; a multiple of ``steps``, or any number where ``steps`` is 1.
+        steps: how many batches to yield at a time.
+    """
+    full = len(order) // batch_size
+    batches = order[: full * batch_size].reshape(full, batch_size)
+    for first in range(start, full, steps):
+        yield batches[first : first + steps]
+    rest = order[full * batch_size :]
+    if len(rest) and start <= full:
+        yield rest[None]
+
+
+def eval_dispatches(
+    size: int, batch_size: int, steps: int
+) -> Iterator[tuple[Int[np.ndarray, "steps batch"], Bool[np.ndarray, "steps batch"]]]:
+    """Indices and masks that visit each of ``size`` images once, the last batch padded to ``batch_size``."""
+    positions = np.arange(-(-size // batch_size) * batch_size).reshape(-1, batch_size)
+    for first in range(0, len(positions), steps):
+        chunk = positions[first : first + steps]
+        yield np.minimum(chunk, size - 1), chunk < size

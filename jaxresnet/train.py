@@ -1,0 +1,325 @@
+"""The training loop: epochs, dispatches, evaluation, checkpoints."""
+
+import contextlib
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxresnet import environment, optim
+from jaxresnet.augment import Transform
+from jaxresnet.checkpoint import Checkpointer, Progress
+from jaxresnet.config import check_config, check_same_training, save_config
+from jaxresnet.datasets import Dataset, Split, hold_out, load_dataset
+from jaxresnet.errors import Interrupted, UserError
+from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
+from jaxresnet.models import count_parameters
+from jaxresnet.steps import (
+    Steps,
+    compile_steps,
+    create_mesh,
+    epoch_order,
+    eval_dispatches,
+    put_on_devices,
+    replicate,
+    steps_per_dispatch,
+    train_dispatches,
+)
+from jaxresnet.train_state import TrainState, create_train_state
+
+SUMMARY_FILE = "summary.json"
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
+    """Trains, evaluates after every epoch, and leaves everything in ``workdir``; resumes what is already there.
+
+    Args:
+        config: see ``configs/default.py``.
+        workdir: folder of the run: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the end,
+            ``summary.json``.
+
+    Returns:
+        The summary: ``best`` and ``last`` epoch, with what the best was ``selected_on``; ``test``, the one score of the
+        test set where the best was selected on held-out training images; parameters, timings, device, versions.
+
+    Raises:
+        UserError: a config, workdir or data set that cannot work, or a loss that became NaN.
+        Interrupted: SIGINT or SIGTERM came; the run is saved.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    check_config(config)
+    _check_workdir(config, folder)
+    if (folder / SUMMARY_FILE).exists():
+        summary = json.loads((folder / SUMMARY_FILE).read_text())
+        print(f"{folder} holds this run already, finished.\n{format_summary(summary)}")
+        return summary
+
+    dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+    trainer = _Trainer(config, dataset)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, folder)
+    except OSError as error:
+        raise UserError(f"workdir {folder} cannot be written ({error}); give another --workdir") from error
+    with Checkpointer(folder, keep=config.checkpoint.keep) as checkpointer:
+        summary = trainer.run(folder, checkpointer)
+    print(format_summary(summary))
+    return summary
+
+
+class _Trainer:
+    """One run. What changes while it trains is ``state`` and ``progress``, which checkpoints hold."""
+
+    def __init__(self, config: ConfigDict, dataset: Dataset):
+        self.config = config
+        self.test_split = dataset.test
+        if config.dataset.validation_size:
+            self.train_split, self.eval_split = hold_out(dataset.train, config.dataset.validation_size)
+            self.eval_name = "validation"
+        else:
+            self.train_split, self.eval_split = dataset.train, dataset.test
+            self.eval_name = "test"
+        if config.batch_size > len(self.train_split):
+            raise UserError(
+                f"batch_size={config.batch_size}: larger than the {len(self.train_split):,} training images; give fewer"
+            )
+        self.steps_per_epoch = -(-len(self.train_split) // config.batch_size)
+        self.total_steps = self.steps_per_epoch * config.num_epochs
+        self.learning_rate_fn = optim.create_learning_rate_fn(config.schedule, self.steps_per_epoch)
+
+        self.mesh = create_mesh()
+        self.steps = compile_steps(create_transform(config), self.mesh)
+        state = create_train_state(config, dataset.train.images.shape[1:], self.steps_per_epoch)
+        self.state = replicate(state, self.mesh)
+        self.progress = Progress(data_fingerprint=dataset.fingerprint())
+
+    def run(self, workdir: pathlib.Path, checkpointer: Checkpointer) -> dict[str, Any]:
+        self.checkpointer = checkpointer
+        self._resume(workdir)
+        self.train_data = put_on_devices(self.train_split, self.mesh)
+        self.eval_data = put_on_devices(self.eval_split, self.mesh)
+        self.last_save = time.monotonic()
+
+        step = int(self.state.step)
+        print(
+            f"{count_parameters(self.state.params):,} parameters, {len(self.train_split):,} training images, "
+            f"{self.steps_per_epoch} steps an epoch, {environment.describe()['device']}; "
+            + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
+            flush=True,
+        )
+        with _stop_signal() as self.stop_signal:
+            self.writer = MetricsWriter(workdir, step, self.progress.epoch)
+            self.display = ProgressDisplay(self.config.num_epochs, self.total_steps, step)
+            with contextlib.closing(self.writer), contextlib.closing(self.display):
+                while self.progress.epoch < self.config.num_epochs:
+                    self._train_epoch()
+                    self._finish_epoch()
+        return self._summarise(workdir)
+
+    def _resume(self, workdir: pathlib.Path) -> None:
+        if self.checkpointer.latest_step is None:
+            return
+        fingerprint = self.progress.data_fingerprint
+        self.state, self.progress = self.checkpointer.restore(self.state, self.checkpointer.latest_step)
+        if self.progress.data_fingerprint != fingerprint:
+            raise UserError(
+                f"{workdir} holds a run on other data (checksum {self.progress.data_fingerprint}, now {fingerprint}); "
+                "give another --workdir, or the data that this run was started with"
+            )
+
+    def _train_epoch(self) -> None:
+        """The steps of the running epoch that remain."""
+        epoch, batch_size = self.progress.epoch, self.config.batch_size
+        order = epoch_order(self.config.seed, epoch, len(self.train_split))
+        step = int(self.state.step)
+        at_once = steps_per_dispatch(self.config.steps_per_dispatch)
+        for indices in train_dispatches(order, batch_size, step - epoch * self.steps_per_epoch, at_once):
+            start = time.monotonic()
+            self.state, metrics = self.steps.train(self.state, self.train_data, indices)
+            metrics = jax.device_get(metrics)
+            before, step = step, step + len(indices)
+            self._check_loss(metrics["loss"], before)
+            self.progress.sums.add(metrics, time.monotonic() - start)
+            self.display.update(epoch + 1, step, self.progress.sums)
+
+            if step < (epoch + 1) * self.steps_per_epoch:
+                if _crosses(self.config.log_every_steps, before, step):
+                    self.writer.write(self._metrics_line(step))
+                if _crosses(self.config.checkpoint.every_steps, before, step) or self._save_is_due():
+                    self._save()
+            self._stop_if_asked()
+
+    def _finish_epoch(self) -> None:
+        """Evaluates the epoch, writes its line, and saves it if it is the best, the last, or a save is due."""
+        start = time.monotonic()
+        sums = evaluate(
+            self.steps, self.state, self.eval_data, len(self.eval_split), self.config.eval_batch_size, self._stop_if_asked
+        )
+        progress, step = self.progress, int(self.state.step)
+        progress.train_seconds += progress.sums.seconds
+        progress.eval_seconds += time.monotonic() - start
+        line = self._metrics_line(step) | sums.means(self.eval_name)
+        line["seconds"] = progress.train_seconds + progress.eval_seconds
+        self.writer.write(line)
+        accuracy = line[f"{self.eval_name}_accuracy"]
+        self.display.say(
+            f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
+            f"{line['train_accuracy']:.2f}%, {self.eval_name} loss {line[f'{self.eval_name}_loss']:.4f}, {self.eval_name} "
+            f"accuracy {accuracy:.2f}%, {format_seconds(line['seconds'])}"
+        )
+
+        best = progress.best is None or accuracy > progress.best["accuracy"]
+        progress.epoch += 1
+        progress.sums = Sums()
+        if best:
+            loss = line[f"{self.eval_name}_loss"]
+            progress.best = {"epoch": progress.epoch, "step": step, "loss": loss, "accuracy": accuracy}
+        if best or progress.epoch == self.config.num_epochs or self._save_is_due():
+            self._save(best)
+
+    def _metrics_line(self, step: int) -> dict[str, float]:
+        sums = self.progress.sums
+        return {
+            "epoch": self.progress.epoch + 1,
+            "step": step,
+            "learning_rate": float(self.learning_rate_fn(step - 1)),
+            **sums.means("train"),
+            "images_per_second": sums.count / sums.seconds,
+        }
+
+    def _check_loss(self, losses: np.ndarray, steps_before: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            raise UserError(
+                f"the loss became {losses[bad[0]]} at step {steps_before + bad[0] + 1:,} (epoch {self.progress.epoch + 1}); "
+                f"{self.checkpointer.last_good()}; start a new --workdir with a lower schedule.learning_rate"
+            )
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self.last_save >= 60 * self.config.checkpoint.every_minutes
+
+    def _save(self, best: bool = False) -> None:
+        self.checkpointer.save(self.state, self.progress, best)
+        self.last_save = time.monotonic()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_signal:
+            self._save()
+            raise Interrupted(
+                f"stopped by {self.stop_signal[0].name} and saved after step {int(self.state.step):,}; the same command "
+                "goes on from there",
+                128 + self.stop_signal[0],
+            )
+
+    def _summarise(self, workdir: pathlib.Path) -> dict[str, Any]:
+        progress = self.progress
+        last = read_metrics(workdir)[-1]
+        summary = {
+            "best": progress.best | {"selected_on": self.eval_name},
+            "last": {
+                "epoch": last["epoch"],
+                "step": last["step"],
+                "loss": last[f"{self.eval_name}_loss"],
+                "accuracy": last[f"{self.eval_name}_accuracy"],
+            },
+            "evaluated_on": self.eval_name,
+            "paper_accuracy": self.config.paper.accuracy,
+            "parameters": count_parameters(self.state.params),
+            "wall_seconds": progress.train_seconds + progress.eval_seconds,
+            "train_seconds": progress.train_seconds,
+            "images_per_second": self.config.num_epochs * len(self.train_split) / progress.train_seconds,
+            **environment.describe(),
+        }
+        if self.eval_name != "test":
+            best_state, _ = self.checkpointer.restore(self.state, progress.best["step"])
+            test_data = put_on_devices(self.test_split, self.mesh)
+            sums = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
+            summary["test"] = {"epoch": progress.best["epoch"], **sums.means("test")}
+        temporary = workdir / f"{SUMMARY_FILE}.tmp"
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        temporary.replace(workdir / SUMMARY_FILE)
+        return summary
+
+
+def create_transform(config: ConfigDict) -> Transform:
+    """The image transform that ``config.augment`` describes."""
+    augment = config.augment
+    return Transform(augment.crop_padding, augment.flip, tuple(augment.mean), tuple(augment.std))
+
+
+def evaluate(
+    steps: Steps,
+    state: TrainState,
+    data: dict[str, jax.Array],
+    size: int,
+    batch_size: int,
+    after_dispatch: Callable[[], None] = lambda: None,
+) -> Sums:
+    """Sums over all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
+    sums = Sums()
+    batch_size = min(batch_size, size)
+    at_once = steps_per_dispatch(-(-size // batch_size))
+    for indices, mask in eval_dispatches(size, batch_size, at_once):
+        start = time.monotonic()
+        metrics = jax.device_get(steps.evaluate(state, data, indices, mask))
+        sums.add(metrics, time.monotonic() - start)
+        after_dispatch()
+    return sums
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The lines that a run ends with."""
+    split, best, last = summary["evaluated_on"], summary["best"], summary["last"]
+    lines = [
+        f"last epoch ({last['epoch']}): {last['accuracy']:.2f}% {split} accuracy",
+        f"best epoch ({best['epoch']}): {best['accuracy']:.2f}% {split} accuracy, chosen on the {best['selected_on']} set",
+    ]
+    if "test" in summary:
+        lines.append(f"test accuracy of epoch {best['epoch']}, scored once: {summary['test']['test_accuracy']:.2f}%")
+    if summary["paper_accuracy"] is not None:
+        lines.append(f"the paper: {summary['paper_accuracy']:.2f}%")
+    lines.append(f"{format_seconds(summary['wall_seconds'])}, {summary['images_per_second']:,.0f} images/s in training")
+    return "\n".join(lines)
+
+
+def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir} is a file; give a folder")
+    if (workdir / "config.json").exists():
+        check_same_training(config, workdir)
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
+
+
+def _crosses(every: int, before: int, after: int) -> bool:
+    """Whether a multiple of ``every`` lies in (``before``, ``after``]; never where ``every`` is 0."""
+    return every > 0 and after // every > before // every
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[list[signal.Signals]]:
+    """A list that the first SIGINT or SIGTERM is put into; a second one acts at once, as it would without this."""
+    received: list[signal.Signals] = []
+    previous = {}
+
+    def receive(number: int, frame: object) -> None:
+        received.append(signal.Signals(number))
+        for other, handler in previous.items():
+            signal.signal(other, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, receive)
+    except ValueError:  # not in the main thread, as in some notebooks: signals stay as they are
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
