@@ -69,9 +69,7 @@ class Transform:
         offsets = jax.random.randint(crop_rng, (batch, 2), 0, 2 * self.crop_padding + 1)
         return offsets, jax.random.bernoulli(flip_rng, 0.5, (batch,))
 
-    def eval(
-        self, images: UInt8[Array, "batch height width channels"]
-    ) -> Float[Array, "batch height width channels"]:
+    def eval(self, images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
         """Scales to [0, 1] and normalises, in float32."""
         scaled = images.astype(jnp.float32) / 255
         return (scaled - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)

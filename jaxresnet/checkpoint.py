@@ -57,7 +57,11 @@ class Checkpointer:
                 preservation_policy=AnyPreservationPolicy(
                     [
                         LatestN(keep),
-                        BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False),
+                        BestN(
+                            get_metric_fn=lambda metrics: metrics["accuracy"],
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
                     ]
                 ),
                 # On CPU a saved array can share memory with the state, which the next step overwrites.
@@ -123,7 +127,7 @@ class Checkpointer:
         if name == "best":
             best = self._progress(steps[-1]).best
             if best is None:
-                raise UserError('no epoch has been evaluated yet, so none is the best; give --checkpoint=last')
+                raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
             return best["step"]
         if not name.isdigit() or int(name) not in steps:
             raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")

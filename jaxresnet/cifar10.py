@@ -12,7 +12,6 @@ import pickle
 import zipfile
 from typing import Any
 
-import absl.logging
 import numpy as np
 from tqdm import tqdm
 
@@ -68,7 +67,6 @@ def _decode_tfds(folder: pathlib.Path) -> Arrays:
     # Imported here because it takes a second and a run with a cache does without it.
     import tensorflow_datasets as tfds
 
-    absl.logging.set_verbosity(absl.logging.ERROR)  # tfds recommends OpenCV, which would pay once a machine
     arrays = {}
     for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
         try:
@@ -83,7 +81,9 @@ def _decode_tfds(folder: pathlib.Path) -> Arrays:
                     index = int(record["id"].decode().removeprefix(f"{split}_"))
                     images[index], labels[index] = record["image"], record["label"]
         except Exception as error:  # array_record, protobuf and Pillow each raise types of their own
-            raise UserError(f"{folder}: {split} cannot be read ({_one_line(error)}); delete it and prepare it anew") from error
+            raise UserError(
+                f"{folder}: {split} cannot be read ({_one_line(error)}); delete it and prepare it anew"
+            ) from error
         if len(source) != size or labels.min() < 0:
             raise UserError(
                 f"{folder}: {split} holds {np.sum(labels >= 0):,} of CIFAR-10's {size:,} images; delete it and prepare "
@@ -117,7 +117,9 @@ def _write_cache(cache: pathlib.Path, arrays: Arrays) -> None:
         temporary.replace(cache)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        tqdm.write(f"note: the decoded images could not be kept in {cache.parent} ({error}); the next start decodes again")
+        tqdm.write(
+            f"note: the decoded images could not be kept in {cache.parent} ({error}); the next start decodes again"
+        )
 
 
 def find_batches(path: pathlib.Path) -> pathlib.Path | None:

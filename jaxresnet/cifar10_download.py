@@ -8,7 +8,6 @@ is tfds's own, so that any user of tfds can read the result.
 import hashlib
 import io
 import pathlib
-import socket
 import tarfile
 import tempfile
 import urllib.error
@@ -49,7 +48,9 @@ def prepare(root: pathlib.Path) -> None:
             _download(archive)
             _write_tfds(archive, root)
     except OSError as error:
-        raise UserError(f"CIFAR-10 could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder") from error
+        raise UserError(
+            f"CIFAR-10 could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder"
+        ) from error
 
 
 def _download(archive: pathlib.Path) -> None:
@@ -62,7 +63,7 @@ def _download(archive: pathlib.Path) -> None:
                     file.write(chunk)
                     digest.update(chunk)
                     progress.update(len(chunk))
-    except (urllib.error.URLError, socket.timeout, ConnectionError) as error:
+    except (TimeoutError, urllib.error.URLError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"CIFAR-10 is not prepared and could not be downloaded ({reason}).\n{WAYS_FORWARD}") from error
     if digest.hexdigest() != SHA256:

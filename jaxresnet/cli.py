@@ -1,15 +1,32 @@
-"""Parsing flags, with mistakes answered in one line."""
+"""What the commands share: mistakes are answered in one line, and libraries keep quiet."""
 
+import contextlib
 import difflib
 import pathlib
 import sys
+from collections.abc import Iterator
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import config as config_lib
-from jaxresnet.errors import UserError
+from jaxresnet.errors import Interrupted, UserError
+
+
+@contextlib.contextmanager
+def command() -> Iterator[None]:
+    """The body of a command: what a user can mend, or has asked for, becomes one line on stderr and a status not 0."""
+    logging.set_verbosity(logging.ERROR)  # orbax reports every save in some 30 lines
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"jaxresnet: {error}")
+    except Interrupted as interrupted:
+        print(f"jaxresnet: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.exit_status)
+    except KeyboardInterrupt:
+        sys.exit("jaxresnet: interrupted")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

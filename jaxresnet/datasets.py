@@ -73,7 +73,9 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     else:
         raise UserError(f"dataset.name={name!r}: expected one of cifar10, digits")
     splits = [
-        _checked_split(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}", image_shape, num_classes)
+        _checked_split(
+            arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}", image_shape, num_classes
+        )
         for split in ("train", "test")
     ]
     return Dataset(*splits)
@@ -145,9 +147,7 @@ def _load_digits() -> dict[str, np.ndarray]:
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # 8x8 pixels of 0 to 16
     images = np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=-1)
-    split = train_test_split(
-        images, digits.target, test_size=NUM_DIGITS_TEST, random_state=0, stratify=digits.target
-    )
+    split = train_test_split(images, digits.target, test_size=NUM_DIGITS_TEST, random_state=0, stratify=digits.target)
     train_images, test_images, train_labels, test_labels = split
     return dict(zip(ARRAYS, (train_images, train_labels, test_images, test_labels)))
 

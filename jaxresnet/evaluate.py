@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import sys
 
-from jaxresnet import errors
+from jaxresnet import cli
 from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.config import load_config
 from jaxresnet.datasets import load_dataset
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
     arguments = parser.parse_args(argv)
-    with errors.reported():
+    with cli.command():
         step, sums = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir)
         means = sums.means("test")
         print(

@@ -1,9 +1,10 @@
 """Trains what a config file describes: ``python -m jaxresnet.main --config=configs/final.py --workdir=runs/final``."""
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from jaxresnet import cli, errors
+from jaxresnet import cli
+from jaxresnet.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; single fields follow as in --config.batch_size=64.", lock_config=True
@@ -12,9 +13,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; a run tha
 
 
 def main(argv: list[str]) -> None:
-    with errors.reported():
+    with cli.command():
         if argv[1:]:
-            raise errors.UserError(f"{argv[1]!r} is no flag; did you mean --{argv[1]}?")
+            raise UserError(f"{argv[1]!r} is no flag; did you mean --{argv[1]}?")
         # Imported here so that a mistyped flag is answered before JAX has started.
         from jaxresnet.train import train_and_evaluate
 
@@ -23,5 +24,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    flags.set_default(flags.FLAGS["verbosity"], logging.WARNING)  # orbax reports every save in some 30 lines
     app.run(main, flags_parser=cli.parse_flags)

@@ -105,7 +105,11 @@ class ProgressDisplay:
         self._bar = None
         if sys.stdout.isatty():
             self._bar = tqdm(
-                total=total_steps, initial=step, file=sys.stdout, bar_format="{l_bar}{bar:20}| {desc}", dynamic_ncols=True
+                total=total_steps,
+                initial=step,
+                file=sys.stdout,
+                bar_format="{l_bar}{bar:20}| {desc}",
+                dynamic_ncols=True,
             )
         self._last_line = time.monotonic()
         # The clock starts after the first update, which includes compilation.

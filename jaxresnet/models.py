@@ -100,7 +100,9 @@ class BasicBlock(nn.Module):
     norm: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width channels"], *, train: bool) -> Float[Array, "batch h w features"]:
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool
+    ) -> Float[Array, "batch h w features"]:
         def conv(kernel_size: int, stride: int, name: str) -> nn.Module:
             return self.conv(
                 self.features, (kernel_size, kernel_size), strides=stride, padding=kernel_size // 2, name=name
@@ -203,7 +205,11 @@ class ResNet(nn.Module):
 
         stages = len(self.channels)
         require(stages > 0 and min(self.channels) > 0, "channels", "a positive number of channels for each stage")
-        require(len(self.blocks) == stages and min(self.blocks) > 0, "blocks", f"a positive number for each of {stages} stages")
+        require(
+            len(self.blocks) == stages and min(self.blocks) > 0,
+            "blocks",
+            f"a positive number for each of {stages} stages",
+        )
         for field in ("kernel_size", "shortcut_kernel_size"):
             size = getattr(self, field)
             require(size > 0 and size % 2 == 1, field, "an odd number, which keeps the map's size at stride 1")

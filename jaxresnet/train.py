@@ -16,7 +16,7 @@ from jaxresnet import environment, optim
 from jaxresnet.augment import Transform
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import check_config, check_same_training, save_config
-from jaxresnet.datasets import Dataset, Split, hold_out, load_dataset
+from jaxresnet.datasets import Dataset, hold_out, load_dataset
 from jaxresnet.errors import Interrupted, UserError
 from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
 from jaxresnet.models import count_parameters
@@ -159,7 +159,12 @@ class _Trainer:
         """Evaluates the epoch, writes its line, and saves it if it is the best, the last, or a save is due."""
         start = time.monotonic()
         sums = evaluate(
-            self.steps, self.state, self.eval_data, len(self.eval_split), self.config.eval_batch_size, self._stop_if_asked
+            self.steps,
+            self.state,
+            self.eval_data,
+            len(self.eval_split),
+            self.config.eval_batch_size,
+            self._stop_if_asked,
         )
         progress, step = self.progress, int(self.state.step)
         progress.train_seconds += progress.sums.seconds
