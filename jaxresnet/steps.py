@@ -7,7 +7,7 @@ for each step is the indices of its images.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -84,9 +84,9 @@ class Steps:
     evaluate: Callable[[TrainState, Batch, Int[Array, "steps batch"], Bool[Array, "steps batch"]], Metrics]
 
 
-def create_mesh() -> Mesh:
-    """All devices in one row, over which batches are divided."""
-    return Mesh(np.array(jax.devices()), ("data",))
+def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices, all of them unless given, in one row, over which batches are divided."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

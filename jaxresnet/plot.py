@@ -1,0 +1,134 @@
+"""Draws a run's curves over the paper's own: ``python -m jaxresnet.plot --workdir=runs/final``."""
+
+import argparse
+import csv
+import pathlib
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxresnet import cli
+from jaxresnet.config import load_config
+from jaxresnet.errors import UserError
+from jaxresnet.metrics import is_epoch_line, read_metrics
+
+PAPER_CURVES = pathlib.Path(__file__).with_name("paper_curves.csv")
+TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
+
+Series = dict[str, list[float]]
+
+
+def plot_run(workdir: str, out: str) -> None:
+    """Draws loss, accuracy and learning rate against epochs to a PNG.
+
+    Solid lines are the run's; dotted ones the paper's, where the config names one of its curves. Within an epoch
+    the training metrics are means over the epoch so far.
+
+    Raises:
+        UserError: no run, nothing measured yet, or a file that cannot be written.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    config = load_config(folder)
+    lines = read_metrics(folder)
+    if not lines:
+        raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
+    split = "validation" if config.dataset.validation_size else "test"
+    run = _run_series(lines, split)
+    paper = read_paper_curve(config.paper.curve) if config.paper.curve else None
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
+    _draw(loss_axes, "loss", run, paper, split)
+    loss_axes.set(title="Cross entropy", yscale="log")
+    _draw(accuracy_axes, "accuracy", run, paper, split)
+    accuracy_axes.set(title="Accuracy, %")
+    if run["eval_accuracy"]:
+        _name_best(accuracy_axes, run, split)
+    rate_axes.plot(run["epoch"], run["learning_rate"], color="black", marker=_marker(run["epoch"]), drawstyle="steps-pre")
+    rate_axes.set(title="Learning rate", ylim=(0, None))
+    loss_axes.legend()
+    for axes in (loss_axes, accuracy_axes, rate_axes):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out={out}: {error}") from error
+
+
+def read_paper_curve(name: str) -> Series:
+    """The authors' own log of a run: ``epoch`` (from 1), train and test loss, train and test accuracy (%).
+
+    Raises:
+        UserError: there is no such curve.
+    """
+    with PAPER_CURVES.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["run"] == name]
+    if not rows:
+        raise UserError(f"paper.curve={name!r}: no such run in {PAPER_CURVES.name}")
+    return {
+        "epoch": [int(row["epoch"]) + 1 for row in rows],
+        "eval_epoch": [int(row["epoch"]) + 1 for row in rows],
+        **{f"train_{key}": [float(row[f"train_{key}"]) for row in rows] for key in ("loss", "accuracy")},
+        **{f"eval_{key}": [float(row[f"test_{key}"]) for row in rows] for key in ("loss", "accuracy")},
+    }
+
+
+def _run_series(lines: list[dict], split: str) -> Series:
+    epoch_lines = [line for line in lines if is_epoch_line(line)]
+    # A line within an epoch lies between two whole ones; before the first epoch has ended, only steps tell how far.
+    steps_per_epoch = epoch_lines[0]["step"] if epoch_lines else lines[-1]["step"] / lines[-1]["epoch"]
+    # Means that start anew each epoch would draw a saw; whole epochs are enough once there are some.
+    shown = epoch_lines if len(epoch_lines) > 1 else lines
+    return {
+        "epoch": [line["step"] / steps_per_epoch for line in shown],
+        "eval_epoch": [line["epoch"] for line in epoch_lines],
+        **{key: [line[key] for line in shown] for key in ("train_loss", "train_accuracy", "learning_rate")},
+        **{f"eval_{key}": [line[f"{split}_{key}"] for line in epoch_lines] for key in ("loss", "accuracy")},
+    }
+
+
+def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -> None:
+    if paper:
+        style = {"linewidth": 0.9, "linestyle": ":"}
+        axes.plot(paper["epoch"], paper[f"train_{key}"], color=TRAIN_COLOUR, label="train, paper", **style)
+        axes.plot(paper["eval_epoch"], paper[f"eval_{key}"], color=EVAL_COLOUR, label="test, paper", **style)
+    for name, label, colour, x in (
+        ("train", "train", TRAIN_COLOUR, run["epoch"]),
+        ("eval", split, EVAL_COLOUR, run["eval_epoch"]),
+    ):
+        axes.plot(x, run[f"{name}_{key}"], color=colour, label=label, marker=_marker(x), markersize=3)
+
+
+def _name_best(axes: Axes, run: Series, split: str) -> None:
+    best = max(range(len(run["eval_accuracy"])), key=lambda i: run["eval_accuracy"][i])
+    accuracy = run["eval_accuracy"][best]
+    axes.axhline(accuracy, color=EVAL_COLOUR, linewidth=0.5)
+    axes.text(
+        0.98,
+        0.04,
+        f"best {split} accuracy {accuracy:.2f}%, epoch {run['eval_epoch'][best]}",
+        transform=axes.transAxes,
+        ha="right",
+        color=EVAL_COLOUR,
+    )
+
+
+def _marker(x: list[float]) -> str:
+    """Dots where a line would hide, or hide in, its few points."""
+    return "o" if len(x) < 30 else ""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m jaxresnet.plot", description="Draws a run's curves to a PNG.")
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--out", help="the PNG to write; WORKDIR/curves.png if not given")
+    arguments = parser.parse_args(argv)
+    with cli.command():
+        out = arguments.out or str(pathlib.Path(arguments.workdir).expanduser() / "curves.png")
+        plot_run(arguments.workdir, out)
+        print(out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Shapes in the package's signatures are enforced while testing, and a run small enough to train in seconds."""
+
+import os
+import pathlib
+
+import jaxtyping
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+
+# Before the package is imported anywhere.
+jaxtyping.install_import_hook("jaxresnet", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory, monkeypatch):
+    """Decoded images are kept between tests of one session, and never in the user's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def tiny_config(tiny_npz):
+    """A run of seconds: two epochs of six steps, the last one smaller, on 165 of scikit-learn's digits."""
+    return make_tiny_config(tiny_npz)
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory):
+    """165 training and 50 test images, as a .npz file."""
+    import numpy as np
+
+    from jaxresnet.datasets import load_dataset
+
+    digits = load_dataset("digits", None, 10)
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(
+        path,
+        train_images=digits.train.images[:165],
+        train_labels=digits.train.labels[:165],
+        test_images=digits.test.images[:50],
+        test_labels=digits.test.labels[:50],
+    )
+    return path
+
+
+def make_tiny_config(data_dir):
+    from configs import default
+
+    config = default.get_config()
+    config.dataset.data_dir = str(data_dir)
+    config.num_epochs = 2
+    config.batch_size = 30
+    config.eval_batch_size = 20
+    config.model.channels = (4, 8)
+    config.model.blocks = (1, 1)
+    config.model.pooling = "global"
+    config.model.dropout_rate = 0.4
+    config.log_every_steps = 2
+    return config
+
+
+@pytest.fixture
+def subprocess_environment():
+    """For commands started by tests: CPU, and this repository first on the path."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}

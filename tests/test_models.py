@@ -1,0 +1,180 @@
+"""The Flax models against the same networks in PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jaxresnet.errors import UserError
+from jaxresnet.models import BasicBlock, BatchNorm, ResNet, count_parameters
+from tests.torch_reference import TorchResNet, load_variables, random_variables, to_torch_images
+
+BASELINE = dict(channels=(64, 128, 256), blocks=(4, 4, 3), pooling=5)
+ARCHITECTURES = {
+    "baseline": (BASELINE, 4_697_162),
+    "final": ({**BASELINE, "pooling": "global"}, 4_697_162),
+    "resnet18": (dict(channels=(64, 128, 256, 512), blocks=(2, 2, 2, 2), pooling=4), 11_173_962),
+    "32-64-128": (dict(channels=(32, 64, 128), blocks=(13, 13, 13), stem_channels=16), 4_959_770),
+    # Nothing of the paper's: kernels of other sizes, and a pooled map of 2x2, whose flattening order matters.
+    "other-kernels": (
+        dict(channels=(4, 8), blocks=(1, 2), kernel_size=5, shortcut_kernel_size=3, pooling=8, stem_channels=6),
+        None,
+    ),
+}
+# The side of the map that the linear layer sees, which PyTorch wants to be told.
+HEAD = {"other-kernels": 2}
+each_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+def images(batch=4):
+    return np.random.default_rng(1).normal(size=(batch, 32, 32, 3)).astype(np.float32)
+
+
+def build(name):
+    """The two models with the same random weights."""
+    fields, _ = ARCHITECTURES[name]
+    model = ResNet(**fields)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    variables = random_variables(shapes)
+    return model, variables, load_variables(TorchResNet(**fields, head=HEAD.get(name, 1)), variables)
+
+
+def assert_close(actual, expected, relative=1e-4):
+    """Within ``relative`` of the largest expected magnitude."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(actual, expected, rtol=relative, atol=relative * np.abs(expected).max())
+
+
+@each_architecture
+def test_parameter_count(name):
+    fields, expected = ARCHITECTURES[name]
+    model = ResNet(**fields)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    torch_count = sum(p.numel() for p in TorchResNet(**fields, head=HEAD.get(name, 1)).parameters())
+    assert count_parameters(shapes["params"]) == torch_count
+    assert expected in (torch_count, None)
+
+
+@each_architecture
+def test_shape_of_every_stage(name):
+    fields, _ = ARCHITECTURES[name]
+    model = ResNet(**fields)
+    captured = jax.eval_shape(
+        lambda: model.init_with_output(
+            jax.random.key(0),
+            jnp.zeros((2, 32, 32, 3)),
+            train=False,
+            capture_intermediates=lambda module, _: isinstance(module, BasicBlock),
+            mutable=["params", "batch_stats", "intermediates"],
+        )
+    )[1]["intermediates"]
+    with torch.no_grad():
+        outputs = TorchResNet(**fields, head=HEAD.get(name, 1)).features(torch.zeros(2, 3, 32, 32))
+    for stage, output in enumerate(outputs):
+        last_block = captured[f"layer{stage + 1}_{fields['blocks'][stage] - 1}"]["__call__"][0]
+        batch, channels, height, width = output.shape
+        assert last_block.shape == (batch, height, width, channels)
+
+
+@each_architecture
+def test_eval_mode_equals_torch(name):
+    model, variables, torch_model = build(name)
+    logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images())
+    with torch.no_grad():
+        assert_close(logits, torch_model.eval()(to_torch_images(images())))
+
+
+@each_architecture
+def test_train_mode_equals_torch_running_statistics_included(name):
+    model, variables, torch_model = build(name)
+    logits, updates = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images())
+    with torch.no_grad():
+        assert_close(logits, torch_model.train()(to_torch_images(images())))
+    state_dict = torch_model.state_dict()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(updates["batch_stats"])[0]:
+        *modules, statistic = (key.key for key in path)
+        prefix = ".".join(modules).replace("_", ".").replace("shortcut.bn", "shortcut.1")
+        assert_close(leaf, state_dict[f"{prefix}.running_{statistic}"])
+
+
+def test_running_variance_is_the_unbiased_one():
+    x = images(2)[:, :2, :2]  # 8 values a channel, where n / (n - 1) is far from 1
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=False)
+    _, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
+
+
+def test_initialisation_is_torchs():
+    model = ResNet(channels=(32, 64), blocks=(1, 1))
+    params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)["params"]
+    torch.manual_seed(0)
+    torch_model = TorchResNet(channels=(32, 64), blocks=(1, 1))
+    pairs = [
+        (params["conv1"]["kernel"], torch_model.conv1.weight),
+        (params["layer2_0"]["conv2"]["kernel"], torch_model.layer2[0].conv2.weight),
+        (params["layer2_0"]["shortcut_conv"]["kernel"], torch_model.layer2[0].shortcut[0].weight),
+        (params["linear"]["kernel"], torch_model.linear.weight),
+    ]
+    for kernel, weight in pairs:
+        bound = np.prod(kernel.shape[:-1]) ** -0.5
+        weight = weight.detach().numpy()
+        for values in (np.asarray(kernel), weight):
+            assert 0.97 * bound < np.abs(values).max() <= bound
+            assert values.std() == pytest.approx(bound / 3**0.5, rel=0.06)  # of a uniform distribution
+    bias = np.asarray(params["linear"]["bias"])
+    assert 0 < np.abs(bias).max() <= 64**-0.5 and len(np.unique(bias)) == 10
+
+
+def test_corner_pooling_reads_nothing_else():
+    """The paper's "p = 5" on an 8x8 map is one window: the bottom and right three rows and columns do not matter."""
+    x = images()[:, :8, :8]
+    pooled = ResNet(pooling=5)._pool(jnp.asarray(x))
+    np.testing.assert_allclose(pooled, x[:, :5, :5].mean((1, 2), keepdims=True), rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_drops_in_training_only():
+    model = ResNet(channels=(4,), blocks=(1,), dropout_rate=0.5)
+    variables = model.init(jax.random.key(0), images(), train=False)
+
+    def train(seed):
+        return model.apply(variables, images(), train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(seed)})[0]
+
+    assert not np.allclose(train(0), train(1))
+    np.testing.assert_array_equal(train(0), train(0))
+    np.testing.assert_array_equal(model.apply(variables, images(), train=False), model.apply(variables, images(), train=False))
+
+
+def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
+    fields = dict(channels=(8, 16), blocks=(1, 1))
+    model = ResNet(**fields, dtype=jnp.bfloat16)
+    variables = model.init(jax.random.key(0), images(), train=False)
+    (logits, updates), intermediates = model.apply(
+        variables, images(), train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True
+    ), None
+    del intermediates
+    assert logits.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((variables, updates["batch_stats"])))
+    assert updates["intermediates"]["layer1_0"]["conv1"]["__call__"][0].dtype == jnp.bfloat16
+    exact = ResNet(**fields).apply(variables, images(), train=True, mutable=["batch_stats"])[0]
+    assert_close(logits, exact, relative=0.05)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(channels=()), "model.channels"),
+        (dict(blocks=(1, 1)), "model.blocks"),
+        (dict(kernel_size=4), "model.kernel_size=4"),
+        (dict(shortcut_kernel_size=0), "model.shortcut_kernel_size"),
+        (dict(pooling="max"), "model.pooling='max'"),
+        (dict(pooling=9), "larger than the 8x8 map"),
+        (dict(dropout_rate=1.0), "model.dropout_rate"),
+        (dict(num_classes=0), "model.num_classes"),
+        (dict(stem_channels=-1), "model.stem_channels"),
+    ],
+)
+def test_impossible_dimensions_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(lambda: ResNet(**fields).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))

@@ -1,0 +1,395 @@
+"""Whole runs: what they leave, how they resume, and what they refuse."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter  # noqa: F401  (its format is what _scalars reads)
+
+from jaxresnet import steps
+from jaxresnet.checkpoint import Checkpointer
+from jaxresnet.config import load_config
+from jaxresnet.errors import Interrupted, UserError
+from jaxresnet.evaluate import evaluate_run
+from jaxresnet.metrics import read_metrics
+from jaxresnet.train import train_and_evaluate
+from jaxresnet.train_state import create_train_state
+from tests.conftest import REPOSITORY, make_tiny_config
+
+TIMINGS = ("seconds", "images_per_second")
+
+
+def without_timings(lines):
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def last_state(config, workdir):
+    state = create_train_state(config, (32, 32, 3), steps_per_epoch=6)
+    with Checkpointer(workdir, read_only=True) as checkpointer:
+        state, progress = checkpointer.restore(state, checkpointer.find("last"))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.step, state.variables, state.opt_state))], progress
+
+
+def assert_same_run(config, actual, expected):
+    """Bit for bit: parameters, statistics, momenta, metrics and summary; timings apart."""
+    assert without_timings(read_metrics(actual)) == without_timings(read_metrics(expected))
+    (actual_arrays, actual_progress), (arrays, progress) = (last_state(config, path) for path in (actual, expected))
+    for a, b in zip(actual_arrays, arrays, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert actual_progress.best == progress.best
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (actual, expected)]
+    for key in ("best", "last", "parameters"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_npz):
+    """Config, workdir and summary of an uninterrupted run."""
+    config = make_tiny_config(tiny_npz)
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return config, workdir, train_and_evaluate(config, str(workdir))
+
+
+def stop_after(monkeypatch, number, action):
+    """Calls ``action`` right after the given dispatch of a training step."""
+    calls = 0
+    compile_steps = steps.compile_steps
+
+    def compile_and_count(*arguments):
+        compiled = compile_steps(*arguments)
+
+        def train(*inputs):
+            nonlocal calls
+            result = compiled.train(*inputs)
+            calls += 1
+            if calls == number:
+                action()
+            return result
+
+        return steps.Steps(train=train, evaluate=compiled.evaluate)
+
+    monkeypatch.setattr("jaxresnet.train.compile_steps", compile_and_count)
+
+
+# What a run leaves.
+
+
+def test_metrics(finished):
+    _, workdir, _ = finished
+    lines = read_metrics(workdir)
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["epoch"] for line in lines] == [1, 1, 1, 2, 2, 2]
+    assert ["test_accuracy" in line for line in lines] == [False, False, True] * 2
+    assert lines[0]["learning_rate"] == pytest.approx(0.1) and lines[5]["learning_rate"] < 0.1
+    assert all(0 <= line["train_accuracy"] <= 100 for line in lines)
+
+
+def test_summary(finished):
+    config, workdir, summary = finished
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    epoch_lines = [line for line in read_metrics(workdir) if "test_accuracy" in line]
+    best = max(epoch_lines, key=lambda line: line["test_accuracy"])
+    assert summary["best"]["epoch"] == best["epoch"] and summary["best"]["accuracy"] == best["test_accuracy"]
+    assert summary["best"]["selected_on"] == "test"
+    assert summary["last"]["accuracy"] == epoch_lines[-1]["test_accuracy"]
+    assert summary["wall_seconds"] > 0 and summary["images_per_second"] > 0
+    assert summary["versions"]["jax"] == jax.__version__
+    assert summary["platform"] == "cpu" and summary["device"]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+    assert (summary["git_commit"] or "").removesuffix("-dirty") == commit
+    assert load_config(workdir).model.channels == [4, 8] == list(config.model.channels)
+
+
+def test_tensorboard_files_hold_the_metrics(finished):
+    _, workdir, _ = finished
+    (file,) = (workdir / "tensorboard").iterdir()
+    content, scalars = file.read_bytes(), {}
+    while content:
+        length = int.from_bytes(content[:8], "little")  # then 4 bytes of checksum, the event, and its checksum
+        event = event_pb2.Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
+        for value in event.summary.value:
+            scalars[value.tag, event.step] = value.simple_value
+    for line in read_metrics(workdir):
+        assert scalars["train_loss", line["step"]] == pytest.approx(line["train_loss"])
+    assert scalars["test_accuracy", 12] == pytest.approx(read_metrics(workdir)[-1]["test_accuracy"])
+
+
+def test_evaluate_gives_the_logged_scores(finished):
+    _, workdir, summary = finished
+    for name in ("last", "best"):
+        step, sums = evaluate_run(str(workdir), name)
+        assert step == summary[name]["step"]
+        assert sums.means("test")["test_accuracy"] == summary[name]["accuracy"]
+        assert sums.means("test")["test_loss"] == summary[name]["loss"]
+    with pytest.raises(UserError, match="expected best, last, or one of"):
+        evaluate_run(str(workdir), "7")
+
+
+def test_a_finished_run_is_not_trained_again(finished, monkeypatch, capsys):
+    config, workdir, summary = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    monkeypatch.delattr("jaxresnet.train.load_dataset")
+    assert train_and_evaluate(config, str(workdir)) == summary
+    assert "finished" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+
+
+def test_validation_chooses_the_epoch_and_the_test_set_is_scored_once(tiny_config, tmp_path, monkeypatch):
+    tiny_config.dataset.validation_size = 40
+    tiny_config.checkpoint.keep = 1
+    scored = []
+    evaluate = steps.Steps.__init__  # counts below look at sizes instead of calls
+    del evaluate
+    from jaxresnet import train
+
+    original = train.evaluate
+
+    def count(compiled, state, data, size, *rest):
+        scored.append(size)
+        return original(compiled, state, data, size, *rest)
+
+    monkeypatch.setattr(train, "evaluate", count)
+    summary = train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    assert scored == [40, 40, 50]  # validation after each epoch, then the 50 test images
+    assert summary["best"]["selected_on"] == summary["evaluated_on"] == "validation"
+    lines = [line for line in read_metrics(tmp_path / "run") if "validation_accuracy" in line]
+    assert len(lines) == 2 and not any("test_accuracy" in line for line in lines)
+    assert lines[0]["step"] == 5  # 125 images in batches of 30
+    assert summary["test"]["epoch"] == summary["best"]["epoch"]
+    _, sums = evaluate_run(str(tmp_path / "run"), "best")
+    assert summary["test"]["test_accuracy"] == sums.means("test")["test_accuracy"]
+
+
+# Resuming.
+
+
+@pytest.mark.parametrize("dispatch", [1, 3, 6, 9])
+def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch, dispatch):
+    """Stopped by a signal within the first and second epoch, and at an epoch's end, before its evaluation."""
+    config, expected, _ = finished
+    with monkeypatch.context() as patch:
+        stop_after(patch, dispatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match=f"SIGTERM and saved after step {dispatch};") as interrupted:
+            train_and_evaluate(config, str(tmp_path / "run"))
+    assert interrupted.value.exit_status == 128 + signal.SIGTERM
+    train_and_evaluate(config, str(tmp_path / "run"))
+    assert_same_run(config, tmp_path / "run", expected)
+
+
+def test_a_run_stopped_while_evaluating_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
+    from jaxresnet import train
+
+    config, expected, _ = finished
+    original = train.evaluate
+
+    def evaluate_and_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", evaluate_and_stop)
+        with pytest.raises(Interrupted, match="after step 6;"):
+            train_and_evaluate(config, str(tmp_path / "run"))
+    assert "test_accuracy" not in read_metrics(tmp_path / "run")[-1]
+    train_and_evaluate(config, str(tmp_path / "run"))
+    assert_same_run(config, tmp_path / "run", expected)
+
+
+def test_a_killed_process_resumes_bit_for_bit(finished, tmp_path, subprocess_environment):
+    """SIGKILL after lines were written that no checkpoint covers yet, and a line left half-written."""
+    config, expected, _ = finished
+    workdir = tmp_path / "run"
+    script = tmp_path / "run_tiny.py"
+    script.write_text(
+        "import sys\n"
+        "from tests.conftest import make_tiny_config\n"
+        "from jaxresnet.train import train_and_evaluate\n"
+        "config = make_tiny_config(sys.argv[1])\n"
+        "config.checkpoint.every_steps = 7\n"
+        "train_and_evaluate(config, sys.argv[2])\n"
+    )
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.checkpoint.every_steps = 7
+    command = [sys.executable, str(script), config.dataset.data_dir, str(workdir)]
+    process = subprocess.Popen(command, env=subprocess_environment, cwd=REPOSITORY)
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not any(line["step"] >= 8 for line in read_metrics(workdir)):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        process.wait()
+    assert not (workdir / "summary.json").exists(), "the run ended before it could be killed"
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "st')
+    train_and_evaluate(config, str(workdir))
+    assert_same_run(config, workdir, expected)
+
+
+def test_checkpoints_are_the_latest_few_and_the_best(tiny_config, tmp_path):
+    tiny_config.num_epochs = 3
+    tiny_config.checkpoint.every_steps = 1
+    tiny_config.checkpoint.keep = 2
+    summary = train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {17, 18, summary["best"]["step"]}
+
+
+def test_relative_workdirs_work(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_config.num_epochs = 1
+    train_and_evaluate(tiny_config, "runs/here")
+    assert evaluate_run("runs/here", "last")[0] == 6
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("seed", 1, r"seed=1 \(there: 0\)"),
+        ("schedule.learning_rate", 0.2, r"schedule.learning_rate=0.2 \(there: 0.1\)"),
+        ("model.channels", (4, 9), r"model.channels=\[4, 9\] \(there: \[4, 8\]\)"),
+    ],
+)
+def test_a_workdir_with_another_config_is_refused_with_the_difference(finished, field, value, message):
+    config, workdir, _ = finished
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(changed, str(workdir))
+
+
+def test_fields_that_do_not_change_training_may_differ(finished):
+    config, workdir, summary = finished
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict({"eval_batch_size": 7, "checkpoint.keep": 9, "dataset.data_dir": "elsewhere"})
+    assert train_and_evaluate(changed, str(workdir)) == summary
+
+
+def test_a_run_is_not_resumed_on_other_data(tiny_config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    arrays = dict(np.load(tiny_config.dataset.data_dir))
+    arrays["train_labels"][0] += 1
+    np.savez(tmp_path / "other.npz", **{**arrays, "train_labels": arrays["train_labels"] % 10})
+    tiny_config.dataset.data_dir = str(tmp_path / "other.npz")
+    with pytest.raises(UserError, match="a run on other data"):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_epochs", 0, "num_epochs=0: expected at least 1"),
+        ("batch_size", 0, "batch_size=0"),
+        ("batch_size", 166, "larger than the 165 training images"),
+        ("eval_batch_size", -1, "eval_batch_size=-1"),
+        ("steps_per_dispatch", 0, "steps_per_dispatch=0"),
+        ("dtype", "float16", "float32 or bfloat16"),
+        ("seed", -1, "seed=-1"),
+        ("augment.std", (0.0, 1.0, 1.0), "augment.std"),
+        ("augment.mean", (0.0,), "3 channels"),
+        ("augment.crop_padding", -1, "augment.crop_padding=-1"),
+        ("model.pooling", "maximum", '"global" or the size of a window'),
+        ("model.pooling", "20", "larger than the 16x16 map"),
+        ("model.num_classes", 4, "labels go from 0 to 9: expected 0 to 3"),
+        ("optimizer.name", "sgdd", "expected one of sgd"),
+        ("schedule.name", "cosin", "expected one of cosine"),
+        ("schedule.learning_rate", -0.1, "schedule.learning_rate=-0.1"),
+        ("dataset.validation_size", 165, "dataset.validation_size=165"),
+        ("dataset.data_dir", "/nowhere", "does not exist"),
+        ("checkpoint.keep", 0, "checkpoint.keep=0"),
+        ("checkpoint.every_minutes", 0.0, "checkpoint.every_minutes=0.0"),
+    ],
+)
+def test_impossible_configs_are_refused_in_one_line_before_anything_is_written(
+    tiny_config, tmp_path, field, value, message
+):
+    tiny_config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_is_a_file_or_holds_other_things_is_refused(tiny_config, tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    for workdir, message in ((file, "is a file"), (tmp_path, "holds other files"), (file / "below", "cannot be written")):
+        with pytest.raises(UserError, match=message):
+            train_and_evaluate(tiny_config, str(workdir))
+    assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/sys").exists(), reason="needs a folder that not even root can write")
+def test_a_workdir_that_cannot_be_written_is_refused(tiny_config):
+    with pytest.raises(UserError, match="cannot be written"):
+        train_and_evaluate(tiny_config, "/proc/sys/run")
+
+
+def test_a_damaged_config_file_is_refused(finished, tmp_path):
+    config, _, _ = finished
+    (tmp_path / "config.json").write_text('{"seed": 0,')
+    with pytest.raises(UserError, match="cannot be read"):
+        train_and_evaluate(config, str(tmp_path))
+
+
+def test_a_loss_that_turns_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tiny_config, tmp_path):
+    tiny_config.schedule.learning_rate = 1e20
+    tiny_config.checkpoint.every_steps = 1
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    message = str(error.value)
+    assert "NaN" in message or "the loss became nan" in message or "the loss became inf" in message
+    assert "at step" in message and "lower schedule.learning_rate" in message
+    folder = tmp_path / "run" / "checkpoints"
+    kept = sorted(int(path.name) for path in folder.iterdir()) if folder.exists() else []
+    if kept:
+        assert f"the checkpoint of step {kept[-1]} is kept" in message
+        state = create_train_state(tiny_config, (32, 32, 3), steps_per_epoch=6)
+        with Checkpointer(tmp_path / "run", read_only=True) as checkpointer:
+            state, _ = checkpointer.restore(state, kept[-1])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables))
+    else:
+        assert "no checkpoint was saved yet" in message
+
+
+def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, tmp_path, monkeypatch):
+    """A NaN that turns up in the third of six steps, which the device reports together."""
+    compile_steps = steps.compile_steps
+
+    def compile_with_nan(*arguments):
+        compiled = compile_steps(*arguments)
+
+        def train(state, data, indices):
+            state, metrics = compiled.train(state, data, indices)
+            loss = np.array(metrics["loss"])
+            loss[2] = np.nan
+            return state, {**metrics, "loss": loss}
+
+        return steps.Steps(train=train, evaluate=compiled.evaluate)
+
+    monkeypatch.setattr("jaxresnet.train.compile_steps", compile_with_nan)
+    monkeypatch.setattr("jaxresnet.train.steps_per_dispatch", lambda configured: 5)
+    with pytest.raises(UserError, match=r"the loss became nan at step 3 \(epoch 1\); no checkpoint was saved yet"):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path, tiny_config):
+    with pytest.raises(UserError, match="holds no run"):
+        evaluate_run(str(tmp_path / "nothing"), "last")

@@ -1,0 +1,117 @@
+"""The paper's network in PyTorch, written for these tests, and weights shared with it."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, in_channels: int, channels: int, stride: int, kernel_size: int, shortcut_kernel_size: int):
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv1 = nn.Conv2d(in_channels, channels, kernel_size, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size, 1, padding, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != channels:
+            padding = shortcut_kernel_size // 2
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, channels, shortcut_kernel_size, stride, padding, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class TorchResNet(nn.Module):
+    """Takes the same dimensions as ``jaxresnet.models.ResNet``; ``head`` is the side of the pooled map."""
+
+    def __init__(
+        self,
+        channels=(64, 128, 256),
+        blocks=(4, 4, 3),
+        kernel_size=3,
+        shortcut_kernel_size=1,
+        stem_channels=None,
+        pooling="global",
+        dropout_rate=0.0,
+        head=1,
+    ):
+        super().__init__()
+        in_channels = stem_channels or channels[0]
+        self.conv1 = nn.Conv2d(3, in_channels, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.stages = []
+        for i, (features, num_blocks) in enumerate(zip(channels, blocks, strict=True)):
+            layers = []
+            for j in range(num_blocks):
+                stride = 2 if i > 0 and j == 0 else 1
+                layers.append(BasicBlock(in_channels, features, stride, kernel_size, shortcut_kernel_size))
+                in_channels = features
+            self.stages.append(f"layer{i + 1}")
+            self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
+        self.pool = nn.AdaptiveAvgPool2d(1) if pooling == "global" else nn.AvgPool2d(pooling)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.linear = nn.Linear(in_channels * head * head, 10)
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The output of each stage."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        outputs = []
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.dropout(torch.flatten(self.pool(self.features(x)[-1]), 1)))
+
+
+def random_variables(variables: Any, seed: int = 0) -> Any:
+    """Variables of the same shapes with random values that keep activations near 1; variances are positive."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.Array) -> np.ndarray:
+        name = path[-1].key
+        if name == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return rng.normal(0, fan_in**-0.5, leaf.shape).astype(leaf.dtype)
+        if name in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+        return rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, variables)
+
+
+def to_state_dict(variables: Any) -> dict[str, torch.Tensor]:
+    """The Flax variables under the names, and in the layouts, of ``TorchResNet``."""
+    suffixes = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    state_dict = {}
+    for tree in (variables["params"], variables["batch_stats"]):
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+            *modules, name = (key.key for key in path)
+            prefix = ".".join(modules).replace("_", ".")
+            prefix = prefix.replace("shortcut.conv", "shortcut.0").replace("shortcut.bn", "shortcut.1")
+            array = np.asarray(leaf)
+            array = {2: array.T, 4: array.transpose(3, 2, 0, 1) if array.ndim == 4 else None}.get(array.ndim, array)
+            state_dict[f"{prefix}.{suffixes[name]}"] = torch.tensor(np.ascontiguousarray(array))
+    return state_dict
+
+
+def load_variables(model: TorchResNet, variables: Any) -> TorchResNet:
+    """Copies all parameters and statistics; every key but BatchNorm's step counters must be there."""
+    missing, unexpected = model.load_state_dict(to_state_dict(variables), strict=False)
+    assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing), (missing, unexpected)
+    return model
+
+
+def to_torch_images(images: np.ndarray) -> torch.Tensor:
+    """NHWC to NCHW."""
+    return torch.tensor(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))
