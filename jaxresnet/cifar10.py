@@ -1,7 +1,7 @@
 """CIFAR-10 as others store it: tfds's records, and the pickled batches that PyTorch users have.
 
 Every reader returns train_images (50000, 32, 32, 3) uint8, train_labels (50000,), test_images and test_labels, in
-the order of the official archive, so that a run does not depend on where its images came from.
+the order of the official archive (tfds's ids number it), so that a run does not depend on where its images came from.
 """
 
 import hashlib

@@ -79,27 +79,24 @@ def _write_tfds(archive: pathlib.Path, root: pathlib.Path) -> None:
     from PIL import Image
 
     # The class must be called Cifar10: tfds derives the data set's name from it.
-    with tfds.core.registered.skip_registering():
+    class Cifar10(tfds.image_classification.Cifar10, skip_registration=True):
+        def _split_generators(self, dl_manager):
+            with tarfile.open(archive) as tar:
+                names = tar.extractfile(f"{FOLDER}/batches.meta.txt").read().decode().split()
+            self.info.features["label"].names = names
+            return {
+                "train": self._generate_examples("train_", cifar10.TRAIN_BATCHES),
+                "test": self._generate_examples("test_", (cifar10.TEST_BATCH,)),
+            }
 
-        class Cifar10(tfds.image_classification.Cifar10):
-            def _split_generators(self, dl_manager):
-                with tarfile.open(archive) as tar:
-                    names = tar.extractfile(f"{FOLDER}/batches.meta.txt").read().decode().split()
-                self.info.features["label"].names = names
-                return {
-                    "train": self._generate_examples("train_", cifar10.TRAIN_BATCHES),
-                    "test": self._generate_examples("test_", (cifar10.TEST_BATCH,)),
-                }
+        def _generate_examples(self, split_prefix, filepaths):
+            for index, (image, label) in enumerate(_read_archive(archive, filepaths)):
+                png = io.BytesIO()
+                Image.fromarray(image).save(png, "PNG")
+                png.seek(0)
+                yield index, {"id": f"{split_prefix}{index:05d}", "image": png, "label": label}
 
-            def _generate_examples(self, split_prefix, filepaths):
-                for index, (image, label) in enumerate(_read_archive(archive, filepaths)):
-                    png = io.BytesIO()
-                    Image.fromarray(image).save(png, "PNG")
-                    png.seek(0)
-                    yield index, {"id": f"{split_prefix}{index:05d}", "image": png, "label": label}
-
-        builder = Cifar10(data_dir=root, file_format="array_record")
-        builder.download_and_prepare()
+    Cifar10(data_dir=root, file_format="array_record").download_and_prepare(download_dir=archive.parent)
 
 
 def _read_archive(archive: pathlib.Path, batches: tuple[str, ...]) -> Iterator[tuple[np.ndarray, int]]:

@@ -71,7 +71,7 @@ class MetricsWriter:
         self._file = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
-    def write(self, line: dict[str, float]) -> None:
+    def write(self, line: dict[str, float | int]) -> None:
         """Writes one line, at once."""
         self._file.write(f"{json.dumps(line)}\n")
         self._file.flush()

@@ -8,8 +8,9 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
-# Before the package is imported anywhere.
-jaxtyping.install_import_hook("jaxresnet", "beartype.beartype")
+# The modules whose signatures state shapes. Before the package is imported anywhere.
+CHECKED = [f"jaxresnet.{module}" for module in ("augment", "datasets", "models", "steps")]
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Augmentation on the device against a plain NumPy rendering of the same draws."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,7 +41,7 @@ def test_equals_numpy_at_the_same_offsets(seed):
 
 def test_the_border_is_black_before_normalisation():
     transform = Transform(crop_padding=4, flip=False, mean=MEAN, std=STD)
-    actual = np.asarray(transform.train(jax.random.key(0), images(batch=512)))
+    actual = np.asarray(transform.train(jax.random.key(0), jnp.asarray(images(batch=512))))
     offsets, _ = transform.draw(jax.random.key(0), 512)
     corner = actual[np.all(np.asarray(offsets) == 0, axis=1)]
     assert len(corner) > 0
@@ -65,8 +66,8 @@ def test_each_part_can_be_left_out(crop_padding, flip):
     rng = jax.random.key(5)
     offsets, flipped = (np.asarray(draw) for draw in transform.draw(rng, 64))
     expected = render(images(), offsets, flipped & flip, crop_padding)
-    np.testing.assert_allclose(transform.train(rng, images()), expected / np.float32(255), rtol=1e-6)
+    np.testing.assert_allclose(transform.train(rng, jnp.asarray(images())), expected / np.float32(255), rtol=1e-6)
 
 
 def test_evaluation_only_normalises():
-    np.testing.assert_allclose(Transform(4, True, MEAN, STD).eval(images()), normalise(images()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(Transform(4, True, MEAN, STD).eval(jnp.asarray(images())), normalise(images()), rtol=1e-5, atol=1e-6)

@@ -1,6 +1,7 @@
 """Schedules and optimizers against torch.optim."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_five_steps_of_sgd_equal_torch_in_float64():
 
     with jax.enable_x64(True):
         model = ResNet(**fields, dtype=np.float64, param_dtype=np.float64)
-        variables = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)), train=False)
+        variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
         torch_model = load_variables(TorchResNet(**fields, head=2).double(), variables).train()
         optimizer = torch.optim.SGD(torch_model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
@@ -89,9 +90,9 @@ def test_five_steps_of_sgd_equal_torch_in_float64():
         )
         step = jax.jit(train_step, static_argnums=2)
         for image, label in zip(images, labels, strict=True):
-            state, metrics = step(state, {"image": image, "label": label}, transform)
+            state, metrics = step(state, {"image": jnp.asarray(image), "label": jnp.asarray(label)}, transform)
 
-            inputs = to_torch_images(np.asarray(transform.eval(image), np.float64))
+            inputs = to_torch_images(np.asarray(jax.jit(transform.eval)(jnp.asarray(image)), np.float64))
             logits = torch_model(inputs)
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(label, dtype=torch.long))
             optimizer.zero_grad()

@@ -124,7 +124,7 @@ def test_evaluation_counts_every_image_once(tiny_config, batch_size):
     split = random_split(50)
     steps, state, data = setup(tiny_config, split)
     sums = evaluate(steps, state, data, 50, batch_size)
-    logits = state.apply_fn(state.variables, TRANSFORM.eval(split.images), train=False)
+    logits = state.apply_fn(state.variables, TRANSFORM.eval(data["image"]), train=False)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits), np.float64)
     assert sums.count == 50
     assert sums.correct == int((np.argmax(logits, -1) == split.labels).sum())

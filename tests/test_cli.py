@@ -1,0 +1,100 @@
+"""The commands as a user types them: one line for a mistake, a status that is not 0, no traceback."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def run(subprocess_environment):
+    def run(*arguments, cwd=REPOSITORY):
+        command = [sys.executable, "-m", *arguments]
+        return subprocess.run(command, env=subprocess_environment, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def assert_one_line(done, message):
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert message in line
+
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([QUICKSTART, "--config.lerning_rate=1"], "did you mean config.schedule.learning_rate?"),
+        ([QUICKSTART, "--config.zzz=1"], "configs/default.py lists them all"),
+        ([QUICKSTART, "--config.seed.x=1"], "no such field"),
+        ([QUICKSTART, "--config.batch_size=many"], "--config.batch_size=many: invalid literal for int()"),
+        ([QUICKSTART, "--noconfig.augment.flipp"], "did you mean config.augment.flip?"),
+        ([QUICKSTART + ":adam"], "has no arms, so no 'adam'"),
+        (["--config=configs/fynal.py"], "there is no file 'configs/fynal.py'"),
+        (["--config", "configs/fynal.py"], "there is no file 'configs/fynal.py'"),
+        (["--config"], "there is no file ''"),
+        ([], "flag --config=None"),
+        ([QUICKSTART, "--wrkdir=x"], "wrkdir"),
+        ([QUICKSTART, "final"], "'final' is no flag"),
+        ([QUICKSTART, "--config.num_epochs=0"], "num_epochs=0: expected at least 1"),
+    ],
+)
+def test_mistaken_flags(run, tmp_path, arguments, message):
+    done = run("jaxresnet.main", f"--workdir={tmp_path / 'run'}", *arguments)
+    assert_one_line(done, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_workdir(run):
+    assert_one_line(run("jaxresnet.main", QUICKSTART), "--workdir")
+
+
+def test_outside_of_the_repository_the_message_says_where_to_run(run, tmp_path, subprocess_environment):
+    subprocess_environment["PYTHONPATH"] = ""
+    config = REPOSITORY / "configs" / "final.py"
+    done = run("jaxresnet.main", f"--config={config}", f"--workdir={tmp_path / 'run'}", cwd=tmp_path)
+    assert_one_line(done, "run from the folder that holds configs/")
+
+
+def test_without_cifar10_or_a_network_the_ways_forward_are_named(run, tmp_path, subprocess_environment):
+    """Whatever the network of the machine that runs this, the proxy given here does not exist."""
+    nowhere = "http://127.0.0.1:9"
+    subprocess_environment |= {"TFDS_DATA_DIR": str(tmp_path / "data"), "https_proxy": nowhere, "HTTPS_PROXY": nowhere}
+    done = run("jaxresnet.main", "--config=configs/cpu.py", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode not in (0, None)
+    lines = done.stderr.splitlines()
+    assert "could not be downloaded" in lines[0] and 2 < len(lines) < 8
+    assert "Traceback" not in done.stderr
+
+
+def test_train_evaluate_and_plot(run, tmp_path, tiny_npz):
+    workdir = tmp_path / "run"
+    small = ["--config.model.channels=4,8", "--config.model.blocks=1,1", f"--config.dataset.data_dir={tiny_npz}"]
+    done = run(
+        "jaxresnet.main", "--config=configs/final.py", f"--workdir={workdir}", "--config.num_epochs=1", *small,
+        "--config.log_every_steps=1", "--config.batch_size=60",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "epoch 1/1: loss" in done.stdout and "chosen on the test set" in done.stdout
+    assert "the paper: 96.10%" in done.stdout
+
+    done = run("jaxresnet.evaluate", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"last checkpoint, step 3: test accuracy [\d.]+%, test loss [\d.]+, 50 images", done.stdout)
+
+    done = run("jaxresnet.plot", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("module", ["evaluate", "plot"])
+def test_commands_on_what_is_no_run(run, tmp_path, module):
+    assert_one_line(run(f"jaxresnet.{module}", f"--workdir={tmp_path / 'none'}"), "holds no run")
