@@ -2,7 +2,8 @@
 
     python -m jaxresnet.main --config=configs/final.py --workdir=runs/final
 
-Paper: 96.10% test accuracy, the best of 200 epochs, chosen on the test set, one run; 96.01% at the last (Table 1, V100).
+Paper: 96.10% test accuracy at the best of 200 epochs, chosen on the test set; 96.01% at the last. One run, V100
+(Table 1).
 Measured here: not yet for the 200 epochs.
 """
 

@@ -10,7 +10,7 @@ import os
 import pathlib
 import pickle
 import zipfile
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -136,7 +136,7 @@ def load_batches(folder: pathlib.Path) -> Arrays:
     Raises:
         UserError: a batch is missing or damaged, or asks for a type that these files do not hold.
     """
-    images, labels = zip(*(_load_batch(folder / name) for name in (*TRAIN_BATCHES, TEST_BATCH)))
+    images, labels = zip(*(_load_batch(folder / name) for name in (*TRAIN_BATCHES, TEST_BATCH)), strict=True)
     return {
         "train_images": np.concatenate(images[:-1]),
         "train_labels": np.concatenate(labels[:-1]),
@@ -157,8 +157,8 @@ def _load_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({_one_line(error)})") from error
     if data.dtype != np.uint8 or data.shape != (batch_size, np.prod(IMAGE_SHAPE)) or labels.shape != (batch_size,):
         raise UserError(
-            f"{path}: holds {data.dtype} images of shape {data.shape} and labels of shape {labels.shape}: expected uint8 "
-            f"({batch_size}, {np.prod(IMAGE_SHAPE)}) and ({batch_size},)"
+            f"{path}: holds {data.dtype} images of shape {data.shape} and labels of shape {labels.shape}: expected "
+            f"uint8 ({batch_size}, {np.prod(IMAGE_SHAPE)}) and ({batch_size},)"
         )
     height, width, channels = IMAGE_SHAPE
     return data.reshape(-1, channels, height, width).transpose(0, 2, 3, 1), labels
@@ -167,7 +167,7 @@ def _load_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 class _BatchUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and Python's plain types, and nothing else, so that no file can run code."""
 
-    _ALLOWED = {
+    _ALLOWED: ClassVar = {
         ("numpy", "dtype"): np.dtype,
         ("numpy", "ndarray"): np.ndarray,
         # The official files name the module as NumPy 1 did.

@@ -149,7 +149,7 @@ def _load_digits() -> dict[str, np.ndarray]:
     images = np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=-1)
     split = train_test_split(images, digits.target, test_size=NUM_DIGITS_TEST, random_state=0, stratify=digits.target)
     train_images, test_images, train_labels, test_labels = split
-    return dict(zip(ARRAYS, (train_images, train_labels, test_images, test_labels)))
+    return dict(zip(ARRAYS, (train_images, train_labels, test_images, test_labels), strict=True))
 
 
 def _checked_split(

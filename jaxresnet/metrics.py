@@ -33,7 +33,7 @@ class Sums:
     seconds: float = 0.0
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Adds metrics of a series of steps, in float64 and in order, so that a resumed sum is the uninterrupted one."""
+        """Adds metrics of a series of steps, in float64 and in order: a resumed sum is the uninterrupted one."""
         self.seconds += seconds
         for loss, correct, count in zip(metrics["loss"], metrics["correct"], metrics["count"], strict=True):
             self.loss += float(loss)
@@ -51,8 +51,8 @@ class Sums:
 class MetricsWriter:
     """Appends lines to ``metrics.jsonl`` and scalars to TensorBoard files.
 
-    Every line has ``epoch`` (from 1), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and ``train_accuracy`` (%,
-    means over the epoch so far) and ``images_per_second``. An epoch's last line also has ``{split}_loss`` and
+    Every line has ``epoch`` (from 1), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and ``train_accuracy``
+    (%; means over the epoch so far) and ``images_per_second``. An epoch's last line also has ``{split}_loss`` and
     ``{split}_accuracy`` on the split that was evaluated, and the ``seconds`` that the run took so far.
     """
 

@@ -161,7 +161,7 @@ class ResNet(nn.Module):
 
         x = conv(self.stem_channels or self.channels[0], (3, 3), padding=1, name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x, train=train))
-        for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks)):
+        for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for block in range(num_blocks):
                 x = BasicBlock(
                     features=features,

@@ -39,12 +39,14 @@ def plot_run(workdir: str, out: str) -> None:
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
     _draw(loss_axes, "loss", run, paper, split)
-    loss_axes.set(title="Cross entropy", yscale="log")
+    loss_axes.set(title="Cross entropy")
+    if max(run["train_loss"]) > 20 * min(run["train_loss"]):
+        loss_axes.set_yscale("log")
     _draw(accuracy_axes, "accuracy", run, paper, split)
     accuracy_axes.set(title="Accuracy, %")
     if run["eval_accuracy"]:
         _name_best(accuracy_axes, run, split)
-    rate_axes.plot(run["epoch"], run["learning_rate"], color="black", marker=_marker(run["epoch"]), drawstyle="steps-pre")
+    rate_axes.plot(run["rate_epoch"], run["learning_rate"], color="black", marker=_marker(run["rate_epoch"]))
     rate_axes.set(title="Learning rate", ylim=(0, None))
     loss_axes.legend()
     for axes in (loss_axes, accuracy_axes, rate_axes):
@@ -83,7 +85,9 @@ def _run_series(lines: list[dict], split: str) -> Series:
     return {
         "epoch": [line["step"] / steps_per_epoch for line in shown],
         "eval_epoch": [line["epoch"] for line in epoch_lines],
-        **{key: [line[key] for line in shown] for key in ("train_loss", "train_accuracy", "learning_rate")},
+        "rate_epoch": [line["step"] / steps_per_epoch for line in lines],
+        "learning_rate": [line["learning_rate"] for line in lines],
+        **{key: [line[key] for line in shown] for key in ("train_loss", "train_accuracy")},
         **{f"eval_{key}": [line[f"{split}_{key}"] for line in epoch_lines] for key in ("loss", "accuracy")},
     }
 

@@ -1,8 +1,8 @@
 """The training and evaluation steps, and running many of them in one dispatch.
 
-``train_step`` and ``eval_step`` are pure functions of a state and a batch. ``compile_steps`` turns them into programs that
-run a whole series of steps on all devices without the host: the data set lies on the devices, and what a program gets
-for each step is the indices of its images.
+``train_step`` and ``eval_step`` are pure functions of a state and a batch. ``compile_steps`` turns them into programs
+that run a whole series of steps on all devices without the host: the data set lies on the devices, and what a program
+gets for each step is the indices of its images.
 """
 
 import dataclasses
@@ -102,8 +102,8 @@ def put_on_devices(split: Split, mesh: Mesh) -> Batch:
 def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     """Programs for the devices of ``mesh``: state and data replicated, each batch divided.
 
-    Batches need not be divisible by the number of devices: the compiler pads and masks, so BatchNorm's statistics and the
-    gradient are those of the whole batch on any number of devices.
+    Batches need not be divisible by the number of devices: the compiler pads and masks, so BatchNorm's statistics and
+    the gradient are those of the whole batch on any number of devices.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec("data"))
@@ -127,8 +127,8 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
 
 
 def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
-    """``lax.scan``, without the loop for a single step: XLA:CPU rewrites the weight gradients of convolutions into a fast
-    form only outside of loops, and inside one they were measured 34 times slower."""
+    """``lax.scan``, without the loop for a single step: XLA:CPU rewrites the weight gradients of convolutions into a
+    fast form only outside of loops, and inside one they were measured 34 times slower."""
     if len(jax.tree.leaves(xs)[0]) > 1:
         return jax.lax.scan(step, carry, xs)
     carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))

@@ -41,8 +41,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Args:
         config: see ``configs/default.py``.
-        workdir: folder of the run: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the end,
-            ``summary.json``.
+        workdir: folder of the run: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the
+            end, ``summary.json``.
 
     Returns:
         The summary: ``best`` and ``last`` epoch, with what the best was ``selected_on``; ``test``, the one score of the
@@ -172,18 +172,17 @@ class _Trainer:
         line = self._metrics_line(step) | sums.means(self.eval_name)
         line["seconds"] = progress.train_seconds + progress.eval_seconds
         self.writer.write(line)
-        accuracy = line[f"{self.eval_name}_accuracy"]
+        loss, accuracy = line[f"{self.eval_name}_loss"], line[f"{self.eval_name}_accuracy"]
         self.display.say(
             f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
-            f"{line['train_accuracy']:.2f}%, {self.eval_name} loss {line[f'{self.eval_name}_loss']:.4f}, {self.eval_name} "
-            f"accuracy {accuracy:.2f}%, {format_seconds(line['seconds'])}"
+            f"{line['train_accuracy']:.2f}%, {self.eval_name} loss {loss:.4f}, {self.eval_name} accuracy {accuracy:.2f}%, "
+            f"{format_seconds(line['seconds'])}"
         )
 
         best = progress.best is None or accuracy > progress.best["accuracy"]
         progress.epoch += 1
         progress.sums = Sums()
         if best:
-            loss = line[f"{self.eval_name}_loss"]
             progress.best = {"epoch": progress.epoch, "step": step, "loss": loss, "accuracy": accuracy}
         if best or progress.epoch == self.config.num_epochs or self._save_is_due():
             self._save(best)
@@ -201,8 +200,9 @@ class _Trainer:
     def _check_loss(self, losses: np.ndarray, steps_before: int) -> None:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
+            step, epoch = steps_before + bad[0] + 1, self.progress.epoch + 1
             raise UserError(
-                f"the loss became {losses[bad[0]]} at step {steps_before + bad[0] + 1:,} (epoch {self.progress.epoch + 1}); "
+                f"the loss became {losses[bad[0]]} at step {step:,} (epoch {epoch}); "
                 f"{self.checkpointer.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
 
@@ -217,8 +217,8 @@ class _Trainer:
         if self.stop_signal:
             self._save()
             raise Interrupted(
-                f"stopped by {self.stop_signal[0].name} and saved after step {int(self.state.step):,}; the same command "
-                "goes on from there",
+                f"stopped by {self.stop_signal[0].name} and saved after step {int(self.state.step):,}; the same "
+                "command goes on from there",
                 128 + self.stop_signal[0],
             )
 
@@ -283,7 +283,8 @@ def format_summary(summary: dict[str, Any]) -> str:
     split, best, last = summary["evaluated_on"], summary["best"], summary["last"]
     lines = [
         f"last epoch ({last['epoch']}): {last['accuracy']:.2f}% {split} accuracy",
-        f"best epoch ({best['epoch']}): {best['accuracy']:.2f}% {split} accuracy, chosen on the {best['selected_on']} set",
+        f"best epoch ({best['epoch']}): {best['accuracy']:.2f}% {split} accuracy, "
+        f"chosen on the {best['selected_on']} set",
     ]
     if "test" in summary:
         lines.append(f"test accuracy of epoch {best['epoch']}, scored once: {summary['test']['test_accuracy']:.2f}%")

@@ -13,6 +13,15 @@ CHECKED = [f"jaxresnet.{module}" for module in ("augment", "datasets", "models",
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+    """Many tests compile the same small programs; within one session each is compiled once."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory, monkeypatch):
     """Decoded images are kept between tests of one session, and never in the user's own cache."""

@@ -45,7 +45,11 @@ def test_the_border_is_black_before_normalisation():
     offsets, _ = transform.draw(jax.random.key(0), 512)
     corner = actual[np.all(np.asarray(offsets) == 0, axis=1)]
     assert len(corner) > 0
-    np.testing.assert_allclose(corner[:, :4].reshape(-1, 3), np.broadcast_to(-np.float32(MEAN) / np.float32(STD), (len(corner) * 40, 3)), rtol=1e-5)
+    np.testing.assert_allclose(
+        corner[:, :4].reshape(-1, 3),
+        np.broadcast_to(-np.float32(MEAN) / np.float32(STD), (len(corner) * 40, 3)),
+        rtol=1e-5,
+    )
 
 
 def test_every_image_has_draws_of_its_own_that_cover_their_range():
@@ -70,4 +74,6 @@ def test_each_part_can_be_left_out(crop_padding, flip):
 
 
 def test_evaluation_only_normalises():
-    np.testing.assert_allclose(Transform(4, True, MEAN, STD).eval(jnp.asarray(images())), normalise(images()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        Transform(4, True, MEAN, STD).eval(jnp.asarray(images())), normalise(images()), rtol=1e-5, atol=1e-6
+    )

@@ -158,7 +158,7 @@ def test_damaged_npz_is_refused(tmp_path, damage):
         np.save(buffer, np.zeros(3))
         content = buffer.getvalue()
     path.write_bytes({"truncate": content[: len(content) // 2], "empty": b"", "text": b"images"}.get(damage, content))
-    with pytest.raises(UserError, match="not a .npz file, or a damaged one"):
+    with pytest.raises(UserError, match="a damaged one"):
         load(path)
 
 
@@ -374,5 +374,5 @@ def test_hold_out_divides_without_loss_and_the_same_way_each_time():
 @pytest.mark.parametrize("size", [100, 101])
 def test_holding_out_everything_is_refused(size):
     split = datasets.Split(np.zeros((100, 32, 32, 3), np.uint8), np.zeros(100, np.int32))
-    with pytest.raises(UserError, match="dataset.validation_size"):
+    with pytest.raises(UserError, match="validation_size"):
         datasets.hold_out(split, size)

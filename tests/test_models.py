@@ -139,11 +139,15 @@ def test_dropout_drops_in_training_only():
     variables = model.init(jax.random.key(0), images(), train=False)
 
     def train(seed):
-        return model.apply(variables, images(), train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(seed)})[0]
+        return model.apply(
+            variables, images(), train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(seed)}
+        )[0]
 
     assert not np.allclose(train(0), train(1))
     np.testing.assert_array_equal(train(0), train(0))
-    np.testing.assert_array_equal(model.apply(variables, images(), train=False), model.apply(variables, images(), train=False))
+    np.testing.assert_array_equal(
+        model.apply(variables, images(), train=False), model.apply(variables, images(), train=False)
+    )
 
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():

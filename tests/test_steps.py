@@ -98,7 +98,9 @@ def test_the_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
     np.testing.assert_array_equal(orders[1], epoch_order(0, 1, 1000))
 
 
-@pytest.mark.parametrize(("size", "batch_size", "at_once"), [(50, 12, 1), (50, 12, 2), (48, 12, 3), (5, 5, 4), (50_000, 128, 130)])
+@pytest.mark.parametrize(
+    ("size", "batch_size", "at_once"), [(50, 12, 1), (50, 12, 2), (48, 12, 3), (5, 5, 4), (50_000, 128, 130)]
+)
 def test_an_epoch_visits_each_image_once_and_continues_anywhere(size, batch_size, at_once):
     order = epoch_order(0, 0, size)
     dispatches = list(train_dispatches(order, batch_size, 0, at_once))

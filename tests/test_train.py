@@ -323,7 +323,11 @@ def test_impossible_configs_are_refused_in_one_line_before_anything_is_written(
 def test_a_workdir_that_is_a_file_or_holds_other_things_is_refused(tiny_config, tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    for workdir, message in ((file, "is a file"), (tmp_path, "holds other files"), (file / "below", "cannot be written")):
+    for workdir, message in (
+        (file, "is a file"),
+        (tmp_path, "holds other files"),
+        (file / "below", "cannot be written"),
+    ):
         with pytest.raises(UserError, match=message):
             train_and_evaluate(tiny_config, str(workdir))
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
