@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
 
     config.seed = 0  # of initialisation, data order, augmentation and dropout
-    config.num_epochs = 200
+    config.num_epochs = 200  # passes over the training images
     config.batch_size = 128  # over all devices; an epoch's last, smaller batch is trained on too
     config.eval_batch_size = 1000  # does not change results
     config.dtype = "float32"  # of the computation: float32 or bfloat16. Parameters, statistics and loss stay float32
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.model.stem_channels = config_dict.placeholder(int)  # None: the first of channels
     config.model.pooling = "5"  # "global", or the window of an average pooling
     config.model.dropout_rate = 0.0  # before the linear layer
-    config.model.num_classes = 10
+    config.model.num_classes = 10  # logits; labels must be below it
 
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # or "digits", which need no files
@@ -42,13 +42,13 @@ def get_config() -> ConfigDict:
     config.augment.std = (0.2023, 0.1994, 0.2010)  # ... ones: no normalisation
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"
-    config.optimizer.momentum = 0.9
+    config.optimizer.name = "sgd"  # see OPTIMIZERS in jaxresnet/optim.py
+    config.optimizer.momentum = 0.9  # share of the buffer kept at each step
     config.optimizer.weight_decay = 5e-4  # added to the gradient of every parameter
 
     config.schedule = ConfigDict()
-    config.schedule.name = "cosine"
-    config.schedule.learning_rate = 0.1
+    config.schedule.name = "cosine"  # see SCHEDULES in jaxresnet/optim.py
+    config.schedule.learning_rate = 0.1  # at the start
     config.schedule.t_max = 200.0  # epochs until the rate reaches 0; past it the rate rises again
     config.schedule.step_per = "epoch"  # when the rate moves: "epoch", as PyTorch scripts do, or "step"
 

@@ -80,6 +80,8 @@ def _write_tfds(archive: pathlib.Path, root: pathlib.Path) -> None:
 
     # The class must be called Cifar10: tfds derives the data set's name from it.
     class Cifar10(tfds.image_classification.Cifar10, skip_registration=True):
+        __module__ = tfds.image_classification.Cifar10.__module__  # recorded in dataset_info.json
+
         def _split_generators(self, dl_manager):
             with tarfile.open(archive) as tar:
                 names = tar.extractfile(f"{FOLDER}/batches.meta.txt").read().decode().split()

@@ -46,7 +46,9 @@ def plot_run(workdir: str, out: str) -> None:
     accuracy_axes.set(title="Accuracy, %")
     if run["eval_accuracy"]:
         _name_best(accuracy_axes, run, split)
-    rate_axes.plot(run["rate_epoch"], run["learning_rate"], color="black", marker=_marker(run["rate_epoch"]))
+    rate_axes.plot(
+        run["rate_epoch"], run["learning_rate"], color="black", marker=_marker(run["rate_epoch"]), markersize=3
+    )
     rate_axes.set(title="Learning rate", ylim=(0, None))
     loss_axes.legend()
     for axes in (loss_axes, accuracy_axes, rate_axes):

@@ -175,8 +175,8 @@ class _Trainer:
         loss, accuracy = line[f"{self.eval_name}_loss"], line[f"{self.eval_name}_accuracy"]
         self.display.say(
             f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
-            f"{line['train_accuracy']:.2f}%, {self.eval_name} loss {loss:.4f}, {self.eval_name} accuracy {accuracy:.2f}%, "
-            f"{format_seconds(line['seconds'])}"
+            f"{line['train_accuracy']:.2f}%, {self.eval_name} loss {loss:.4f}, "
+            f"{self.eval_name} accuracy {accuracy:.2f}%, {format_seconds(line['seconds'])}"
         )
 
         best = progress.best is None or accuracy > progress.best["accuracy"]

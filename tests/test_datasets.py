@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import json
 import os
 import pathlib
 import pickle
@@ -321,6 +322,9 @@ def test_the_layout_is_that_of_tfds_itself(official_server, tmp_path):
     assert sorted(file.name for file in ours.iterdir()) == sorted(file.name for file in theirs.iterdir())
     for name in ("features.json", "label.labels.txt"):
         assert (ours / name).read_text() == (theirs / name).read_text()
+    infos = [json.loads((folder / "dataset_info.json").read_text()) for folder in (ours, theirs)]
+    for key in ("description", "fileFormat", "location", "moduleName", "name", "supervisedKeys", "version"):
+        assert infos[0][key] == infos[1][key], key
 
 
 def test_an_archive_with_another_hash_is_refused_and_leaves_nothing(official_server, tmp_path, monkeypatch):
