@@ -31,9 +31,8 @@ def get_config() -> ConfigDict:
     # A folder of tfds, a cifar-10-batches-py folder, or a .npz file. None: tfds's own folder, $TFDS_DATA_DIR or
     # ~/tensorflow_datasets, downloading CIFAR-10 to it where it is missing.
     config.dataset.data_dir = config_dict.placeholder(str)
-    config.dataset.validation_size = (
-        0  # training images held out to choose the best epoch on; 0: chosen on the test set
-    )
+    # Training images held out to choose the best epoch on; 0: it is chosen on the test set, as in the paper.
+    config.dataset.validation_size = 0
 
     config.augment = ConfigDict()
     config.augment.crop_padding = 4  # pixels of zeros a side that random crops are cut from; 0: no crop

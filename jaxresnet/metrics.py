@@ -108,7 +108,7 @@ class ProgressDisplay:
                 total=total_steps,
                 initial=step,
                 file=sys.stdout,
-                bar_format="{l_bar}{bar:20}| {desc}",
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
                 dynamic_ncols=True,
             )
         self._last_line = time.monotonic()
