@@ -91,12 +91,13 @@ class Checkpointer:
         saved = {name: getattr(state, name) for name in _SAVED}
         if not _all_finite(saved):
             raise UserError(
-                f"parameters became NaN or infinite at step {int(state.step)} (epoch {progress.epoch + 1}): "
+                f"parameters became NaN or infinite at step {int(state.step):,}: "
                 f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
         step = int(state.step)
         if step in self._manager.all_steps():
             # Stopped while an epoch was being evaluated; now it has been, and the same step is saved with the outcome.
+            self._manager.wait_until_finished()
             self._manager.delete(step)
         self._manager.save(
             step,
@@ -138,13 +139,22 @@ class Checkpointer:
         return _progress_from_json(restored["progress"])
 
     def restore(self, state: TrainState, step: int) -> tuple[TrainState, Progress]:
-        """The run as it was after ``step`` steps, with the arrays placed as those of ``state`` are."""
+        """The run as it was after ``step`` steps, with the arrays placed as those of ``state`` are.
+
+        Raises:
+            UserError: the checkpoint is damaged.
+        """
         saved = {name: getattr(state, name) for name in _SAVED}
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()),
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # orbax and tensorstore each raise types of their own
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({reason}); move it away to go on "
+                "from the one before"
+            ) from error
         return state.replace(**restored["state"]), _progress_from_json(restored["progress"])
 
 

@@ -9,7 +9,7 @@ import io
 import os
 import pathlib
 import pickle
-import zipfile
+import re
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,9 +34,13 @@ def default_tfds_root() -> pathlib.Path:
 
 def find_tfds(path: pathlib.Path) -> pathlib.Path | None:
     """The newest prepared version of CIFAR-10 in a tfds root, or ``path`` itself where it is a version."""
-    if (path / "dataset_info.json").is_file():
+    if path.parent.name == "cifar10" and (path / "dataset_info.json").is_file():
         return path
-    versions = [info.parent for info in path.glob("cifar10/*/dataset_info.json")]
+    versions = [
+        info.parent
+        for info in path.glob("cifar10/*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)  # and not what tfds left incomplete
+    ]
     return max(versions, key=lambda version: [int(part) for part in version.name.split(".")], default=None)
 
 
@@ -53,7 +57,7 @@ def load_tfds(folder: pathlib.Path) -> Arrays:
     if not records:
         raise UserError(
             f"{folder}: holds no array_record files (tfds's tfrecord files need TensorFlow to be read); set "
-            "TFDS_DATA_DIR to another folder, and CIFAR-10 will be prepared there"
+            "TFDS_DATA_DIR to another folder and leave dataset.data_dir unset, and CIFAR-10 will be prepared there"
         )
     cache = _cache_file(records)
     arrays = _read_cache(cache)
@@ -104,7 +108,7 @@ def _read_cache(cache: pathlib.Path) -> Arrays | None:
     try:
         with np.load(cache, allow_pickle=False) as file:  # checks each entry's CRC
             return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except Exception:  # missing, or damaged in whatever way: it is made anew
         return None
 
 

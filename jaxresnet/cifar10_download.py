@@ -6,10 +6,14 @@ is tfds's own, so that any user of tfds can read the result.
 """
 
 import hashlib
+import http.client
 import io
 import pathlib
+import queue
+import ssl
 import tarfile
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +26,8 @@ from jaxresnet.errors import UserError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0  # of each address that is tried, and of each read
+CONNECT_SECONDS = 20.0  # in all
 FOLDER = "cifar-10-batches-bin"
 RECORD_BYTES = 1 + 32 * 32 * 3
 
@@ -56,14 +61,14 @@ def prepare(root: pathlib.Path) -> None:
 def _download(archive: pathlib.Path) -> None:
     digest = hashlib.sha256()
     try:
-        with urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS) as response, archive.open("wb") as file:
+        with _connect() as response, archive.open("wb") as file:
             size = int(response.headers.get("Content-Length") or 0) or None
             with tqdm(total=size, desc="downloading CIFAR-10", unit="B", unit_scale=True) as progress:
                 while chunk := response.read(1 << 18):
                     file.write(chunk)
                     digest.update(chunk)
                     progress.update(len(chunk))
-    except (TimeoutError, urllib.error.URLError, ConnectionError) as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"CIFAR-10 is not prepared and could not be downloaded ({reason}).\n{WAYS_FORWARD}") from error
     if digest.hexdigest() != SHA256:
@@ -71,6 +76,26 @@ def _download(archive: pathlib.Path) -> None:
             f"the archive from {URL} has sha256 {digest.hexdigest()}, not {SHA256}: it was cut short or changed on its "
             "way; start again"
         )
+
+
+def _connect() -> http.client.HTTPResponse:
+    """Opens the archive, within ``CONNECT_SECONDS`` even where looking up its host's name hangs."""
+    outcome: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            outcome.put(urllib.request.urlopen(URL, timeout=TIMEOUT_SECONDS))
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        response = outcome.get(timeout=CONNECT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {CONNECT_SECONDS:.0f} s") from None
+    if isinstance(response, Exception):
+        raise response
+    return response
 
 
 def _write_tfds(archive: pathlib.Path, root: pathlib.Path) -> None:

@@ -68,7 +68,7 @@ def _load_config_file(path: str) -> ConfigDict:
         return config_flags.ConfigFileFlagParser("config").parse(path)
     except ModuleNotFoundError as error:
         raise UserError(f"--config={path}: {error}; run from the folder that holds configs/") from error
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever the file itself raises
         if arm and "positional argument" in str(error):
             raise UserError(f"--config={path}: {file} has no arms, so no {arm!r}; give --config={file}") from error
-        raise UserError(f"--config={path}: {str(error).strip().splitlines()[-1]}") from error
+        raise UserError(f"--config={path}: {str(error).strip().splitlines()[-1]} ({type(error).__name__})") from error

@@ -1,7 +1,9 @@
 """Checking, storing and comparing configs."""
 
 import json
+import math
 import pathlib
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,7 +14,7 @@ CONFIG_FILE = "config.json"
 
 # Fields that a run may be continued with other values of: where files lie, when they are written, and how much is
 # computed at a time. The data themselves are compared by checksum.
-NOT_TRAINING = ("checkpoint", "dataset.data_dir", "eval_batch_size", "steps_per_dispatch", "paper")
+NOT_TRAINING = ("checkpoint", "dataset.data_dir", "eval_batch_size", "steps_per_dispatch", "log_every_steps", "paper")
 
 
 def check_config(config: ConfigDict) -> None:
@@ -22,13 +24,22 @@ def check_config(config: ConfigDict) -> None:
         UserError: the first such field, and what is expected of it.
     """
 
-    def require(holds: bool, field: str, expected: str) -> None:
+    def require(holds: object, field: str, expected: str) -> None:
         if not holds:
             value = config
             for name in field.split("."):
                 value = value[name]
             raise UserError(f"{field}={value!r}: expected {expected}")
 
+    for field, kind in (
+        ("model.channels", int),
+        ("model.blocks", int),
+        ("augment.mean", (int, float)),
+        ("augment.std", (int, float)),
+    ):
+        section, name = field.split(".")
+        values = config[section][name]
+        require(all(isinstance(value, kind) and math.isfinite(value) for value in values), field, "numbers")
     for field in ("num_epochs", "batch_size", "eval_batch_size", "steps_per_dispatch"):
         require(config[field] > 0, field, "at least 1")
     require(config.log_every_steps >= 0, "log_every_steps", "at least 0")
@@ -38,13 +49,15 @@ def check_config(config: ConfigDict) -> None:
     require(len(config.augment.mean) == 3, "augment.mean", "a value for each of the 3 channels")
     require(len(config.augment.std) == 3, "augment.std", "a value for each of the 3 channels")
     require(all(std > 0 for std in config.augment.std), "augment.std", "positive values")
-    require(config.schedule.learning_rate >= 0, "schedule.learning_rate", "at least 0")
+    require(0 <= config.schedule.learning_rate < math.inf, "schedule.learning_rate", "a number of at least 0")
+    require(0 <= config.optimizer.momentum < 1, "optimizer.momentum", "a share in [0, 1)")
+    require(0 <= config.optimizer.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0")
     require(config.dataset.validation_size >= 0, "dataset.validation_size", "at least 0")
     require(config.checkpoint.every_minutes > 0, "checkpoint.every_minutes", "a positive number")
     require(config.checkpoint.every_steps >= 0, "checkpoint.every_steps", "at least 0")
     require(config.checkpoint.keep > 0, "checkpoint.keep", "at least 1")
     pooling = config.model.pooling
-    require(pooling == "global" or pooling.isdigit(), "model.pooling", '"global" or the size of a window')
+    require(pooling == "global" or re.fullmatch("[0-9]+", pooling), "model.pooling", '"global" or the size of a window')
 
 
 def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -62,7 +75,10 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     """
     path = workdir / CONFIG_FILE
     try:
-        return ConfigDict(json.loads(path.read_text())).lock()
+        fields = json.loads(path.read_text())
+        if not isinstance(fields, dict) or "model" not in fields:
+            raise ValueError("it holds no config")
+        return ConfigDict(fields).lock()
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error
     except (OSError, ValueError) as error:

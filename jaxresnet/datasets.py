@@ -2,14 +2,13 @@
 
 import dataclasses
 import pathlib
-import zipfile
 import zlib
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxresnet import cifar10
-from jaxresnet.errors import UserError
+from jaxresnet.errors import UserError, user_path
 
 # The arrays of a data set by name: what every source returns, and the entries of a .npz file.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -112,9 +111,11 @@ def _load_cifar10(data_dir: str | None) -> tuple[dict[str, np.ndarray], str]:
             cifar10_download.prepare(root)
         return cifar10.load_tfds(cifar10.find_tfds(root)), str(root)
 
-    path = pathlib.Path(data_dir).expanduser()
-    if not path.exists():
-        raise UserError(f"dataset.data_dir={data_dir!r} does not exist")
+    path = user_path(data_dir)
+    try:
+        path.stat()
+    except OSError as error:
+        raise UserError(f"dataset.data_dir={data_dir!r} does not exist or cannot be read ({error.strerror})") from error
     if path.is_file():
         return _load_npz(path), data_dir
     tfds_dir, batches_dir = cifar10.find_tfds(path), cifar10.find_batches(path)
@@ -135,7 +136,9 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             if missing:
                 raise UserError(f"{path}: lacks {', '.join(missing)}; a data set needs {', '.join(ARRAYS)}")
             return {name: file[name] for name in ARRAYS}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: is not a .npz file, or a damaged one ({_one_line(error)})") from error
 
 

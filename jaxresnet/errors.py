@@ -1,5 +1,7 @@
 """The exceptions that the commands print as one line."""
 
+import pathlib
+
 
 class UserError(Exception):
     """Something the user can mend. Its message is one line: what was wrong, and what to do."""
@@ -11,3 +13,15 @@ class Interrupted(Exception):
     def __init__(self, message: str, exit_status: int):
         super().__init__(message)
         self.exit_status = exit_status
+
+
+def user_path(path: str) -> pathlib.Path:
+    """A path that a user gave, with ~ expanded.
+
+    Raises:
+        UserError: ~name of nobody.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,13 +1,13 @@
 """Restores a run and scores it: ``python -m jaxresnet.evaluate --workdir=runs/final``."""
 
 import argparse
-import pathlib
 import sys
 
 from jaxresnet import cli
 from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.config import load_config
 from jaxresnet.datasets import load_dataset
+from jaxresnet.errors import user_path
 from jaxresnet.metrics import Sums
 from jaxresnet.steps import compile_steps, create_mesh, put_on_devices, replicate
 from jaxresnet.train import create_transform, evaluate
@@ -28,7 +28,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> 
     Raises:
         UserError: no such run or checkpoint, or data that cannot be read.
     """
-    folder = pathlib.Path(workdir).expanduser()
+    folder = user_path(workdir)
     config = load_config(folder)
     data_dir = config.dataset.data_dir if data_dir is None else data_dir
     dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)

@@ -12,6 +12,8 @@ import numpy as np
 import tensorboardX
 from tqdm import tqdm
 
+from jaxresnet.errors import UserError
+
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -90,11 +92,19 @@ def is_epoch_line(line: dict[str, Any]) -> bool:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``, without a last one that a killed run left unfinished."""
+    """The lines of ``metrics.jsonl``, without a last one that a killed run left unfinished.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     path = workdir / METRICS_FILE
     if not path.exists():
         return []
-    return [json.loads(text) for text in path.read_text().splitlines(keepends=True) if text.endswith("\n")]
+    lines = path.read_text().splitlines(keepends=True)
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); move it away, and the run goes on with a new one") from error
 
 
 class ProgressDisplay:

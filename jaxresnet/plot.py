@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from jaxresnet import cli
 from jaxresnet.config import load_config
-from jaxresnet.errors import UserError
+from jaxresnet.errors import UserError, user_path
 from jaxresnet.metrics import is_epoch_line, read_metrics
 
 PAPER_CURVES = pathlib.Path(__file__).with_name("paper_curves.csv")
@@ -27,7 +27,7 @@ def plot_run(workdir: str, out: str) -> None:
     Raises:
         UserError: no run, nothing measured yet, or a file that cannot be written.
     """
-    folder = pathlib.Path(workdir).expanduser()
+    folder = user_path(workdir)
     config = load_config(folder)
     lines = read_metrics(folder)
     if not lines:
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", help="the PNG to write; WORKDIR/curves.png if not given")
     arguments = parser.parse_args(argv)
     with cli.command():
-        out = arguments.out or str(pathlib.Path(arguments.workdir).expanduser() / "curves.png")
+        out = arguments.out or str(user_path(arguments.workdir) / "curves.png")
         plot_run(arguments.workdir, out)
         print(out)
 

@@ -6,7 +6,7 @@ import pathlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from jaxresnet import environment, optim
 from jaxresnet.augment import Transform
 from jaxresnet.checkpoint import Checkpointer, Progress
-from jaxresnet.config import check_config, check_same_training, save_config
+from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, save_config
 from jaxresnet.datasets import Dataset, hold_out, load_dataset
-from jaxresnet.errors import Interrupted, UserError
+from jaxresnet.errors import Interrupted, UserError, user_path
 from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
 from jaxresnet.models import count_parameters
 from jaxresnet.steps import (
@@ -46,17 +46,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Returns:
         The summary: ``best`` and ``last`` epoch, with what the best was ``selected_on``; ``test``, the one score of the
-        test set where the best was selected on held-out training images; parameters, timings, device, versions.
+        test set where the best was selected on held-out training images; parameters, timings (of training steps,
+        compilation included, and evaluation, over all sessions; not of start-up and saving), device, versions.
 
     Raises:
         UserError: a config, workdir or data set that cannot work, or a loss that became NaN.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
-    folder = pathlib.Path(workdir).expanduser()
+    folder = user_path(workdir)
     check_config(config)
     _check_workdir(config, folder)
     if (folder / SUMMARY_FILE).exists():
-        summary = json.loads((folder / SUMMARY_FILE).read_text())
+        summary = _read_summary(folder)
         print(f"{folder} holds this run already, finished.\n{format_summary(summary)}")
         return summary
 
@@ -67,10 +68,21 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         save_config(config, folder)
     except OSError as error:
         raise UserError(f"workdir {folder} cannot be written ({error}); give another --workdir") from error
-    with Checkpointer(folder, keep=config.checkpoint.keep) as checkpointer:
-        summary = trainer.run(folder, checkpointer)
+    try:
+        with Checkpointer(folder, keep=config.checkpoint.keep) as checkpointer:
+            summary = trainer.run(folder, checkpointer)
+    except OSError as error:
+        raise UserError(f"workdir {folder} could no longer be written ({error}); mend that and start again") from error
     print(format_summary(summary))
     return summary
+
+
+class _Save(NamedTuple):
+    """When the run was last saved, or begun: after how many steps and whole epochs, and at what time."""
+
+    step: int
+    epoch: int
+    time: float
 
 
 class _Trainer:
@@ -104,9 +116,8 @@ class _Trainer:
         self._resume(workdir)
         self.train_data = put_on_devices(self.train_split, self.mesh)
         self.eval_data = put_on_devices(self.eval_split, self.mesh)
-        self.last_save = time.monotonic()
-
         step = int(self.state.step)
+        self.last_save = _Save(step, self.progress.epoch, time.monotonic())
         print(
             f"{count_parameters(self.state.params):,} parameters, {len(self.train_split):,} training images, "
             f"{self.steps_per_epoch} steps an epoch, {environment.describe()['device']}; "
@@ -151,7 +162,7 @@ class _Trainer:
             if step < (epoch + 1) * self.steps_per_epoch:
                 if _crosses(self.config.log_every_steps, before, step):
                     self.writer.write(self._metrics_line(step))
-                if _crosses(self.config.checkpoint.every_steps, before, step) or self._save_is_due():
+                if self._save_is_due(step):
                     self._save()
             self._stop_if_asked()
 
@@ -184,7 +195,7 @@ class _Trainer:
         progress.sums = Sums()
         if best:
             progress.best = {"epoch": progress.epoch, "step": step, "loss": loss, "accuracy": accuracy}
-        if best or progress.epoch == self.config.num_epochs or self._save_is_due():
+        if best or progress.epoch == self.config.num_epochs or self._save_is_due(step):
             self._save(best)
 
     def _metrics_line(self, step: int) -> dict[str, float]:
@@ -206,16 +217,19 @@ class _Trainer:
                 f"{self.checkpointer.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
 
-    def _save_is_due(self) -> bool:
-        return time.monotonic() - self.last_save >= 60 * self.config.checkpoint.every_minutes
+    def _save_is_due(self, step: int) -> bool:
+        every = self.config.checkpoint
+        by_steps = every.every_steps > 0 and step - self.last_save.step >= every.every_steps
+        return by_steps or time.monotonic() - self.last_save.time >= 60 * every.every_minutes
 
     def _save(self, best: bool = False) -> None:
         self.checkpointer.save(self.state, self.progress, best)
-        self.last_save = time.monotonic()
+        self.last_save = _Save(int(self.state.step), self.progress.epoch, time.monotonic())
 
     def _stop_if_asked(self) -> None:
         if self.stop_signal:
-            self._save()
+            if (int(self.state.step), self.progress.epoch) != self.last_save[:2]:
+                self._save()
             raise Interrupted(
                 f"stopped by {self.stop_signal[0].name} and saved after step {int(self.state.step):,}; the same "
                 "command goes on from there",
@@ -295,12 +309,23 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"workdir {workdir} is a file; give a folder")
-    if (workdir / "config.json").exists():
-        check_same_training(config, workdir)
-    elif workdir.is_dir() and any(workdir.iterdir()):
-        raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
+    try:
+        if workdir.exists() and not workdir.is_dir():
+            raise UserError(f"workdir {workdir} is a file; give a folder")
+        if (workdir / CONFIG_FILE).exists():
+            check_same_training(config, workdir)
+        elif workdir.is_dir() and any(workdir.iterdir()):
+            raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
+
+
+def _read_summary(workdir: pathlib.Path) -> dict[str, Any]:
+    path = workdir / SUMMARY_FILE
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); move it away to have it written again") from error
 
 
 def _crosses(every: int, before: int, after: int) -> bool:

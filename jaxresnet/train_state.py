@@ -36,7 +36,7 @@ def create_model(config: ConfigDict) -> ResNet:
             **fields,
             "channels": tuple(fields["channels"]),
             "blocks": tuple(fields["blocks"]),
-            "pooling": int(fields["pooling"]) if fields["pooling"].isdigit() else fields["pooling"],
+            "pooling": "global" if fields["pooling"] == "global" else int(fields["pooling"]),
         },
         dtype=jnp.dtype(config.dtype),
     )
