@@ -152,8 +152,8 @@ class Checkpointer:
         except Exception as error:  # orbax and tensorstore each raise types of their own
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({reason}); move it away to go on "
-                "from the one before"
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({reason}); move it away to go "
+                "on from the one before"
             ) from error
         return state.replace(**restored["state"]), _progress_from_json(restored["progress"])
 

@@ -52,6 +52,22 @@ def test_mistaken_flags(run, tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("from configs.default import get_config as base\ndef get_config():\n    base().schedule.lerning_rate = 1\n", "lerning_rate"),
+        ("x = 1\n", "get_config"),
+        ("def get_config(:\n", "SyntaxError"),
+        ("from configs import nothing\n", "nothing"),
+    ],
+    ids=["field", "no function", "syntax", "import"],
+)  # fmt: skip
+def test_mistaken_config_files(run, tmp_path, content, message):
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    assert_one_line(run("jaxresnet.main", f"--config={file}", f"--workdir={tmp_path / 'run'}"), message)
+
+
 def test_a_missing_workdir(run):
     assert_one_line(run("jaxresnet.main", QUICKSTART), "--workdir")
 

@@ -171,6 +171,43 @@ def test_a_data_dir_that_is_missing_or_holds_something_else_is_refused(tmp_path)
         load(tmp_path)
 
 
+def test_a_npz_with_any_bit_flipped_is_read_as_it_was_or_refused(tmp_path):
+    """NumPy's reader alone raises half a dozen types of its own."""
+    path = save_npz(tmp_path)
+    whole, fingerprint = path.read_bytes(), load(path).fingerprint()
+    rng = np.random.default_rng(0)
+    # Headers and the archive's directory are few bytes of many, so they get half of the flips.
+    headers = [i for start in range(0, len(whole)) if whole.startswith(b"PK", start) for i in range(start, start + 300)]
+    positions = [*rng.integers(0, len(whole), 150), *rng.choice(headers, 150)]
+    refused = 0
+    for position in positions:
+        damaged = bytearray(whole)
+        damaged[min(position, len(whole) - 1)] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            assert load(path).fingerprint() == fingerprint
+        except UserError:
+            refused += 1
+    assert refused > 150
+
+
+def test_what_tfds_left_incomplete_or_prepared_of_another_kind_is_no_cifar10(tmp_path):
+    for folder in ("cifar10/incomplete.A2MNWR_3.0.2", "mnist/3.0.1"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "dataset_info.json").write_text("{}")
+    for data_dir in (tmp_path, tmp_path / "mnist" / "3.0.1"):
+        with pytest.raises(UserError, match="holds no CIFAR-10"):
+            load(data_dir)
+
+
+@pytest.mark.parametrize("data_dir", ["x" * 300, "~nobody-of-that-name/data", "file.txt/below"])
+def test_impossible_paths_are_refused(tmp_path, monkeypatch, data_dir):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(UserError):
+        load(data_dir)
+
+
 # The pickled batches that PyTorch users have.
 
 
@@ -359,8 +396,17 @@ def test_without_a_network_the_message_names_the_ways_forward(tmp_path, monkeypa
         assert way in message
 
 
-def test_the_timeout_leaves_room_within_30_seconds():
-    assert cifar10_download.TIMEOUT_SECONDS <= 15
+def test_a_name_lookup_that_hangs_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10_download, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: time.sleep(5))
+    start = time.monotonic()
+    with pytest.raises(UserError, match="no answer within"):
+        cifar10_download.prepare(tmp_path)
+    assert time.monotonic() - start < 4
+
+
+def test_the_timeouts_end_within_30_seconds():
+    assert cifar10_download.CONNECT_SECONDS < 30 and cifar10_download.TIMEOUT_SECONDS < 30
 
 
 # Holding out.

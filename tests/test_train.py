@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -306,6 +307,12 @@ def test_a_run_is_not_resumed_on_other_data(tiny_config, tmp_path, monkeypatch):
         ("schedule.learning_rate", -0.1, "schedule.learning_rate=-0.1"),
         ("dataset.validation_size", 165, "dataset.validation_size=165"),
         ("dataset.data_dir", "/nowhere", "does not exist"),
+        ("model.channels", ("a", "b"), "model.channels"),
+        ("model.blocks", (1.5, 1), "model.blocks"),
+        ("model.pooling", "²", "model.pooling='²'"),
+        ("augment.std", (float("inf"), 1.0, 1.0), "augment.std"),
+        ("optimizer.momentum", -1.0, "optimizer.momentum=-1.0"),
+        ("optimizer.weight_decay", -1.0, "optimizer.weight_decay=-1.0"),
         ("checkpoint.keep", 0, "checkpoint.keep=0"),
         ("checkpoint.every_minutes", 0.0, "checkpoint.every_minutes=0.0"),
     ],
@@ -331,6 +338,40 @@ def test_a_workdir_that_is_a_file_or_holds_other_things_is_refused(tiny_config, 
         with pytest.raises(UserError, match=message):
             train_and_evaluate(tiny_config, str(workdir))
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("workdir", ["x" * 300, "~nobody-of-that-name/run"])
+def test_impossible_workdirs_are_refused(tiny_config, workdir):
+    with pytest.raises(UserError):
+        train_and_evaluate(tiny_config, workdir)
+
+
+@pytest.mark.parametrize("file", ["summary.json", "metrics.jsonl", "checkpoints"])
+def test_damaged_files_of_a_run_are_named(finished, tmp_path, file):
+    config, finished_workdir, _ = finished
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_workdir, workdir)
+    if file != "summary.json":
+        (workdir / "summary.json").unlink()
+    damaged = [workdir / file]
+    if file == "checkpoints":
+        damaged = [path for path in (workdir / file / "12").rglob("*") if path.is_file()]
+    for path in damaged:
+        path.write_bytes(b"{damaged}\n")
+    with pytest.raises(UserError, match="move it away"):
+        train_and_evaluate(config, str(workdir))
+
+
+def test_a_stop_right_after_a_save_keeps_that_checkpoint(tiny_config, tmp_path, monkeypatch):
+    """Also where saving goes on in the background, as it does off the CPU."""
+    tiny_config.checkpoint.every_steps = 1
+    tiny_config.checkpoint.keep = 1
+    monkeypatch.setattr("jaxresnet.checkpoint.jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr("jaxresnet.train.steps_per_dispatch", lambda configured: 1)
+    stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match="after step 2;"):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    assert evaluate_run(str(tmp_path / "run"), "last")[0] == 2
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/sys").exists(), reason="needs a folder that not even root can write")
