@@ -55,13 +55,13 @@ def test_mistaken_flags(run, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("from configs.default import get_config as base\ndef get_config():\n    base().schedule.lerning_rate = 1\n", "lerning_rate"),
+        ("from configs import default\ndef get_config():\n    default.get_config().lerning_rate = 1\n", "lerning_rate"),
         ("x = 1\n", "get_config"),
         ("def get_config(:\n", "SyntaxError"),
         ("from configs import nothing\n", "nothing"),
     ],
     ids=["field", "no function", "syntax", "import"],
-)  # fmt: skip
+)
 def test_mistaken_config_files(run, tmp_path, content, message):
     file = tmp_path / "mine.py"
     file.write_text(content)
