@@ -1,7 +1,10 @@
 """Restores a run and scores it: ``python -m jaxresnet.evaluate --workdir=runs/final``."""
 
 import argparse
-import sys
+import time
+from collections.abc import Callable
+
+import jax
 
 from jaxresnet import cli
 from jaxresnet.checkpoint import Checkpointer
@@ -9,9 +12,36 @@ from jaxresnet.config import load_config
 from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import user_path
 from jaxresnet.metrics import Sums
-from jaxresnet.steps import compile_steps, create_mesh, put_on_devices, replicate
-from jaxresnet.train import create_transform, evaluate
-from jaxresnet.train_state import create_train_state
+from jaxresnet.steps import (
+    Steps,
+    compile_steps,
+    create_mesh,
+    eval_dispatches,
+    put_on_devices,
+    replicate,
+    steps_per_dispatch,
+)
+from jaxresnet.train_state import TrainState, create_train_state, create_transform
+
+
+def evaluate(
+    steps: Steps,
+    state: TrainState,
+    data: dict[str, jax.Array],
+    size: int,
+    batch_size: int,
+    after_dispatch: Callable[[], None] = lambda: None,
+) -> Sums:
+    """Sums over all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
+    sums = Sums()
+    batch_size = min(batch_size, size)
+    at_once = steps_per_dispatch(-(-size // batch_size))
+    for indices, mask in eval_dispatches(size, batch_size, at_once):
+        start = time.monotonic()
+        metrics = jax.device_get(steps.evaluate(state, data, indices, mask))
+        sums.add(metrics, time.monotonic() - start)
+        after_dispatch()
+    return sums
 
 
 def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> tuple[int, Sums]:
@@ -60,4 +90,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

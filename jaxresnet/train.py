@@ -1,11 +1,10 @@
 """The training loop: epochs, dispatches, evaluation, checkpoints."""
 
 import contextlib
-import json
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,27 +12,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet import environment, optim
-from jaxresnet.augment import Transform
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, save_config
 from jaxresnet.datasets import Dataset, hold_out, load_dataset
 from jaxresnet.errors import Interrupted, UserError, user_path
+from jaxresnet.evaluate import evaluate
 from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
 from jaxresnet.models import count_parameters
 from jaxresnet.steps import (
-    Steps,
     compile_steps,
     create_mesh,
     epoch_order,
-    eval_dispatches,
     put_on_devices,
     replicate,
     steps_per_dispatch,
     train_dispatches,
 )
-from jaxresnet.train_state import TrainState, create_train_state
-
-SUMMARY_FILE = "summary.json"
+from jaxresnet.summary import format_summary, read_summary, write_summary
+from jaxresnet.train_state import create_train_state, create_transform
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -56,8 +52,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     folder = user_path(workdir)
     check_config(config)
     _check_workdir(config, folder)
-    if (folder / SUMMARY_FILE).exists():
-        summary = _read_summary(folder)
+    if summary := read_summary(folder):
         print(f"{folder} holds this run already, finished.\n{format_summary(summary)}")
         return summary
 
@@ -260,52 +255,8 @@ class _Trainer:
             test_data = put_on_devices(self.test_split, self.mesh)
             sums = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **sums.means("test")}
-        temporary = workdir / f"{SUMMARY_FILE}.tmp"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-        temporary.replace(workdir / SUMMARY_FILE)
+        write_summary(summary, workdir)
         return summary
-
-
-def create_transform(config: ConfigDict) -> Transform:
-    """The image transform that ``config.augment`` describes."""
-    augment = config.augment
-    return Transform(augment.crop_padding, augment.flip, tuple(augment.mean), tuple(augment.std))
-
-
-def evaluate(
-    steps: Steps,
-    state: TrainState,
-    data: dict[str, jax.Array],
-    size: int,
-    batch_size: int,
-    after_dispatch: Callable[[], None] = lambda: None,
-) -> Sums:
-    """Sums over all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
-    sums = Sums()
-    batch_size = min(batch_size, size)
-    at_once = steps_per_dispatch(-(-size // batch_size))
-    for indices, mask in eval_dispatches(size, batch_size, at_once):
-        start = time.monotonic()
-        metrics = jax.device_get(steps.evaluate(state, data, indices, mask))
-        sums.add(metrics, time.monotonic() - start)
-        after_dispatch()
-    return sums
-
-
-def format_summary(summary: dict[str, Any]) -> str:
-    """The lines that a run ends with."""
-    split, best, last = summary["evaluated_on"], summary["best"], summary["last"]
-    lines = [
-        f"last epoch ({last['epoch']}): {last['accuracy']:.2f}% {split} accuracy",
-        f"best epoch ({best['epoch']}): {best['accuracy']:.2f}% {split} accuracy, "
-        f"chosen on the {best['selected_on']} set",
-    ]
-    if "test" in summary:
-        lines.append(f"test accuracy of epoch {best['epoch']}, scored once: {summary['test']['test_accuracy']:.2f}%")
-    if summary["paper_accuracy"] is not None:
-        lines.append(f"the paper: {summary['paper_accuracy']:.2f}%")
-    lines.append(f"{format_seconds(summary['wall_seconds'])}, {summary['images_per_second']:,.0f} images/s in training")
-    return "\n".join(lines)
 
 
 def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -318,14 +269,6 @@ def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
             raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
-
-
-def _read_summary(workdir: pathlib.Path) -> dict[str, Any]:
-    path = workdir / SUMMARY_FILE
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); move it away to have it written again") from error
 
 
 def _crosses(every: int, before: int, after: int) -> bool:

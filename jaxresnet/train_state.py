@@ -8,6 +8,7 @@ from flax.training import train_state
 from ml_collections import ConfigDict
 
 from jaxresnet import optim
+from jaxresnet.augment import Transform
 from jaxresnet.models import ResNet
 
 
@@ -40,6 +41,12 @@ def create_model(config: ConfigDict) -> ResNet:
         },
         dtype=jnp.dtype(config.dtype),
     )
+
+
+def create_transform(config: ConfigDict) -> Transform:
+    """The image transform that ``config.augment`` describes."""
+    augment = config.augment
+    return Transform(augment.crop_padding, augment.flip, tuple(augment.mean), tuple(augment.std))
 
 
 class Rngs(NamedTuple):

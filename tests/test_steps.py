@@ -10,6 +10,7 @@ import pytest
 
 from jaxresnet.augment import Transform
 from jaxresnet.datasets import Split
+from jaxresnet.evaluate import evaluate
 from jaxresnet.steps import (
     compile_steps,
     create_mesh,
@@ -19,7 +20,6 @@ from jaxresnet.steps import (
     replicate,
     train_dispatches,
 )
-from jaxresnet.train import evaluate
 from jaxresnet.train_state import create_train_state
 from tests.conftest import REPOSITORY
 
@@ -146,7 +146,7 @@ import json
 import jax, numpy as np
 from configs import default
 from jaxresnet.steps import *
-from jaxresnet.train import evaluate
+from jaxresnet.evaluate import evaluate
 from jaxresnet.train_state import create_train_state
 from tests.test_steps import TRANSFORM, random_split
 
