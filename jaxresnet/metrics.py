@@ -53,7 +53,7 @@ class Sums:
 class MetricsWriter:
     """Appends lines to ``metrics.jsonl`` and scalars to TensorBoard files.
 
-    Every line has ``epoch`` (from 1), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and ``train_accuracy``
+    Every line has ``epoch`` (passed, with fractions), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and ``train_accuracy``
     (%; means over the epoch so far) and ``images_per_second``. An epoch's last line also has ``{split}_loss`` and
     ``{split}_accuracy`` on the split that was evaluated, and the ``seconds`` that the run took so far.
     """

@@ -37,7 +37,7 @@ def plot_run(workdir: str, out: str) -> None:
     paper = read_paper_curve(config.paper.curve) if config.paper.curve else None
 
     figure = Figure(figsize=(12, 4), layout="constrained")
-    loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
+    loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3, sharex=True)
     _draw(loss_axes, "loss", run, paper, split)
     loss_axes.set(title="Cross entropy")
     if max(run["train_loss"]) > 20 * min(run["train_loss"]):
@@ -80,14 +80,12 @@ def read_paper_curve(name: str) -> Series:
 
 def _run_series(lines: list[dict], split: str) -> Series:
     epoch_lines = [line for line in lines if is_epoch_line(line)]
-    # A line within an epoch lies between two whole ones; before the first epoch has ended, only steps tell how far.
-    steps_per_epoch = epoch_lines[0]["step"] if epoch_lines else lines[-1]["step"] / lines[-1]["epoch"]
     # Means that start anew each epoch would draw a saw; whole epochs are enough once there are some.
     shown = epoch_lines if len(epoch_lines) > 1 else lines
     return {
-        "epoch": [line["step"] / steps_per_epoch for line in shown],
+        "epoch": [line["epoch"] for line in shown],
         "eval_epoch": [line["epoch"] for line in epoch_lines],
-        "rate_epoch": [line["step"] / steps_per_epoch for line in lines],
+        "rate_epoch": [line["epoch"] for line in lines],
         "learning_rate": [line["learning_rate"] for line in lines],
         **{key: [line[key] for line in shown] for key in ("train_loss", "train_accuracy")},
         **{f"eval_{key}": [line[f"{split}_{key}"] for line in epoch_lines] for key in ("loss", "accuracy")},
@@ -103,7 +101,8 @@ def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -
         ("train", "train", TRAIN_COLOUR, run["epoch"]),
         ("eval", split, EVAL_COLOUR, run["eval_epoch"]),
     ):
-        axes.plot(x, run[f"{name}_{key}"], color=colour, label=label, marker=_marker(x), markersize=3)
+        if x:
+            axes.plot(x, run[f"{name}_{key}"], color=colour, label=label, marker=_marker(x), markersize=3)
 
 
 def _name_best(axes: Axes, run: Series, split: str) -> None:

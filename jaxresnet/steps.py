@@ -128,7 +128,7 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
 
 def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
     """``lax.scan``, without the loop for a single step: XLA:CPU rewrites the weight gradients of convolutions into a
-    fast form only outside of loops, and inside one they were measured 34 times slower."""
+    fast form only outside of loops; inside one, a training step of ``configs/cpu.py`` was measured 31 times slower."""
     if len(jax.tree.leaves(xs)[0]) > 1:
         return jax.lax.scan(step, carry, xs)
     carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))

@@ -176,6 +176,7 @@ class _Trainer:
         progress.train_seconds += progress.sums.seconds
         progress.eval_seconds += time.monotonic() - start
         line = self._metrics_line(step) | sums.means(self.eval_name)
+        line["epoch"] = progress.epoch + 1
         line["seconds"] = progress.train_seconds + progress.eval_seconds
         self.writer.write(line)
         loss, accuracy = line[f"{self.eval_name}_loss"], line[f"{self.eval_name}_accuracy"]
@@ -196,7 +197,7 @@ class _Trainer:
     def _metrics_line(self, step: int) -> dict[str, float]:
         sums = self.progress.sums
         return {
-            "epoch": self.progress.epoch + 1,
+            "epoch": step / self.steps_per_epoch,
             "step": step,
             "learning_rate": float(self.learning_rate_fn(step - 1)),
             **sums.means("train"),

@@ -58,9 +58,9 @@ def test_durations(seconds, text):
 
 def test_resuming_drops_what_will_be_written_again(tmp_path):
     lines = [
-        {"epoch": 1, "step": 2},
+        {"epoch": 0.5, "step": 2},
         {"epoch": 1, "step": 4, "seconds": 1.0},
-        {"epoch": 2, "step": 6},
+        {"epoch": 1.5, "step": 6},
         {"epoch": 2, "step": 8, "seconds": 2.0},
     ]
     for step, epochs, kept in ((8, 2, 4), (8, 1, 3), (6, 1, 3), (5, 1, 2), (4, 0, 1), (0, 0, 0)):

@@ -86,7 +86,7 @@ def test_metrics(finished):
     _, workdir, _ = finished
     lines = read_metrics(workdir)
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
-    assert [line["epoch"] for line in lines] == [1, 1, 1, 2, 2, 2]
+    assert [line["epoch"] for line in lines] == [2 / 6, 4 / 6, 1, 8 / 6, 10 / 6, 2]
     assert ["test_accuracy" in line for line in lines] == [False, False, True] * 2
     assert lines[0]["learning_rate"] == pytest.approx(0.1) and lines[5]["learning_rate"] < 0.1
     assert all(0 <= line["train_accuracy"] <= 100 for line in lines)
