@@ -53,9 +53,10 @@ class Sums:
 class MetricsWriter:
     """Appends lines to ``metrics.jsonl`` and scalars to TensorBoard files.
 
-    Every line has ``epoch`` (passed, with fractions), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and ``train_accuracy``
-    (%; means over the epoch so far) and ``images_per_second``. An epoch's last line also has ``{split}_loss`` and
-    ``{split}_accuracy`` on the split that was evaluated, and the ``seconds`` that the run took so far.
+    Every line has ``epoch`` (passed, with fractions), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and
+    ``train_accuracy`` (%; means over the epoch so far) and ``images_per_second``. An epoch's last line also has
+    ``{split}_loss`` and ``{split}_accuracy`` on the split that was evaluated, and the ``seconds`` of training and
+    evaluation that the run took so far.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int, epochs: int):
