@@ -153,7 +153,7 @@ def train_dispatches(
     Args:
         order: from ``epoch_order``.
         batch_size: of every batch but the last, which holds the rest and comes alone.
-        start: the batch of the epoch to start at; a multiple of ``steps``, or any number where ``steps`` is 1.
+        start: the batch of the epoch to start at.
         steps: how many batches to yield at a time.
     """
     full = len(order) // batch_size
