@@ -165,6 +165,16 @@ def test_validation_chooses_the_epoch_and_the_test_set_is_scored_once(tiny_confi
     assert summary["test"]["test_accuracy"] == sums.means("test")["test_accuracy"]
 
 
+def test_bfloat16_trains_with_parameters_in_float32(tiny_config, tmp_path, finished):
+    tiny_config.dtype = "bfloat16"
+    train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    arrays, _ = last_state(tiny_config, tmp_path / "run")
+    assert {array.dtype for array in arrays} == {np.dtype("int32"), np.dtype("float32")}
+    losses, exact = ([line["train_loss"] for line in read_metrics(run)] for run in (tmp_path / "run", finished[1]))
+    np.testing.assert_allclose(losses, exact, rtol=0.1)
+    assert losses != exact
+
+
 # Resuming.
 
 
