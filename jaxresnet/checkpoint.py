@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from jaxresnet.errors import UserError
+from jaxresnet.errors import UserError, one_line
 from jaxresnet.metrics import Sums
 from jaxresnet.train_state import TrainState
 
@@ -150,10 +150,9 @@ class Checkpointer:
         try:
             restored = self._manager.restore(step, args=args)
         except Exception as error:  # orbax and tensorstore each raise types of their own
-            reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({reason}); move it away to go "
-                "on from the one before"
+                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({one_line(error)}); move it "
+                "away to go on from the one before"
             ) from error
         return state.replace(**restored["state"]), _progress_from_json(restored["progress"])
 

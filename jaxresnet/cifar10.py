@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.errors import UserError
+from jaxresnet.errors import UserError, one_line
 
 NUM_TRAIN, NUM_TEST, NUM_CLASSES = 50_000, 10_000, 10
 IMAGE_SHAPE = (32, 32, 3)
@@ -86,7 +86,7 @@ def _decode_tfds(folder: pathlib.Path) -> Arrays:
                     images[index], labels[index] = record["image"], record["label"]
         except Exception as error:  # array_record, protobuf and Pillow each raise types of their own
             raise UserError(
-                f"{folder}: {split} cannot be read ({_one_line(error)}); delete it and prepare it anew"
+                f"{folder}: {split} cannot be read ({one_line(error)}); delete it and prepare it anew"
             ) from error
         if len(source) != size or labels.min() < 0:
             raise UserError(
@@ -158,7 +158,7 @@ def _load_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         data = np.asarray(batch[b"data"])
         labels = np.asarray(batch[b"labels"])
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({_one_line(error)})") from error
+        raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({one_line(error)})") from error
     if data.dtype != np.uint8 or data.shape != (batch_size, np.prod(IMAGE_SHAPE)) or labels.shape != (batch_size,):
         raise UserError(
             f"{path}: holds {data.dtype} images of shape {data.shape} and labels of shape {labels.shape}: expected "
@@ -183,7 +183,3 @@ class _BatchUnpickler(pickle.Unpickler):
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 does")
         return self._ALLOWED[module, name]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

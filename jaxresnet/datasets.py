@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxresnet import cifar10
-from jaxresnet.errors import UserError, user_path
+from jaxresnet.errors import UserError, one_line, user_path
 
 # The arrays of a data set by name: what every source returns, and the entries of a .npz file.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -139,7 +139,7 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path}: is not a .npz file, or a damaged one ({_one_line(error)})") from error
+        raise UserError(f"{path}: is not a .npz file, or a damaged one ({one_line(error)})") from error
 
 
 def _load_digits() -> dict[str, np.ndarray]:
@@ -173,7 +173,3 @@ def _checked_split(
             "classes as model.num_classes says"
         )
     return Split(images, labels.astype(np.int32))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -25,3 +25,8 @@ def user_path(path: str) -> pathlib.Path:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def one_line(error: Exception) -> str:
+    """What another library's exception says, short enough to stand within a line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
