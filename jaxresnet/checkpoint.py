@@ -162,10 +162,5 @@ def _progress_from_json(fields: dict[str, Any]) -> Progress:
 
 
 @jax.jit
-def _finite(tree: Any) -> jax.Array:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
-
-
-def _all_finite(tree: Any) -> bool:
-    return bool(_finite(tree))
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

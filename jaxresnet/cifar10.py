@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from jaxresnet.errors import UserError, one_line
 
-NUM_TRAIN, NUM_TEST, NUM_CLASSES = 50_000, 10_000, 10
+NUM_TRAIN, NUM_TEST = 50_000, 10_000
 IMAGE_SHAPE = (32, 32, 3)
 BATCHES_FOLDER = "cifar-10-batches-py"
 TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))

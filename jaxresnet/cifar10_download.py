@@ -43,7 +43,7 @@ def prepare(root: pathlib.Path) -> None:
     """Downloads CIFAR-10 and writes it below ``root`` in tfds's layout.
 
     Raises:
-        UserError: no connection within ``TIMEOUT_SECONDS`` (the message names the ways forward), an archive whose hash
+        UserError: no connection within ``CONNECT_SECONDS`` (the message names the ways forward), an archive whose hash
             is not the official one's, or a folder that cannot be written.
     """
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxresnet.errors import UserError
+from jaxresnet.files import write_whole
 
 CONFIG_FILE = "config.json"
 
@@ -60,11 +61,14 @@ def check_config(config: ConfigDict) -> None:
     require(pooling == "global" or re.fullmatch("[0-9]+", pooling), "model.pooling", '"global" or the size of a window')
 
 
+def eval_split_name(config: ConfigDict) -> str:
+    """What a run is evaluated on after each epoch, and its best epoch chosen on: ``"validation"`` or ``"test"``."""
+    return "validation" if config.dataset.validation_size else "test"
+
+
 def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes ``config.json``, whole or not at all."""
-    temporary = workdir / f"{CONFIG_FILE}.tmp"
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    temporary.replace(workdir / CONFIG_FILE)
+    write_whole(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:

@@ -14,15 +14,20 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jax
 def describe() -> dict[str, Any]:
     """Device, number of devices, versions and git commit."""
     devices = jax.devices()
-    kind = devices[0].device_kind
     return {
-        "device": _processor() if kind == "cpu" else kind,
+        "device": device_name(),
         "platform": devices[0].platform,
         "device_count": len(devices),
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
         "git_commit": _git_commit(),
     }
+
+
+def device_name() -> str:
+    """The kind of the first device; on CPU the processor and its number of cores."""
+    kind = jax.devices()[0].device_kind
+    return _processor() if kind == "cpu" else kind
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ import tensorboardX
 from tqdm import tqdm
 
 from jaxresnet.errors import UserError
+from jaxresnet.files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 30.0
@@ -68,9 +69,7 @@ class MetricsWriter:
             for line in read_metrics(workdir)
             if line["step"] <= step and (line["epoch"] <= epochs or not is_epoch_line(line))
         ]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-        temporary.replace(path)
+        write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._file = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 

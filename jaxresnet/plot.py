@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxresnet import cli
-from jaxresnet.config import load_config
+from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.metrics import is_epoch_line, read_metrics
 
@@ -32,7 +32,7 @@ def plot_run(workdir: str, out: str) -> None:
     lines = read_metrics(folder)
     if not lines:
         raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
-    split = "validation" if config.dataset.validation_size else "test"
+    split = eval_split_name(config)
     run = _run_series(lines, split)
     paper = read_paper_curve(config.paper.curve) if config.paper.curve else None
 

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from jaxresnet.errors import UserError
+from jaxresnet.files import write_whole
 from jaxresnet.metrics import format_seconds
 
 SUMMARY_FILE = "summary.json"
@@ -27,9 +28,7 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
     """Writes ``summary.json``, whole or not at all."""
-    temporary = workdir / f"{SUMMARY_FILE}.tmp"
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(workdir / SUMMARY_FILE)
+    write_whole(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
 
 
 def format_summary(summary: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet import environment, optim
 from jaxresnet.checkpoint import Checkpointer, Progress
-from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, save_config
+from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, eval_split_name, save_config
 from jaxresnet.datasets import Dataset, hold_out, load_dataset
 from jaxresnet.errors import Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
@@ -85,13 +85,12 @@ class _Trainer:
 
     def __init__(self, config: ConfigDict, dataset: Dataset):
         self.config = config
+        self.eval_name = eval_split_name(config)
         self.test_split = dataset.test
         if config.dataset.validation_size:
             self.train_split, self.eval_split = hold_out(dataset.train, config.dataset.validation_size)
-            self.eval_name = "validation"
         else:
             self.train_split, self.eval_split = dataset.train, dataset.test
-            self.eval_name = "test"
         if config.batch_size > len(self.train_split):
             raise UserError(
                 f"batch_size={config.batch_size}: larger than the {len(self.train_split):,} training images; give fewer"
@@ -115,7 +114,7 @@ class _Trainer:
         self.last_save = _Save(step, self.progress.epoch, time.monotonic())
         print(
             f"{count_parameters(self.state.params):,} parameters, {len(self.train_split):,} training images, "
-            f"{self.steps_per_epoch} steps an epoch, {environment.describe()['device']}; "
+            f"{self.steps_per_epoch} steps an epoch, {environment.device_name()}; "
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
@@ -163,7 +162,6 @@ class _Trainer:
 
     def _finish_epoch(self) -> None:
         """Evaluates the epoch, writes its line, and saves it if it is the best, the last, or a save is due."""
-        start = time.monotonic()
         sums = evaluate(
             self.steps,
             self.state,
@@ -174,7 +172,7 @@ class _Trainer:
         )
         progress, step = self.progress, int(self.state.step)
         progress.train_seconds += progress.sums.seconds
-        progress.eval_seconds += time.monotonic() - start
+        progress.eval_seconds += sums.seconds
         line = self._metrics_line(step) | sums.means(self.eval_name)
         line["epoch"] = progress.epoch + 1
         line["seconds"] = progress.train_seconds + progress.eval_seconds
