@@ -10,6 +10,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
+    config.name = "baseline"
     config.paper.accuracy = 95.48
     config.paper.curve = "baseline"
     return config

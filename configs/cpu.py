@@ -11,10 +11,10 @@ from configs import default
 
 def get_config():
     config = default.get_config()
+    config.name = "cpu"
     config.num_epochs = 6
     config.model.channels = (16, 32, 64)
     config.model.blocks = (1, 1, 1)
     config.model.pooling = "global"
-    config.schedule.t_max = 6.0
     config.schedule.step_per = "step"
     return config

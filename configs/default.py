@@ -9,6 +9,7 @@ from ml_collections import ConfigDict, config_dict
 def get_config() -> ConfigDict:
     config = ConfigDict()
 
+    config.name = "default"  # of the experiment: a sweep's folder for its runs, and how the report knows them
     config.seed = 0  # of initialisation, data order, augmentation and dropout
     config.num_epochs = 200  # passes over the training images
     config.batch_size = 128  # over all devices; an epoch's last, smaller batch is trained on too
@@ -42,14 +43,19 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # see OPTIMIZERS in jaxresnet/optim.py
-    config.optimizer.momentum = 0.9  # share of the buffer kept at each step
-    config.optimizer.weight_decay = 5e-4  # added to the gradient of every parameter
+    config.optimizer.momentum = 0.9  # of sgd and rmsprop; beta1 of adam, adamw and radam; the others have none
+    config.optimizer.weight_decay = 5e-4  # of every parameter; added to its gradient (coupled), but for adamw
 
     config.schedule = ConfigDict()
-    config.schedule.name = "cosine"  # see SCHEDULES in jaxresnet/optim.py
-    config.schedule.learning_rate = 0.1  # at the start
-    config.schedule.t_max = 200.0  # epochs until the rate reaches 0; past it the rate rises again
+    config.schedule.name = "cosine"  # see SCHEDULES in jaxresnet/schedules.py
+    config.schedule.learning_rate = 0.1  # what its factors multiply: the highest rate
     config.schedule.step_per = "epoch"  # when the rate moves: "epoch", as PyTorch scripts do, or "step"
+    config.schedule.total_epochs = config_dict.placeholder(float)  # its length (T_max of cosine). None: the whole run
+    config.schedule.warmup_epochs = 0.0  # of a linear rise before it, from a hundredth of the rate
+    config.schedule.start_factor = 1.0  # of linear
+    config.schedule.end_factor = 0.0  # of linear
+    config.schedule.power = 1.0  # of polynomial
+    config.schedule.restarts = 3  # of warm_restarts, evenly spaced
 
     config.checkpoint = ConfigDict()  # an epoch that is the best yet, and the end, are always saved
     config.checkpoint.every_minutes = 5.0  # also within an epoch
@@ -58,8 +64,9 @@ def get_config() -> ConfigDict:
 
     config.log_every_steps = 100  # a line in metrics.jsonl within an epoch; 0: one at each epoch's end alone
 
-    config.paper = ConfigDict()  # what the paper reports, for the plot
+    config.paper = ConfigDict()  # what the paper reports, for plots and the report
     config.paper.accuracy = config_dict.placeholder(float)  # test accuracy, %
+    config.paper.epoch = "last"  # the epoch that figure is of: "last", or "best" on the test set
     config.paper.curve = config_dict.placeholder(str)  # a run in jaxresnet/paper_curves.csv
 
     return config.lock()

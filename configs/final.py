@@ -12,10 +12,12 @@ from configs import default
 
 def get_config():
     config = default.get_config()
+    config.name = "final"
     config.model.pooling = "global"
     config.model.dropout_rate = 0.4
     config.augment.mean = (0.0, 0.0, 0.0)
     config.augment.std = (1.0, 1.0, 1.0)
     config.paper.accuracy = 96.10
+    config.paper.epoch = "best"
     config.paper.curve = "final"
     return config

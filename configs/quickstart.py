@@ -11,6 +11,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
+    config.name = "quickstart"
     config.dataset.name = "digits"
     config.num_epochs = 8
     config.batch_size = 64
@@ -21,7 +22,6 @@ def get_config():
     config.augment.flip = False  # a mirrored digit is another sign
     config.augment.mean = (0.0, 0.0, 0.0)
     config.augment.std = (1.0, 1.0, 1.0)
-    config.schedule.t_max = 8.0
     config.schedule.step_per = "step"
     config.log_every_steps = 0
     return config

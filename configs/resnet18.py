@@ -10,6 +10,7 @@ from configs import default
 
 def get_config():
     config = default.get_config()
+    config.name = "resnet18"
     config.model.channels = (64, 128, 256, 512)
     config.model.blocks = (2, 2, 2, 2)
     config.model.pooling = "4"

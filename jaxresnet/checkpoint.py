@@ -29,6 +29,7 @@ class Progress:
         best: ``epoch`` (from 1), ``step``, ``loss`` and ``accuracy`` (%) of the best epoch yet.
         train_seconds: spent in the training steps of the epochs before, compilation included.
         eval_seconds: likewise in their evaluation.
+        confusion: the confusion matrix of the last evaluation.
         data_fingerprint: of the data set that the run reads.
     """
 
@@ -38,6 +39,7 @@ class Progress:
     best: dict[str, float] | None = None
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
+    confusion: list[list[int]] | None = None
 
 
 class Checkpointer:

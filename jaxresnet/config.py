@@ -15,7 +15,15 @@ CONFIG_FILE = "config.json"
 
 # Fields that a run may be continued with other values of: where files lie, when they are written, and how much is
 # computed at a time. The data themselves are compared by checksum.
-NOT_TRAINING = ("checkpoint", "dataset.data_dir", "eval_batch_size", "steps_per_dispatch", "log_every_steps", "paper")
+NOT_TRAINING = (
+    "name",
+    "checkpoint",
+    "dataset.data_dir",
+    "eval_batch_size",
+    "steps_per_dispatch",
+    "log_every_steps",
+    "paper",
+)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -51,6 +59,16 @@ def check_config(config: ConfigDict) -> None:
     require(len(config.augment.std) == 3, "augment.std", "a value for each of the 3 channels")
     require(all(std > 0 for std in config.augment.std), "augment.std", "positive values")
     require(0 <= config.schedule.learning_rate < math.inf, "schedule.learning_rate", "a number of at least 0")
+    require(
+        config.schedule.total_epochs is None or config.schedule.total_epochs > 0,
+        "schedule.total_epochs",
+        "None or more than 0",
+    )
+    require(0 <= config.schedule.warmup_epochs < math.inf, "schedule.warmup_epochs", "at least 0")
+    require(config.schedule.restarts >= 0, "schedule.restarts", "at least 0")
+    require(config.schedule.power > 0, "schedule.power", "a positive number")
+    for field in ("schedule.start_factor", "schedule.end_factor"):
+        require(0 <= config.schedule[field.partition(".")[2]] < math.inf, field, "a number of at least 0")
     require(0 <= config.optimizer.momentum < 1, "optimizer.momentum", "a share in [0, 1)")
     require(0 <= config.optimizer.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0")
     require(config.dataset.validation_size >= 0, "dataset.validation_size", "at least 0")

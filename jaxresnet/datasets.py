@@ -15,6 +15,11 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 NUM_DIGITS_TEST = 360
 
+CLASS_NAMES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "digits": tuple("0123456789"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

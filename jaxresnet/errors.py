@@ -1,6 +1,9 @@
 """The exceptions that the commands print as one line."""
 
 import pathlib
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -25,6 +28,17 @@ def user_path(path: str) -> pathlib.Path:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def choose(choices: dict[str, T], field: str, name: str) -> T:
+    """The entry of ``choices`` that a config's ``field`` names.
+
+    Raises:
+        UserError: there is none; the message lists those there are.
+    """
+    if name not in choices:
+        raise UserError(f"{field}={name!r}: expected one of {', '.join(sorted(choices))}")
+    return choices[name]
 
 
 def one_line(error: Exception) -> str:

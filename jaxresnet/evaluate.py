@@ -3,8 +3,11 @@
 import argparse
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import Int
 
 from jaxresnet import cli
 from jaxresnet.checkpoint import Checkpointer
@@ -24,6 +27,18 @@ from jaxresnet.steps import (
 from jaxresnet.train_state import TrainState, create_train_state, create_transform
 
 
+class Scores(NamedTuple):
+    """What an evaluation finds.
+
+    Attributes:
+        sums: over the images.
+        confusion: (classes, classes), how many images of each class, by row, were taken for each class, by column.
+    """
+
+    sums: Sums
+    confusion: Int[np.ndarray, "classes classes"]
+
+
 def evaluate(
     steps: Steps,
     state: TrainState,
@@ -31,17 +46,18 @@ def evaluate(
     size: int,
     batch_size: int,
     after_dispatch: Callable[[], None] = lambda: None,
-) -> Sums:
-    """Sums over all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
-    sums = Sums()
+) -> Scores:
+    """The scores of all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
+    sums, confusion = Sums(), 0
     batch_size = min(batch_size, size)
     at_once = steps_per_dispatch(-(-size // batch_size))
     for indices, mask in eval_dispatches(size, batch_size, at_once):
         start = time.monotonic()
         metrics = jax.device_get(steps.evaluate(state, data, indices, mask))
         sums.add(metrics, time.monotonic() - start)
+        confusion += metrics["confusion"].sum(0)
         after_dispatch()
-    return sums
+    return Scores(sums, confusion)
 
 
 def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> tuple[int, Sums]:
@@ -63,13 +79,13 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> 
     data_dir = config.dataset.data_dir if data_dir is None else data_dir
     dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
     mesh = create_mesh()
-    state = replicate(create_train_state(config, dataset.test.images.shape[1:], steps_per_epoch=1), mesh)
+    state = replicate(create_train_state(config, dataset.test.images.shape[1:]), mesh)
     with Checkpointer(folder, read_only=True) as checkpointer:
         step = checkpointer.find(checkpoint)
         state, _ = checkpointer.restore(state, step)
     steps = compile_steps(create_transform(config), mesh)
     test_data = put_on_devices(dataset.test, mesh)
-    return step, evaluate(steps, state, test_data, len(dataset.test), config.eval_batch_size)
+    return step, evaluate(steps, state, test_data, len(dataset.test), config.eval_batch_size).sums
 
 
 def main(argv: list[str] | None = None) -> None:

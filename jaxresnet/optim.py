@@ -1,72 +1,175 @@
-"""Learning-rate schedules and optimizers with the semantics of ``torch.optim``."""
+"""Optimizers with the semantics of ``torch.optim``, each at PyTorch's default betas and epsilon.
 
-import math
-from collections.abc import Callable
+They are optax transformations of a learning rate, a momentum and a weight decay, all of which may be traced values.
+``create_optimizer`` keeps these in the optimizer's state, where ``set_hyperparams`` replaces them at every step.
+"""
+
+import functools
+import inspect
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxresnet.errors import UserError
+from jaxresnet.errors import choose
 
-LearningRateFn = Callable[[jax.typing.ArrayLike], jax.Array]
+Scalar = jax.typing.ArrayLike
 
 
-def create_learning_rate_fn(config: ConfigDict, steps_per_epoch: int) -> LearningRateFn:
-    """The learning rate as a function of the training step, counted from 0.
+def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer that ``config.optimizer`` describes. Equal configs get the same object, so that programs compiled
+    for one run serve another.
 
-    Args:
-        config: ``config.schedule``: the ``name`` of the schedule, its base ``learning_rate``, its own fields, and
-            ``step_per``: ``"epoch"`` holds the rate through each epoch, as ``scheduler.step()`` once an epoch does
-            in PyTorch; ``"step"`` moves it at every step.
-        steps_per_epoch: steps in an epoch, the last and smaller batch included.
+    Its learning rate is 0 until ``set_hyperparams`` gives it one.
 
     Raises:
-        UserError: an unknown name or ``step_per``.
+        UserError: an unknown ``optimizer.name``.
     """
-    schedule = _choose(SCHEDULES, "schedule.name", config.name)(config)
-    clocks = {
-        "epoch": lambda step: jnp.asarray(step) // steps_per_epoch,
-        "step": lambda step: jnp.asarray(step) / steps_per_epoch,
-    }
-    epochs_passed = _choose(clocks, "schedule.step_per", config.step_per)
-    return lambda step: schedule(epochs_passed(step))
+    choose(OPTIMIZERS, "optimizer.name", config.name)
+    return _create_optimizer(config.name, config.momentum, config.weight_decay)
 
 
-def cosine(config: ConfigDict) -> LearningRateFn:
-    """``torch.optim.lr_scheduler.CosineAnnealingLR`` as a function of the epochs passed.
-
-    learning_rate * (1 + cos(pi * epoch / t_max)) / 2: it falls to 0 at ``t_max`` and rises again past it.
-    """
-    if config.t_max <= 0:
-        raise UserError(f"schedule.t_max={config.t_max}: expected a positive number of epochs")
-    return lambda epoch: config.learning_rate * (1 + jnp.cos(math.pi * epoch / config.t_max)) / 2
+@functools.cache
+def _create_optimizer(name: str, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+    optimizer = OPTIMIZERS[name]
+    hyperparams = {"learning_rate": 0.0, "momentum": momentum, "weight_decay": weight_decay}
+    taken = inspect.signature(optimizer).parameters
+    return optax.inject_hyperparams(optimizer)(**{name: hyperparams[name] for name in taken})
 
 
-def create_optimizer(config: ConfigDict, learning_rate_fn: LearningRateFn) -> optax.GradientTransformation:
-    """The optimizer that ``config.optimizer`` names, running at ``learning_rate_fn`` of its own step count.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    return _choose(OPTIMIZERS, "optimizer.name", config.name)(config, learning_rate_fn)
+def set_hyperparams(opt_state: Any, **hyperparams: Scalar) -> Any:
+    """The state with other values of those hyperparameters that the optimizer has."""
+    new = {name: hyperparams.get(name, value) for name, value in opt_state.hyperparams.items()}
+    return opt_state._replace(hyperparams=new)
 
 
-def sgd(config: ConfigDict, learning_rate_fn: LearningRateFn) -> optax.GradientTransformation:
-    """``torch.optim.SGD``: ``weight_decay`` is added to the gradient of every parameter (coupled L2), the momentum
-    buffer sums those, and the learning rate comes last."""
+def sgd(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``SGD``: the decay is added to the gradient (coupled L2), the buffer sums those, the learning rate comes last."""
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(learning_rate_fn, momentum=config.momentum),
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(learning_rate),
     )
 
 
-SCHEDULES = {"cosine": cosine}
-OPTIMIZERS = {"sgd": sgd}
+def adam(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``Adam`` with coupled L2; ``momentum`` is its beta1."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_adam(b1=momentum, b2=0.999, eps=1e-8),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
-def _choose(choices: dict, field: str, name: str) -> Callable:
-    if name not in choices:
-        raise UserError(f"{field}={name!r}: expected one of {', '.join(sorted(choices))}")
-    return choices[name]
+def adamw(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``AdamW``: parameters shrink by ``learning_rate * weight_decay``, aside from the moments (decoupled decay)."""
+    return optax.chain(
+        optax.scale_by_adam(b1=momentum, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def radam(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``RAdam`` with coupled L2; ``momentum`` is its beta1."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        scale_by_torch_radam(b1=momentum, b2=0.999, eps=1e-8),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def rmsprop(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``RMSprop(alpha=0.99)`` with coupled L2: epsilon outside of the root, the learning rate after the momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_rms(decay=0.99, eps=1e-8, eps_in_sqrt=False),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adagrad(learning_rate: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``Adagrad`` with coupled L2. It has no momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        scale_by_torch_adagrad(eps=1e-10),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def adadelta(learning_rate: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``Adadelta(rho=0.9, eps=1e-6)`` with coupled L2. It has no momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_adadelta(rho=0.9, eps=1e-6),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+class ScaleByAdagradState(NamedTuple):
+    """The sum of squared gradients, a tree like the parameters."""
+
+    sum_of_squares: Any
+
+
+def scale_by_torch_adagrad(eps: float) -> optax.GradientTransformation:
+    """g / (sqrt(sum of g^2) + eps), the sum starting at 0.
+
+    ``optax.scale_by_rss`` adds epsilon inside of the root.
+    """
+
+    def init(params: Any) -> ScaleByAdagradState:
+        return ScaleByAdagradState(jax.tree.map(jnp.zeros_like, params))
+
+    def update(grads: Any, state: ScaleByAdagradState, params: Any = None) -> tuple[Any, ScaleByAdagradState]:
+        sums = jax.tree.map(lambda total, grad: total + grad * grad, state.sum_of_squares, grads)
+        scaled = jax.tree.map(lambda grad, total: grad / (jnp.sqrt(total) + eps), grads, sums)
+        return scaled, ScaleByAdagradState(sums)
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_torch_radam(b1: Scalar, b2: float, eps: float) -> optax.GradientTransformation:
+    """The rectified Adam of Liu et al. (2020): plain momentum until the variance of the second moment is tractable.
+
+    PyTorch adds epsilon to the root of the second moment before its bias is corrected, ``optax.scale_by_radam`` after.
+    """
+    rho_inf = 2 / (1 - b2) - 1
+
+    def init(params: Any) -> optax.ScaleByAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=zeros)
+
+    def update(grads: Any, state: optax.ScaleByAdamState, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+        count = optax.safe_increment(state.count)
+        mu = optax.tree_utils.tree_update_moment(grads, state.mu, b1, 1)
+        nu = optax.tree_utils.tree_update_moment(grads, state.nu, b2, 2)
+        b2_power = jnp.asarray(b2, jnp.result_type(float)) ** count
+        rho = rho_inf - 2 * count * b2_power / (1 - b2_power)
+        tractable = rho > 5
+        # Where it is not tractable, any rho that keeps the root real: the result is not used.
+        rho = jnp.where(tractable, rho, rho_inf)
+        rectifier = jnp.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+
+        def scale(mean: jax.Array, square: jax.Array) -> jax.Array:
+            adaptive = rectifier * jnp.sqrt(1 - b2_power) / (jnp.sqrt(square) + eps)
+            return (mean * jnp.where(tractable, adaptive, 1)).astype(mean.dtype)
+
+        scaled = jax.tree.map(scale, optax.tree_utils.tree_bias_correction(mu, b1, count), nu)
+        return scaled, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+OPTIMIZERS = {
+    "adadelta": adadelta,
+    "adagrad": adagrad,
+    "adam": adam,
+    "adamw": adamw,
+    "radam": radam,
+    "rmsprop": rmsprop,
+    "sgd": sgd,
+}

@@ -19,18 +19,23 @@ from jaxtyping import Array, Bool, Int
 
 from jaxresnet.augment import Transform
 from jaxresnet.datasets import Split
+from jaxresnet.optim import set_hyperparams
+from jaxresnet.schedules import Hyperparams
 from jaxresnet.train_state import TrainState, split_seed
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def train_step(state: TrainState, batch: Batch, transform: Transform) -> tuple[TrainState, Metrics]:
+def train_step(
+    state: TrainState, batch: Batch, hyperparams: Hyperparams, transform: Transform
+) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on the mean cross entropy of a batch.
 
     Args:
         state: before the step.
         batch: ``image`` (batch, height, width, 3) uint8 and ``label`` (batch,) int32.
+        hyperparams: the learning rate and momentum of this step.
         transform: how images are augmented; its draws and dropout's are functions of ``state.rng`` and ``state.step``.
 
     Returns:
@@ -51,14 +56,22 @@ def train_step(state: TrainState, batch: Batch, transform: Transform) -> tuple[T
         return loss, (logits, updates["batch_stats"])
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    state = state.replace(opt_state=set_hyperparams(state.opt_state, **hyperparams._asdict()))
     state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
     return state, metrics_of(logits, batch["label"], jnp.ones_like(batch["label"], bool))
 
 
 def eval_step(state: TrainState, batch: Batch, transform: Transform) -> Metrics:
-    """The metrics of a batch of which only images with a true ``mask`` (batch,) count."""
+    """The metrics of a batch of which only images with a true ``mask`` (batch,) count.
+
+    Beside those of ``metrics_of``, ``confusion`` (classes, classes): how many images of each class, by row, were taken
+    for each class, by column.
+    """
     logits = state.apply_fn(state.variables, transform.eval(batch["image"]), train=False)
-    return metrics_of(logits, batch["label"], batch["mask"])
+    classes = logits.shape[-1]
+    confusion = jnp.zeros((classes, classes), jnp.int32)
+    confusion = confusion.at[batch["label"], jnp.argmax(logits, -1)].add(batch["mask"].astype(jnp.int32))
+    return metrics_of(logits, batch["label"], batch["mask"]) | {"confusion": confusion}
 
 
 def metrics_of(logits: jax.Array, labels: Int[Array, " batch"], mask: Bool[Array, " batch"]) -> Metrics:
@@ -76,11 +89,12 @@ class Steps:
     """Compiled programs that run a series of steps in one dispatch. Metrics have one entry a step.
 
     Attributes:
-        train: (state, split on the devices, indices (steps, batch)) -> (state, metrics). The state is donated.
+        train: (state, split on the devices, indices (steps, batch), hyperparams (steps,)) -> (state, metrics). The
+            state is donated.
         evaluate: (state, split on the devices, indices (steps, batch), mask (steps, batch)) -> metrics.
     """
 
-    train: Callable[[TrainState, Batch, Int[Array, "steps batch"]], tuple[TrainState, Metrics]]
+    train: Callable[[TrainState, Batch, Int[Array, "steps batch"], Hyperparams], tuple[TrainState, Metrics]]
     evaluate: Callable[[TrainState, Batch, Int[Array, "steps batch"], Bool[Array, "steps batch"]], Metrics]
 
 
@@ -99,8 +113,11 @@ def put_on_devices(split: Split, mesh: Mesh) -> Batch:
     return replicate({"image": split.images, "label": split.labels}, mesh)
 
 
+@functools.cache
 def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     """Programs for the devices of ``mesh``: state and data replicated, each batch divided.
+
+    Each is compiled at its first use with arrays of new shapes, once in a process however many runs use it.
 
     Batches need not be divisible by the number of devices: the compiler pads and masks, so BatchNorm's statistics and
     the gradient are those of the whole batch on any number of devices.
@@ -112,8 +129,14 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
         batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
         return jax.lax.with_sharding_constraint(batch, divided)
 
-    def train(state: TrainState, data: Batch, indices: jax.Array) -> tuple[TrainState, Metrics]:
-        return _scan(lambda state, index: train_step(state, gather(data, index), transform), state, indices)
+    def train(
+        state: TrainState, data: Batch, indices: jax.Array, hyperparams: Hyperparams
+    ) -> tuple[TrainState, Metrics]:
+        def step(state: TrainState, step_inputs: tuple[jax.Array, Hyperparams]) -> tuple[TrainState, Metrics]:
+            index, step_hyperparams = step_inputs
+            return train_step(state, gather(data, index), step_hyperparams, transform)
+
+        return _scan(step, state, (indices, hyperparams))
 
     def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
         def step(carry: None, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[None, Metrics]:

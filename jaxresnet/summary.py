@@ -1,7 +1,10 @@
-"""``summary.json``: what a finished run came to."""
+"""``summary.json`` and ``confusion.csv``: what a finished run came to."""
 
+import csv
+import io
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jaxresnet.errors import UserError
@@ -9,6 +12,7 @@ from jaxresnet.files import write_whole
 from jaxresnet.metrics import format_seconds
 
 SUMMARY_FILE = "summary.json"
+CONFUSION_FILE = "confusion.csv"
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -29,6 +33,41 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
 def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
     """Writes ``summary.json``, whole or not at all."""
     write_whole(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+
+
+def write_confusion(matrix: list[list[int]], names: Sequence[str], workdir: pathlib.Path) -> None:
+    """Writes ``confusion.csv``, whole or not at all: how many images of each class, a row, were taken for each, a column.
+
+    Args:
+        matrix: of the evaluation after the last epoch.
+        names: of the classes; numbers are written for classes beyond them.
+        workdir: of the run.
+    """
+    names = [names[label] if label < len(names) else str(label) for label in range(len(matrix))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *names])
+    writer.writerows([name, *row] for name, row in zip(names, matrix, strict=True))
+    write_whole(workdir / CONFUSION_FILE, text.getvalue())
+
+
+def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] | None:
+    """Class names and matrix of ``confusion.csv``, or None where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = workdir / CONFUSION_FILE
+    if not path.exists():
+        return None
+    try:
+        (_, *names), *rows = csv.reader(path.read_text().splitlines())
+        matrix = [[int(count) for count in row[1:]] for row in rows]
+        if not len(names) == len(matrix) == len(matrix[0]):
+            raise ValueError("it is not square")
+        return names, matrix
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path} cannot be read ({error}); move it away") from error
 
 
 def format_summary(summary: dict[str, Any]) -> str:

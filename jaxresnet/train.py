@@ -11,14 +11,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet import environment, optim
+from jaxresnet import environment
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, eval_split_name, save_config
-from jaxresnet.datasets import Dataset, hold_out, load_dataset
+from jaxresnet.datasets import CLASS_NAMES, Dataset, hold_out, load_dataset
 from jaxresnet.errors import Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
 from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
 from jaxresnet.models import count_parameters
+from jaxresnet.schedules import create_hyperparams_fn
 from jaxresnet.steps import (
     compile_steps,
     create_mesh,
@@ -28,7 +29,7 @@ from jaxresnet.steps import (
     steps_per_dispatch,
     train_dispatches,
 )
-from jaxresnet.summary import format_summary, read_summary, write_summary
+from jaxresnet.summary import format_summary, read_summary, write_confusion, write_summary
 from jaxresnet.train_state import create_train_state, create_transform
 
 
@@ -38,7 +39,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     Args:
         config: see ``configs/default.py``.
         workdir: folder of the run: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the
-            end, ``summary.json``.
+            end, ``summary.json`` and ``confusion.csv``.
 
     Returns:
         The summary: ``best`` and ``last`` epoch, with what the best was ``selected_on``; ``test``, the one score of the
@@ -97,11 +98,11 @@ class _Trainer:
             )
         self.steps_per_epoch = -(-len(self.train_split) // config.batch_size)
         self.total_steps = self.steps_per_epoch * config.num_epochs
-        self.learning_rate_fn = optim.create_learning_rate_fn(config.schedule, self.steps_per_epoch)
+        self.hyperparams_fn = create_hyperparams_fn(config, self.steps_per_epoch)
 
         self.mesh = create_mesh()
         self.steps = compile_steps(create_transform(config), self.mesh)
-        state = create_train_state(config, dataset.train.images.shape[1:], self.steps_per_epoch)
+        state = create_train_state(config, dataset.train.images.shape[1:])
         self.state = replicate(state, self.mesh)
         self.progress = Progress(data_fingerprint=dataset.fingerprint())
 
@@ -146,7 +147,9 @@ class _Trainer:
         at_once = steps_per_dispatch(self.config.steps_per_dispatch)
         for indices in train_dispatches(order, batch_size, step - epoch * self.steps_per_epoch, at_once):
             start = time.monotonic()
-            self.state, metrics = self.steps.train(self.state, self.train_data, indices)
+            hyperparams = self.hyperparams_fn(np.arange(step, step + len(indices)))
+            hyperparams = jax.tree.map(np.float32, hyperparams)
+            self.state, metrics = self.steps.train(self.state, self.train_data, indices, hyperparams)
             metrics = jax.device_get(metrics)
             before, step = step, step + len(indices)
             self._check_loss(metrics["loss"], before)
@@ -162,7 +165,7 @@ class _Trainer:
 
     def _finish_epoch(self) -> None:
         """Evaluates the epoch, writes its line, and saves it if it is the best, the last, or a save is due."""
-        sums = evaluate(
+        sums, confusion = evaluate(
             self.steps,
             self.state,
             self.eval_data,
@@ -173,6 +176,7 @@ class _Trainer:
         progress, step = self.progress, int(self.state.step)
         progress.train_seconds += progress.sums.seconds
         progress.eval_seconds += sums.seconds
+        progress.confusion = confusion.tolist()
         line = self._metrics_line(step) | sums.means(self.eval_name)
         line["epoch"] = progress.epoch + 1
         line["seconds"] = progress.train_seconds + progress.eval_seconds
@@ -197,7 +201,7 @@ class _Trainer:
         return {
             "epoch": step / self.steps_per_epoch,
             "step": step,
-            "learning_rate": float(self.learning_rate_fn(step - 1)),
+            "learning_rate": float(self.hyperparams_fn(step - 1).learning_rate),
             **sums.means("train"),
             "images_per_second": sums.count / sums.seconds,
         }
@@ -252,8 +256,9 @@ class _Trainer:
         if self.eval_name != "test":
             best_state, _ = self.checkpointer.restore(self.state, progress.best["step"])
             test_data = put_on_devices(self.test_split, self.mesh)
-            sums = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
+            sums, _ = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **sums.means("test")}
+        write_confusion(progress.confusion, CLASS_NAMES[self.config.dataset.name], workdir)
         write_summary(summary, workdir)
         return summary
 

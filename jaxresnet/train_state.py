@@ -1,15 +1,17 @@
 """What a training step reads and returns, and how it begins."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax.training import train_state
 from ml_collections import ConfigDict
 
-from jaxresnet import optim
 from jaxresnet.augment import Transform
 from jaxresnet.models import ResNet
+from jaxresnet.optim import create_optimizer
 
 
 class TrainState(train_state.TrainState):
@@ -32,7 +34,7 @@ class TrainState(train_state.TrainState):
 def create_model(config: ConfigDict) -> ResNet:
     """The model that ``config.model`` describes, computing in ``config.dtype``."""
     fields = config.model.to_dict()
-    return ResNet(
+    return _model(
         **{
             **fields,
             "channels": tuple(fields["channels"]),
@@ -41,6 +43,10 @@ def create_model(config: ConfigDict) -> ResNet:
         },
         dtype=jnp.dtype(config.dtype),
     )
+
+
+# The same object for equal fields: jit compares a state's ``apply_fn``, a bound method, by the identity of its module.
+_model = functools.cache(ResNet)
 
 
 def create_transform(config: ConfigDict) -> Transform:
@@ -62,27 +68,28 @@ def split_seed(seed: int) -> Rngs:
     return Rngs(*jax.random.split(jax.random.key(seed), 3))
 
 
-def create_train_state(config: ConfigDict, image_shape: tuple[int, int, int], steps_per_epoch: int) -> TrainState:
+def create_train_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> TrainState:
     """The state before the first step, a function of the config alone.
+
+    States of configs with the same model and optimizer share ``apply_fn`` and ``tx``, and so their compiled programs.
 
     Args:
         config: see ``configs/default.py``.
         image_shape: height, width, channels.
-        steps_per_epoch: for schedules that count epochs.
     """
-    model = create_model(config)
-    rngs = split_seed(config.seed)
+    return _create(create_model(config), create_optimizer(config.optimizer), image_shape, split_seed(config.seed))
 
-    def create() -> TrainState:
-        variables = model.init(rngs.init, jnp.zeros((1, *image_shape)), train=False)
-        learning_rate_fn = optim.create_learning_rate_fn(config.schedule, steps_per_epoch)
-        return TrainState.create(
-            apply_fn=model.apply,
-            params=variables["params"],
-            tx=optim.create_optimizer(config.optimizer, learning_rate_fn),
-            batch_stats=variables["batch_stats"],
-            rng=rngs.step,
-        )
 
-    # jit, so that the unused forward pass of init is dropped instead of run.
-    return jax.jit(create)()
+# jit, so that the unused forward pass of init is dropped instead of run.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _create(
+    model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int], rngs: Rngs
+) -> TrainState:
+    variables = model.init(rngs.init, jnp.zeros((1, *image_shape)), train=False)
+    return TrainState.create(
+        apply_fn=model.apply,
+        params=variables["params"],
+        tx=tx,
+        batch_stats=variables["batch_stats"],
+        rng=rngs.step,
+    )
