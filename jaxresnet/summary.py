@@ -36,7 +36,8 @@ def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
 
 
 def write_confusion(matrix: list[list[int]], names: Sequence[str], workdir: pathlib.Path) -> None:
-    """Writes ``confusion.csv``, whole or not at all: how many images of each class, a row, were taken for each, a column.
+    """Writes ``confusion.csv``, whole or not at all: how many images of a class (row) were taken for each (column).
+
 
     Args:
         matrix: of the evaluation after the last epoch.
