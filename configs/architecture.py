@@ -3,8 +3,9 @@
     python -m jaxresnet.main --config=configs/architecture.py:32-64-128 --workdir=runs/architecture/32-64-128/seed0
     python -m jaxresnet.sweep --config=configs/architecture.py --seeds=3 --workdir=runs
 
-Paper: 95.48, 94.87, 93.41 and 95.39% test accuracy, last of 200 epochs, one run each, V100. No script of the second and the
-third survives: their stem and pooling are taken to be C[0] channels and global. Measured here: not yet.
+Paper: 95.48, 94.87, 93.41 and 95.39% test accuracy, last of 200 epochs, one run each, V100. No script of the second
+and the third survives: their stem and pooling are taken to be C[0] channels and global.
+Measured here: not yet.
 """
 
 from configs import arms

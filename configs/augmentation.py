@@ -3,8 +3,9 @@
     python -m jaxresnet.main --config=configs/augmentation.py:flip_norm --workdir=runs/augmentation/flip_norm/seed0
     python -m jaxresnet.sweep --config=configs/augmentation.py --seeds=3 --workdir=runs
 
-Paper: from 89.15% (norm_0.5) to 95.55% (crop_flip) test accuracy, last of 200 epochs, one run each, V100. The arms that
-normalise do so with another standard deviation than the baseline, as in the authors' scripts. Measured here: not yet.
+Paper: from 89.15% (norm_0.5) to 95.55% (crop_flip) test accuracy, last of 200 epochs, one run each, V100. The arms
+that normalise do so with another standard deviation than the baseline, as in the authors' scripts.
+Measured here: not yet.
 """
 
 from configs import arms

@@ -3,8 +3,8 @@
     python -m jaxresnet.main --config=configs/batch_size.py:512 --workdir=runs/batch_size/512/seed0
     python -m jaxresnet.sweep --config=configs/batch_size.py --seeds=3 --workdir=runs
 
-Paper: 94.34, 94.65, 95.40, 95.48, 95.32 and 95.37% test accuracy, last of 200 epochs, one run each, V100. Measured here: not
-yet.
+Paper: 94.34, 94.65, 95.40, 95.48, 95.32 and 95.37% test accuracy, last of 200 epochs, one run each, V100.
+Measured here: not yet.
 """
 
 from configs import arms

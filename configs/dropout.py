@@ -3,7 +3,8 @@
     python -m jaxresnet.main --config=configs/dropout.py:0.4 --workdir=runs/dropout/0.4/seed0
     python -m jaxresnet.sweep --config=configs/dropout.py --seeds=3 --workdir=runs
 
-Paper: 95.48, 95.37, 95.29, 95.49 and 95.43% test accuracy, last of 200 epochs, one run each, V100. Measured here: not yet.
+Paper: 95.48, 95.37, 95.29, 95.49 and 95.43% test accuracy, last of 200 epochs, one run each, V100.
+Measured here: not yet.
 """
 
 from configs import arms

@@ -3,8 +3,9 @@
     python -m jaxresnet.main --config=configs/headline.py:final --workdir=runs/final/seed0
     python -m jaxresnet.sweep --config=configs/headline.py --seeds=3 --workdir=runs
 
-Paper: 95.48% (last epoch), 96.10% (best epoch, chosen on the test set; last 96.01%) and 93.02% (cited from Liu, 2020) test
-accuracy; 200 epochs, one run each, V100. Measured here: not yet.
+Paper: 95.48% (last epoch), 96.10% (best epoch, chosen on the test set; last 96.01%) and 93.02% (cited from Liu, 2020)
+test accuracy; 200 epochs, one run each, V100.
+Measured here: not yet.
 """
 
 from configs import baseline, final, resnet18

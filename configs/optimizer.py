@@ -3,9 +3,10 @@
     python -m jaxresnet.main --config=configs/optimizer.py:adam --workdir=runs/optimizer/adam/seed0
     python -m jaxresnet.sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
 
-Paper: 95.48, 68.55, 74.85, 93.06, 89.88 and 94.3% test accuracy, last of 200 epochs, one run each, V100. All ran at SGD's
-learning rate of 0.1, a hundred times what Adam is used at. The arms that end in _fixed have a learning rate that is usual
-for their optimizer, those that end in _fixed_warmup also five epochs of warm-up. Measured here: not yet.
+Paper: 95.48, 68.55, 74.85, 93.06, 89.88 and 94.3% test accuracy, last of 200 epochs, one run each, V100. All ran at
+SGD's learning rate of 0.1, a hundred times what Adam is used at. The arms that end in _fixed have a learning rate
+that is usual for their optimizer, those that end in _fixed_warmup also five epochs of warm-up.
+Measured here: not yet.
 """
 
 from configs import arms

@@ -3,8 +3,9 @@
     python -m jaxresnet.main --config=configs/pooling.py:avg_8 --workdir=runs/pooling/avg_8/seed0
     python -m jaxresnet.sweep --config=configs/pooling.py --seeds=3 --workdir=runs
 
-Paper: 95.48, 95.57 and 95.61% test accuracy, last of 200 epochs, one run each, V100. A window of 5 fits the 8x8 map once, in
-its top left corner, and the rest is never read; a window of 8 is the whole map, so avg_8 and adaptive are the same function.
+Paper: 95.48, 95.57 and 95.61% test accuracy, last of 200 epochs, one run each, V100. A window of 5 fits the 8x8 map
+once, in its top left corner, and the rest is never read; a window of 8 is the whole map, so avg_8 and adaptive are
+the same function.
 Measured here: not yet.
 """
 

@@ -71,4 +71,6 @@ def _load_config_file(path: str) -> ConfigDict:
     except Exception as error:  # whatever the file itself raises
         if arm and "positional argument" in str(error):
             raise UserError(f"--config={path}: {file} has no arms, so no {arm!r}; give --config={file}") from error
-        raise UserError(f"--config={path}: {str(error).strip().splitlines()[-1]} ({type(error).__name__})") from error
+        # ml_collections repeats the type in the message of some errors, and not of others.
+        reason = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
+        raise UserError(f"--config={path}: {reason} ({type(error).__name__})") from error

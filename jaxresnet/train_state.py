@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax.training import train_state
 from ml_collections import ConfigDict
 
@@ -77,19 +76,14 @@ def create_train_state(config: ConfigDict, image_shape: tuple[int, int, int]) ->
         config: see ``configs/default.py``.
         image_shape: height, width, channels.
     """
-    return _create(create_model(config), create_optimizer(config.optimizer), image_shape, split_seed(config.seed))
-
-
-# jit, so that the unused forward pass of init is dropped instead of run.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _create(
-    model: ResNet, tx: optax.GradientTransformation, image_shape: tuple[int, int, int], rngs: Rngs
-) -> TrainState:
-    variables = model.init(rngs.init, jnp.zeros((1, *image_shape)), train=False)
+    model, rngs = create_model(config), split_seed(config.seed)
+    # lazy_init draws the parameters without running the model, by programs that models share.
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = model.lazy_init(rngs.init, images, train=False)
     return TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
-        tx=tx,
+        tx=create_optimizer(config.optimizer),
         batch_stats=variables["batch_stats"],
         rng=rngs.step,
     )

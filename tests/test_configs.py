@@ -7,7 +7,7 @@ import pytest
 
 from jaxresnet.config import check_config, flatten
 from jaxresnet.models import count_parameters
-from jaxresnet.optim import create_learning_rate_fn
+from jaxresnet.schedules import create_learning_rate_fn
 from jaxresnet.train_state import create_train_state
 from tests.conftest import REPOSITORY
 
@@ -34,7 +34,7 @@ def test_every_file_is_tested():
 def test_parameters_and_checks(name):
     config = module(name).get_config()
     check_config(config)
-    state = jax.eval_shape(lambda: create_train_state(config, (32, 32, 3), 391))
+    state = jax.eval_shape(lambda: create_train_state(config, (32, 32, 3)))
     assert count_parameters(state.params) == PARAMETERS[name]
 
 
@@ -64,7 +64,7 @@ def test_every_field_of_the_default_has_a_comment():
 
 def test_the_final_recipe_is_the_papers():
     config = module("final").get_config()
-    learning_rate_fn = create_learning_rate_fn(config.schedule, 391)
+    learning_rate_fn = create_learning_rate_fn(config, 391)
     assert float(learning_rate_fn(0)) == pytest.approx(0.1)
     assert float(learning_rate_fn(100 * 391)) == pytest.approx(0.05)
     assert (config.batch_size, config.num_epochs, config.optimizer.weight_decay) == (128, 200, 5e-4)

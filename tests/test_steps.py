@@ -11,6 +11,7 @@ import pytest
 from jaxresnet.augment import Transform
 from jaxresnet.datasets import Split
 from jaxresnet.evaluate import evaluate
+from jaxresnet.schedules import Hyperparams
 from jaxresnet.steps import (
     compile_steps,
     create_mesh,
@@ -32,9 +33,13 @@ def random_split(size=50):
     return Split(images, rng.integers(0, 10, size).astype(np.int32))
 
 
+def hyperparams(steps=1):
+    return Hyperparams(np.full(steps, 0.1, np.float32), np.full(steps, 0.9, np.float32))
+
+
 def setup(config, split):
     mesh = create_mesh()
-    state = replicate(create_train_state(config, (32, 32, 3), 5), mesh)
+    state = replicate(create_train_state(config, (32, 32, 3)), mesh)
     return compile_steps(TRANSFORM, mesh), state, put_on_devices(split, mesh)
 
 
@@ -48,11 +53,11 @@ def assert_trees_equal(actual, expected, **tolerance):
 def test_many_steps_in_one_dispatch_are_the_same_steps(tiny_config):
     steps, state, data = setup(tiny_config, random_split())
     indices = np.arange(40).reshape(4, 10)
-    scanned, scanned_metrics = steps.train(state, data, indices)
+    scanned, scanned_metrics = steps.train(state, data, indices, hyperparams(len(indices)))
     state = setup(tiny_config, random_split())[1]
     losses = []
     for index in indices:
-        state, metrics = steps.train(state, data, index[None])
+        state, metrics = steps.train(state, data, index[None], hyperparams())
         losses.append(metrics["loss"][0])
     assert int(scanned.step) == int(state.step) == 4
     np.testing.assert_allclose(scanned_metrics["loss"], losses, rtol=1e-4)
@@ -61,8 +66,8 @@ def test_many_steps_in_one_dispatch_are_the_same_steps(tiny_config):
 
 def test_a_step_follows_from_state_and_batch_alone(tiny_config):
     steps, state, data = setup(tiny_config, random_split())
-    first = steps.train(state, data, np.arange(10)[None])
-    second = steps.train(setup(tiny_config, random_split())[1], data, np.arange(10)[None])
+    first = steps.train(state, data, np.arange(10)[None], hyperparams())
+    second = steps.train(setup(tiny_config, random_split())[1], data, np.arange(10)[None], hyperparams())
     assert_trees_equal(first, second)
 
 
@@ -72,22 +77,26 @@ def test_seeds_steps_and_dropout_change_the_draws(tiny_config):
     def loss(seed, step):
         changed = state.replace(rng=jax.random.key(seed), step=jax.numpy.int32(step))
         copied = jax.tree.map(lambda leaf: leaf.copy(), changed)
-        return float(steps.train(copied, data, np.arange(10)[None])[1]["loss"][0])
+        return float(steps.train(copied, data, np.arange(10)[None], hyperparams())[1]["loss"][0])
 
     assert len({loss(0, 0), loss(0, 1), loss(1, 0)}) == 3
     assert loss(0, 1) == loss(0, 1)
 
 
 def test_each_shape_compiles_once(tiny_config):
-    """Full batches, an epoch's smaller last one, and evaluation: three programs, however many epochs."""
+    """Full batches, an epoch's smaller last one, and evaluation: three programs, however many epochs and runs."""
+    compile_steps.cache_clear()
     split = random_split(50)
-    steps, state, data = setup(tiny_config, split)
-    for epoch in range(3):
-        for indices in train_dispatches(epoch_order(0, epoch, 50), 12, 0, 1):
-            state, _ = steps.train(state, data, indices)
-        evaluate(steps, state, data, 50, 20)
-    assert steps.train._cache_size() == 2
-    assert steps.evaluate._cache_size() == 1
+    for seed in range(2):
+        tiny_config.seed = seed
+        steps, state, data = setup(tiny_config, split)
+        for epoch in range(3):
+            for indices in train_dispatches(epoch_order(0, epoch, 50), 12, 0, 1):
+                rates = jax.tree.map(lambda value: value / (1 + epoch), hyperparams(len(indices)))  # noqa: B023
+                state, _ = steps.train(state, data, indices, rates)
+            evaluate(steps, state, data, 50, 20)
+        assert steps.train._cache_size() == 2
+        assert steps.evaluate._cache_size() == 1
 
 
 def test_the_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
@@ -125,9 +134,12 @@ def test_cifar10_has_391_steps_the_last_of_80():
 def test_evaluation_counts_every_image_once(tiny_config, batch_size):
     split = random_split(50)
     steps, state, data = setup(tiny_config, split)
-    sums = evaluate(steps, state, data, 50, batch_size)
+    sums, confusion = evaluate(steps, state, data, 50, batch_size)
     logits = state.apply_fn(state.variables, TRANSFORM.eval(data["image"]), train=False)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (split.labels, np.argmax(logits, -1)), 1)
+    np.testing.assert_array_equal(confusion, expected)
     assert sums.count == 50
     assert sums.correct == int((np.argmax(logits, -1) == split.labels).sum())
     assert sums.loss == pytest.approx(-log_probabilities[np.arange(50), split.labels].sum(), rel=1e-5)
@@ -148,7 +160,7 @@ from configs import default
 from jaxresnet.steps import *
 from jaxresnet.evaluate import evaluate
 from jaxresnet.train_state import create_train_state
-from tests.test_steps import TRANSFORM, random_split
+from tests.test_steps import TRANSFORM, hyperparams, random_split
 
 config = default.get_config()
 config.model.channels, config.model.blocks, config.model.pooling = (4, 8), (1, 1), "global"
@@ -158,16 +170,17 @@ results = {}
 for count in (1, 3, 8):
     mesh = create_mesh(jax.devices()[:count])
     steps, data = compile_steps(TRANSFORM, mesh), put_on_devices(split, mesh)
-    state = replicate(create_train_state(config, (32, 32, 3), 4), mesh)
+    state = replicate(create_train_state(config, (32, 32, 3)), mesh)
     losses = []
     for epoch in range(2):
         for indices in train_dispatches(epoch_order(0, epoch, 50), 16, 0, 1):
-            state, metrics = steps.train(state, data, indices)
+            state, metrics = steps.train(state, data, indices, hyperparams(len(indices)))
             losses.append(float(metrics["loss"][0]))
-    sums = evaluate(steps, state, data, 50, 20)
+    sums, confusion = evaluate(steps, state, data, 50, 20)
     kernel = state.params["layer2_0"]["conv1"]["kernel"]
     results[count] = {
         "losses": losses, "eval_loss": sums.loss, "correct": sums.correct, "count": sums.count,
+        "confusion": int(confusion.sum()),
         "var": np.asarray(state.batch_stats["layer2_0"]["bn2"]["var"]).tolist(),
         "copies": len(kernel.sharding.device_set) if kernel.sharding.is_fully_replicated else 0,
     }
@@ -189,4 +202,4 @@ def test_one_device_equals_eight_also_where_batches_do_not_divide(subprocess_env
         np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-4)
         np.testing.assert_allclose(many["var"], one["var"], rtol=1e-3)
         np.testing.assert_allclose(many["eval_loss"], one["eval_loss"], rtol=1e-3)
-        assert many["count"] == one["count"] == 50 and abs(many["correct"] - one["correct"]) <= 1
+        assert many["count"] == one["count"] == many["confusion"] == 50 and abs(many["correct"] - one["correct"]) <= 1

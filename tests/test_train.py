@@ -32,7 +32,7 @@ def without_timings(lines):
 
 
 def last_state(config, workdir):
-    state = create_train_state(config, (32, 32, 3), steps_per_epoch=6)
+    state = create_train_state(config, (32, 32, 3))
     with Checkpointer(workdir, read_only=True) as checkpointer:
         state, progress = checkpointer.restore(state, checkpointer.find("last"))
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state.step, state.variables, state.opt_state))], progress
@@ -409,7 +409,7 @@ def test_a_loss_that_turns_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
     kept = sorted(int(path.name) for path in folder.iterdir()) if folder.exists() else []
     if kept:
         assert f"the checkpoint of step {kept[-1]} is kept" in message
-        state = create_train_state(tiny_config, (32, 32, 3), steps_per_epoch=6)
+        state = create_train_state(tiny_config, (32, 32, 3))
         with Checkpointer(tmp_path / "run", read_only=True) as checkpointer:
             state, _ = checkpointer.restore(state, kept[-1])
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.variables))
@@ -424,8 +424,8 @@ def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, t
     def compile_with_nan(*arguments):
         compiled = compile_steps(*arguments)
 
-        def train(state, data, indices):
-            state, metrics = compiled.train(state, data, indices)
+        def train(state, data, indices, hyperparams):
+            state, metrics = compiled.train(state, data, indices, hyperparams)
             loss = np.array(metrics["loss"])
             loss[2] = np.nan
             return state, {**metrics, "loss": loss}
