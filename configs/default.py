@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
 
     config.paper = ConfigDict()  # what the paper reports, for plots and the report
     config.paper.accuracy = config_dict.placeholder(float)  # test accuracy, %
-    config.paper.epoch = "last"  # the epoch that figure is of: "last", or "best" on the test set
+    config.paper.epoch = "last"  # what that is of: the "last" epoch, the "best" on the test set, or "cited"
     config.paper.curve = config_dict.placeholder(str)  # a run in jaxresnet/paper_curves.csv
 
     return config.lock()

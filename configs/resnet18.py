@@ -15,4 +15,5 @@ def get_config():
     config.model.blocks = (2, 2, 2, 2)
     config.model.pooling = "4"
     config.paper.accuracy = 93.02
+    config.paper.epoch = "cited"
     return config

@@ -113,20 +113,28 @@ def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
         UserError: naming each field that differs, and both its values.
     """
-    # Through JSON, so that tuples and lists compare equal.
-    new = flatten(json.loads(json.dumps(config.to_dict())))
-    old = flatten(load_config(workdir).to_dict())
-    missing = "(no such field)"
+    there, missing = flatten(load_config(workdir).to_dict()), "(no such field)"
     differences = [
-        f"{name}={new.get(name, missing)!r} (there: {old.get(name, missing)!r})"
-        for name in sorted(new.keys() | old.keys())
-        if new.get(name, missing) != old.get(name, missing) and not _is_free(name)
+        f"{name}={value!r} (there: {there.get(name, missing)!r})"
+        for name, value in changed_fields(config, load_config(workdir)).items()
     ]
     if differences:
         raise UserError(
             f"{workdir} holds a run with another config: {', '.join(differences)}; give another --workdir, or the "
             "config that this run was started with"
         )
+
+
+def changed_fields(config: ConfigDict, reference: ConfigDict) -> dict[str, Any]:
+    """The fields that train differently than in ``reference``, with their values in ``config``, by dotted name."""
+    # Through JSON, so that tuples and lists compare equal.
+    new, old = (flatten(json.loads(json.dumps(tree.to_dict()))) for tree in (config, reference))
+    missing = "(no such field)"
+    return {
+        name: new.get(name, missing)
+        for name in sorted(new.keys() | old.keys())
+        if new.get(name, missing) != old.get(name, missing) and not _is_free(name)
+    }
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

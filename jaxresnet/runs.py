@@ -1,0 +1,128 @@
+"""Runs read back from their folders, and what several of them say together."""
+
+import math
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from scipy import stats
+
+from jaxresnet.config import CONFIG_FILE, changed_fields, load_config
+from jaxresnet.errors import UserError
+from jaxresnet.metrics import is_epoch_line, read_metrics
+from jaxresnet.summary import read_confusion, read_summary
+
+# Two runs that differ in these alone are the same experiment.
+NOT_COMPARED = ("seed", "dtype")
+
+
+class Run(NamedTuple):
+    """A run, as far as it has come.
+
+    Attributes:
+        path: its folder.
+        config: that it was started with.
+        lines: of ``metrics.jsonl``.
+        summary: None where it has not finished.
+        confusion: names of the classes, and the confusion matrix of the last epoch; None where there is none.
+    """
+
+    path: pathlib.Path
+    config: ConfigDict
+    lines: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    confusion: tuple[list[str], list[list[int]]] | None
+
+    @property
+    def epoch_lines(self) -> list[dict[str, Any]]:
+        """The lines of whole epochs."""
+        return [line for line in self.lines if is_epoch_line(line)]
+
+
+def read_runs(folder: pathlib.Path) -> list[Run]:
+    """Every run in ``folder`` or below, in the order of their paths. What cannot be read is named on stderr."""
+    runs = []
+    for path in sorted(file.parent for file in folder.rglob(CONFIG_FILE)):
+        try:
+            runs.append(Run(path, load_config(path), read_metrics(path), read_summary(path), read_confusion(path)))
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    return runs
+
+
+class Stat(NamedTuple):
+    """Mean and sample standard deviation of ``n`` values; of a single value there is no deviation, and it is NaN."""
+
+    mean: float
+    sd: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Stat":
+        values = list(values)
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+
+    def interval(self, confidence: float = 0.95) -> float:
+        """Half the width of the prediction interval: where one further run would lie with this probability, were it
+        drawn as these were. ``t sd sqrt(1 + 1/n)``, with Student's t at n - 1 degrees of freedom; NaN for one run."""
+        if self.n < 2:
+            return math.nan
+        return stats.t.ppf((1 + confidence) / 2, self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" + (f" ± {self.sd:.2f}" if self.n > 1 else "")
+
+
+def difference_interval(first: Stat, second: Stat, pool: list[Stat], confidence: float = 0.95) -> float:
+    """Half the width of the confidence interval of the difference of two means, by Student's t at a variance pooled
+    over ``pool``, which few seeds an arm need; NaN where no arm has two."""
+    freedom = sum(stat.n - 1 for stat in pool)
+    if freedom == 0:
+        return math.nan
+    variance = sum((stat.n - 1) * stat.sd**2 for stat in pool if stat.n > 1) / freedom
+    return stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance * (1 / first.n + 1 / second.n))
+
+
+class Group(NamedTuple):
+    """The runs of one arm that differ in their seed alone.
+
+    Attributes:
+        name: of the experiment.
+        changes: what these runs change of the arm, by field: nothing, or such as ``{"num_epochs": 20}``.
+        runs: finished ones, one for each seed.
+        unfinished: the others.
+    """
+
+    name: str
+    changes: dict[str, Any]
+    runs: list[Run]
+    unfinished: list[Run]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether these may be compared with the paper: the arm as it is, in whatever precision."""
+        return not set(self.changes) - set(NOT_COMPARED)
+
+    def accuracy(self, epoch: str) -> Stat:
+        """Of the ``"last"`` or the ``"best"`` epoch, in %."""
+        return Stat.of(run.summary[epoch]["accuracy"] for run in self.runs)
+
+
+def group_runs(runs: list[Run], arm: ConfigDict) -> list[Group]:
+    """The runs of ``arm``, by what they change of it; those that change nothing come first, the longest next."""
+    groups: dict[str, Group] = {}
+    seeds = set()
+    for run in runs:
+        if run.config.get("name") != arm.name:
+            continue
+        changes = {field: value for field, value in changed_fields(run.config, arm).items() if field != "seed"}
+        group = groups.setdefault(repr(sorted(changes.items())), Group(arm.name, changes, [], []))
+        if run.summary is None:
+            group.unfinished.append(run)
+        elif (repr(changes), run.config.seed) not in seeds:  # the same run, kept twice, is one
+            seeds.add((repr(changes), run.config.seed))
+            group.runs.append(run)
+    return sorted(groups.values(), key=lambda group: (not group.is_full, len(group.changes), repr(group.changes)))

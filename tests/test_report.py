@@ -1,0 +1,281 @@
+"""The report: what its tables, notes and page say of given runs."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from configs import final
+from configs.epochs import get_config as epochs_config
+from configs.optimizer import get_config as optimizer_config
+from configs.scheduler import get_config as scheduler_config
+from jaxresnet import notes, report
+from jaxresnet.architecture import describe_layers
+from jaxresnet.config import changed_fields
+from jaxresnet.errors import UserError
+from jaxresnet.experiments import load_experiment
+from jaxresnet.figures import draw_architecture, style_of
+from jaxresnet.page import Page, anchor, table
+from jaxresnet.train import train_and_evaluate
+from jaxresnet.train_state import create_model
+from tests.conftest import REPOSITORY
+from tests.test_runs import write_run
+from tests.torch_reference import TorchResNet
+
+CONFIGS = REPOSITORY / "configs"
+
+
+def seeded(get_config, arm, seed=0, **fields):
+    config = get_config(arm) if arm else get_config()
+    config.seed = seed
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The text and the page of a report on some full and some shortened runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, (last, best) in enumerate([(95.0, 95.3), (95.1, 95.4), (95.5, 95.5)]):
+        write_run(folder / "baseline" / f"seed{seed}", seeded(scheduler_config, "cosine", seed), [90.0, best, last])
+    for seed, last in enumerate([78.0, 79.0]):
+        write_run(folder / f"polynomial{seed}", seeded(scheduler_config, "polynomial", seed), [77.0, last])
+    write_run(folder / "linear", seeded(scheduler_config, "linear"), [80.0, 91.0])
+    write_run(folder / "unfinished", seeded(scheduler_config, "one_cycle"), [10.0, 20.0, 30.0], finished=False)
+    write_run(folder / "final", seeded(final.get_config, None, dtype="bfloat16"), [90.0, 96.2, 96.1])
+    for arm, accuracies in (("cosine", [74.0, 74.2]), ("polynomial", [65.0, 65.2]), ("polynomial_fixed", [74.1, 74.3])):
+        for seed, last in enumerate(accuracies):
+            config = seeded(scheduler_config, arm, seed, num_epochs=3)
+            write_run(folder / "short" / f"{arm}{seed}", config, [50.0, 60.0, last])
+    out = tmp_path_factory.mktemp("out") / "report"
+    report.write_report(folder, out, CONFIGS)
+    return out, (out / "README.md").read_text(), (out / "index.html").read_text()
+
+
+def section(markdown, heading):
+    return markdown.partition(f"{heading}\n")[2].partition("\n## ")[0]
+
+
+def row(text, arm):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| `{arm}`")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_means_deviations_differences_and_marks(written):
+    rows = section(written[1], "## Table 2: learning-rate schedule").partition("### ")[0].partition("The learning")[0]
+    assert row(rows, "cosine") == [
+        "`cosine`", "95.48", "95.20 ± 0.26", "95.40 ± 0.10", "3", "-0.28", "within",
+    ]  # fmt: skip
+    assert row(rows, "polynomial") == [
+        "`polynomial`", "78.413", "78.50 ± 0.71", "78.50 ± 0.71", "2", "+0.09", "within",
+    ]  # fmt: skip
+    assert row(rows, "linear") == ["`linear`", "91.048", "91.00", "91.00", "1", "-0.05", "one seed"]
+    assert row(rows, "one_cycle")[1:3] == ["91.29", "unfinished: epoch 3 of 200"]
+    assert row(rows, "warm_restarts") == ["`warm_restarts`", "", "not run", "", "", "", ""]
+
+
+def test_a_difference_beyond_the_seeds_spread_is_marked(tmp_path):
+    for seed, last in enumerate([94.0, 94.1, 94.05]):
+        write_run(tmp_path / f"runs/{seed}", seeded(scheduler_config, "cosine", seed), [90.0, last])
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    rows = section((tmp_path / "out" / "README.md").read_text(), "## Table 2: learning-rate schedule")
+    assert row(rows.partition("The learning")[0], "cosine")[-2:] == ["-1.43", "**outside**"]
+
+
+def test_the_paper_printed_the_best_epoch_of_the_final_model(written):
+    rows = section(written[1], "## Table 1: models")
+    (line,) = [line for line in rows.splitlines() if line.startswith("| `final`")]
+    assert "`final` (bfloat16) | 96.10 (best) | 96.10 | 96.20 | 1 | +0.10 | one seed" in line
+    assert row(rows, "resnet18")[1:3] == ["93.02 (cited)", "not run"]
+
+
+def test_shortened_runs_stand_apart_and_are_not_compared_with_the_paper(written):
+    text = section(written[1], "### Shortened runs of table 2: learning-rate schedule")
+    assert "These change `num_epochs=3` in every arm" in text
+    assert row(text, "cosine")[1:] == ["74.10 ± 0.14", "74.10 ± 0.14", "2", "", ""]
+    assert row(text, "polynomial")[4:] == ["-9.00", "**outside**"]
+    assert row(text, "polynomial_fixed")[4:] == ["+0.10", "within"]
+    assert "78.41" not in text and "95.48" not in text
+    # The baseline is shown alone in no other table than the first.
+    assert "### Shortened runs of table 1" in written[1] and "### Shortened runs of table 3" not in written[1]
+
+
+def test_every_row_of_the_paper_is_there_run_or_not(written):
+    rows = [line for line in written[1].splitlines() if re.match(r"\| `[^`]+`( \(bfloat16\))? \| \d\d\.\d+", line)]
+    printed = [line for line in rows if line.split("|")[2].strip() not in ("93.02 (cited)",)]
+    first_columns = [line for line in printed if len(line.strip("|").split("|")) == 7]
+    assert len(first_columns) == 44
+    assert "Of the 36 experiments in them, 4 have been run here at full length" in written[1]
+
+
+def test_the_page_stands_alone_and_shows_every_figure(written):
+    out, markdown, page = written
+    sources = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
+    assert len(sources) == len(set(sources)) > 8
+    assert all((out / source).stat().st_size > 2000 for source in sources)
+    assert {f"figures/{path.name}" for path in (out / "figures").iterdir()} == set(sources)
+    assert page.count('src="data:image/svg+xml;base64,') == page.count("<img ") == len(sources)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "http" not in re.sub(r'src="data:[^"]*"', "", page)
+    assert all(f'id="{target}"' in page for target in re.findall(r'href="#([^"]+)"', page))
+    assert 'name="viewport"' in page and "@media print" in page and "nan" not in re.sub(r'"data:[^"]*"', "", page)
+
+
+def test_no_runs_at_all(tmp_path):
+    (tmp_path / "runs").mkdir()
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert text.count("not run") >= 60 and "There are none yet." in text
+    # What needs no run is drawn all the same.
+    assert sorted(path.stem for path in (tmp_path / "out" / "figures").iterdir()) == [
+        "architecture", "epochs-rates", "optimizer-rates", "scheduler-rates",
+    ]  # fmt: skip
+
+
+def test_a_real_run_of_the_final_model(tmp_path, tiny_npz):
+    config = final.get_config()
+    config.update_from_flattened_dict(
+        {
+            "num_epochs": 2,
+            "batch_size": 60,
+            "dataset.data_dir": str(tiny_npz),
+            "model.channels": (4, 8),
+            "model.blocks": (1, 1),
+        }
+    )
+    summary = train_and_evaluate(config, str(tmp_path / "runs" / "final"))
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"| `final` | {summary['last']['accuracy']:.2f}" in section(text, "### Shortened runs of table 1: models")
+    assert "over 1 run with `dataset.data_dir" not in text and "over 1 run with `batch_size=60`" in text
+    assert {"confusion.svg", "classes.svg"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+
+
+def test_reports_replace_reports_and_nothing_else(tmp_path):
+    (tmp_path / "runs").mkdir()
+    out = tmp_path / "out"
+    report.write_report(tmp_path / "runs", out, CONFIGS)
+    first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    report.write_report(tmp_path / "runs", out, CONFIGS)
+    assert first == {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    with pytest.raises(UserError, match="holds other files and no report"):
+        Page("x").write(tmp_path / "mine")
+    assert (tmp_path / "mine" / "index.html").read_text() == "mine"
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        Page("x").write(tmp_path / "mine" / "index.html")
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        report.write_report(tmp_path / "none", tmp_path / "out", CONFIGS)
+    with pytest.raises(UserError, match="there are no tables in it"):
+        report.write_report(tmp_path, tmp_path / "out", tmp_path)
+
+
+def test_markdown():
+    assert anchor("Table 2: learning-rate schedule") == "table-2-learning-rate-schedule"
+    assert table(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+
+
+def experiment(name):
+    return load_experiment(CONFIGS / f"{name}.py")
+
+
+def torch_rates(create_scheduler, epochs):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    scheduler = create_scheduler(optimizer)
+    rates = []
+    for _ in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return np.array(rates)
+
+
+def test_the_note_on_schedules_says_what_pytorch_does():
+    text = notes.scheduler_note(experiment("scheduler"))
+    schedulers = torch.optim.lr_scheduler
+    polynomial = torch_rates(schedulers.PolynomialLR, 200)
+    assert f"so {int((polynomial == 0).sum())} of its 200 epochs change no parameter" in text
+    linear = torch_rates(schedulers.LinearLR, 200)
+    assert f"rises for {int((linear < 0.1 - 1e-9).sum())} epochs" in text and "stays at 0.1" in text
+    cycle = torch_rates(lambda o: schedulers.OneCycleLR(o, max_lr=0.01, steps_per_epoch=128, epochs=200), 200)
+    assert f"from {cycle[0]:.3g} to {cycle.max():.3g}" in text
+    assert "never near the 0.01 it was given" in text and cycle.max() < 0.01 / 20
+
+
+def test_the_note_on_epochs_says_what_pytorch_does():
+    text = notes.epochs_note(experiment("epochs"), {"300": [], "400": []})
+    rates = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=200), 400)
+    assert f"while the learning rate is still {rates[99]:.2g}" in text
+    assert f"to {rates[299]:.2g} in the last epoch of `300` and {rates[399]:.2g} in that of `400`" in text
+    assert "86.96 to 91.04 in epochs 91 to 110" in text and "88.30 in the last" in text
+    assert "-0.16 and -0.17 of its 95.48" in text
+    assert epochs_config("300").schedule.total_epochs == 200
+
+
+def test_the_pooling_rows_are_one_function_and_the_corner_is_another():
+    table_6 = experiment("pooling")
+    eight, adaptive, corner = (table_6.get_config(arm) for arm in ("avg_8", "adaptive", "avg_5"))
+    assert notes.largest_difference(eight, adaptive) == 0
+    assert notes.largest_difference(eight, corner) > 1e-3
+    text = notes.pooling_note(table_6)
+    assert "are equal to the last bit" in text and "39 of 64 positions are never read" in text
+    assert "0.09 to 0.13 less" in text
+
+
+def test_the_notes_on_settings():
+    assert "differ in `augment.std` alone" in notes.augmentation_note(experiment("augmentation"))
+    adam, adamw = optimizer_config("adam"), optimizer_config("adamw")
+    assert list(changed_fields(adamw, adam)) == ["optimizer.name"]
+    text = notes.optimizer_note(experiment("optimizer"))
+    assert (
+        "learning rate of 0.1" in text
+        and f"{0.1 / torch.optim.Adam([torch.zeros(1)]).defaults['lr']:.0f} times" in text
+    )
+    assert "within 0.20 points" in notes.dropout_note(experiment("dropout"))
+    assert "a stem of 16 channels" in notes.architecture_note(experiment("architecture"))
+    assert "learning rate of 0.1" in notes.batch_size_note(experiment("batch_size"))
+
+
+def test_what_choosing_the_best_epoch_is_worth(written):
+    text = section(written[1], "## Table 1: models")
+    assert "96.10 is the best epoch of one run, number 198 of 200" in text and "last epoch is 96.01" in text
+    # 0.3, 0.3 and 0.0 for the baseline, 0.1 for the final model.
+    assert "In our own 4 runs of full length the choice is worth 0.18 ± 0.15 points, at most 0.30." in text
+
+
+def test_layers_are_those_of_the_torch_model():
+    layers = describe_layers(create_model(final.get_config()), (32, 32, 3))
+    reference = TorchResNet(pooling="global", head=1)
+    modules = {"conv": torch.nn.Conv2d, "norm": torch.nn.BatchNorm2d, "linear": torch.nn.Linear}
+    for kind, module in modules.items():
+        expected = [sum(p.numel() for p in m.parameters()) for m in reference.modules() if isinstance(m, module)]
+        assert sorted(layer.parameters for layer in layers if layer.kind == kind) == sorted(expected)
+    assert sum(layer.parameters for layer in layers) == 4_697_162
+    assert [layer.output_shape for layer in layers if layer.path in ("conv1", "layer3_0/conv1", "linear")] == [
+        (32, 32, 64), (8, 8, 256), (10,),
+    ]  # fmt: skip
+
+
+def test_the_architecture_is_drawn_from_the_model():
+    figure = draw_architecture(create_model(final.get_config()), (32, 32, 3))
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    for expected in (
+        "4 blocks of 128, the first at stride 2",
+        "global mean, dropout 0.4",
+        "4,697,162",
+        "798.7 M",
+        "8x8x256",
+    ):
+        assert expected in texts
+
+
+def test_a_corrected_arm_has_its_twins_colour_and_other_dashes():
+    labels = ["linear", "one_cycle", "linear_fixed", "linear_fixed_warmup"]
+    styles = [style_of(label, labels) for label in labels]
+    assert styles[0]["color"] == styles[2]["color"] == styles[3]["color"] != styles[1]["color"]
+    assert len({style["linestyle"] for style in (styles[0], styles[2], styles[3])}) == 3

@@ -1,0 +1,101 @@
+"""Runs read back, grouped, and their statistics."""
+
+import math
+
+import pytest
+
+from configs import arms as configs_arms
+from configs.pooling import ARMS, get_config
+from jaxresnet.config import save_config
+from jaxresnet.runs import Stat, difference_interval, group_runs, read_runs
+from jaxresnet.summary import write_confusion, write_summary
+
+
+def write_run(folder, config, accuracies, finished=True, selected_on="test"):
+    """A run as training leaves it, with these test accuracies."""
+    folder.mkdir(parents=True)
+    save_config(config, folder)
+    lines = []
+    for epoch, accuracy in enumerate(accuracies, 1):
+        lines.append(
+            f'{{"epoch": {epoch}, "step": {391 * epoch}, "learning_rate": {0.1 / epoch}, "train_loss": 1.0, '
+            f'"train_accuracy": 50.0, "images_per_second": 100.0, "test_loss": 1.0, "test_accuracy": {accuracy}, '
+            f'"seconds": {10.0 * epoch}}}\n'
+        )
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    if not finished:
+        return
+    best = max(range(len(accuracies)), key=lambda i: accuracies[i])
+    write_confusion([[9, 1], [2, 8]], ["cat", "dog"], folder)
+    write_summary(
+        {
+            "best": {"epoch": best + 1, "accuracy": accuracies[best], "selected_on": selected_on},
+            "last": {"epoch": len(accuracies), "accuracy": accuracies[-1]},
+            "evaluated_on": selected_on,
+            "wall_seconds": 100.0,
+            "images_per_second": 1000.0,
+            "device": "a device",
+            "device_count": 1,
+            "versions": {"jax": "1.2.3"},
+        },
+        folder,
+    )
+
+
+def arm(name, **fields):
+    config = configs_arms.choose("pooling", ARMS, name)
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def test_statistics():
+    stat = Stat.of([95.0, 95.1, 95.5])
+    assert stat.mean == pytest.approx(95.2) and stat.n == 3
+    assert stat.sd == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    # Student's t at 2 degrees of freedom, 97.5%, is 4.303 in every table of it.
+    assert stat.interval() == pytest.approx(4.3027 * stat.sd * math.sqrt(4 / 3), rel=1e-4)
+    assert str(stat) == "95.20 ± 0.26"
+
+
+def test_a_single_run_has_no_spread():
+    stat = Stat.of([95.0])
+    assert math.isnan(stat.sd) and math.isnan(stat.interval()) and str(stat) == "95.00"
+
+
+def test_the_difference_of_two_means_by_a_pooled_variance():
+    pool = [Stat.of([70.0, 71.0]), Stat.of([75.0, 75.2]), Stat.of([60.0])]
+    variance = (0.5 + 0.02) / 2
+    expected = 4.3027 * math.sqrt(variance * (1 / 2 + 1 / 1))
+    assert difference_interval(pool[0], pool[2], pool) == pytest.approx(expected, rel=1e-4)
+    assert math.isnan(difference_interval(pool[2], pool[2], [pool[2]]))
+
+
+def test_groups_differ_in_what_they_change_of_the_arm(tmp_path):
+    write_run(tmp_path / "a", arm("avg_8"), [90.0, 94.0])
+    write_run(tmp_path / "b", arm("avg_8", seed=1), [90.0, 95.0])
+    write_run(tmp_path / "again" / "b", arm("avg_8", seed=1), [90.0, 95.0])
+    write_run(tmp_path / "c", arm("avg_8", dtype="bfloat16"), [90.0, 96.0])
+    write_run(tmp_path / "d", arm("avg_8", num_epochs=2), [60.0, 61.0])
+    write_run(tmp_path / "e", arm("avg_8", seed=2), [90.0], finished=False)
+    write_run(tmp_path / "f", arm("adaptive"), [90.0, 91.0])
+    full, low, short = group_runs(read_runs(tmp_path), get_config("avg_8"))
+    assert full.is_full and full.changes == {} and len(full.unfinished) == 1
+    # Kept in two folders, seed 1 is counted once.
+    assert full.accuracy("last") == Stat.of([95.0, 94.0]) and full.accuracy("best").n == 2
+    assert low.is_full and low.changes == {"dtype": "bfloat16"}
+    assert not short.is_full and short.changes == {"num_epochs": 2}
+
+
+def test_what_does_not_change_training_makes_no_other_group(tmp_path):
+    write_run(tmp_path / "a", arm("avg_8", eval_batch_size=7, log_every_steps=1), [90.0])
+    (group,) = group_runs(read_runs(tmp_path), get_config("avg_8"))
+    assert group.changes == {}
+
+
+def test_a_damaged_run_is_named_and_left_out(tmp_path, capsys):
+    write_run(tmp_path / "good", arm("avg_8"), [90.0])
+    write_run(tmp_path / "bad", arm("avg_8", seed=1), [90.0])
+    (tmp_path / "bad" / "summary.json").write_text("{")
+    assert [run.path.name for run in read_runs(tmp_path)] == ["good"]
+    errors = capsys.readouterr().err
+    assert errors.startswith("left out: ") and "bad/summary.json cannot be read" in errors

@@ -1,0 +1,222 @@
+"""Sweeps: what they plan, skip, resume, report and list."""
+
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxresnet import sweep
+from jaxresnet.config import changed_fields, load_config
+from jaxresnet.errors import Interrupted, UserError
+from jaxresnet.experiments import load_experiment
+from jaxresnet.metrics import read_metrics
+from jaxresnet.steps import compile_steps
+from jaxresnet.summary import read_summary
+from jaxresnet.train import train_and_evaluate
+from tests.conftest import REPOSITORY
+
+SCHEDULER = load_experiment(REPOSITORY / "configs" / "scheduler.py")
+FINAL = load_experiment(REPOSITORY / "configs" / "final.py")
+
+
+@pytest.fixture
+def small(tiny_npz):
+    """Overrides that make a run of any arm one of seconds."""
+    return {
+        "dataset.data_dir": str(tiny_npz),
+        "num_epochs": 2,
+        "batch_size": 30,
+        "eval_batch_size": 20,
+        "model.channels": (4, 8),
+        "model.blocks": (1, 1),
+        "model.pooling": "global",
+    }
+
+
+def folders(jobs, workdir):
+    return [str(job.workdir.relative_to(workdir)) for job in jobs]
+
+
+def test_all_arms_with_one_seed_then_with_the_next(tmp_path):
+    jobs = sweep.plan(SCHEDULER, ["linear", "cosine"], 2, {"num_epochs": 3}, tmp_path)
+    # In the table's own order, the baseline under its own name.
+    assert folders(jobs, tmp_path) == [
+        "baseline/seed0", "scheduler/linear/seed0", "baseline/seed1", "scheduler/linear/seed1",
+    ]  # fmt: skip
+    assert [job.config.seed for job in jobs] == [0, 0, 1, 1]
+    assert {job.config.num_epochs for job in jobs} == {3}
+    assert jobs[1].config.schedule.name == "linear"
+
+
+def test_seeds_count_from_the_configs_own(tmp_path):
+    jobs = sweep.plan(FINAL, None, 2, {"seed": 5}, tmp_path)
+    assert folders(jobs, tmp_path) == ["final/seed5", "final/seed6"]
+
+
+def test_arms_of_the_paper_alone(tmp_path):
+    jobs = sweep.plan(SCHEDULER, ["paper", "warm_restarts"], 1, {}, tmp_path)
+    assert [job.label.partition(",")[0] for job in jobs] == [
+        "cosine", "linear", "polynomial", "one_cycle", "warm_restarts",
+    ]  # fmt: skip
+
+
+def test_unknown_arms_get_the_list(tmp_path):
+    with pytest.raises(UserError, match=r"there is no arm 'lin' in .*it has cosine, linear, polynomial, one_cycle"):
+        sweep.plan(SCHEDULER, ["cosine", "lin"], 1, {}, tmp_path)
+    with pytest.raises(UserError, match="none: the file has no arms"):
+        sweep.plan(FINAL, ["final"], 1, {}, tmp_path)
+
+
+def test_a_value_that_cannot_work_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match="batch_size=0: expected at least 1"):
+        sweep.plan(SCHEDULER, None, 1, {"batch_size": 0}, tmp_path)
+
+
+def test_runs_share_programs_finished_ones_are_skipped_and_a_failure_stops_no_other(small, tmp_path, capsys):
+    (tmp_path / "scheduler" / "linear" / "seed0").mkdir(parents=True)
+    (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").write_text("mine")
+    jobs = sweep.plan(SCHEDULER, ["cosine", "linear", "one_cycle_fixed"], 2, small, tmp_path)
+    compile_steps.cache_clear()
+    failures = sweep.run(jobs)
+    assert len(failures) == 1 and failures[0].startswith("linear, seed 0: ") and "holds other files" in failures[0]
+    assert (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").read_text() == "mine"
+    done = [job for job in jobs if read_summary(job.workdir)]
+    assert len(done) == 5
+    # Three arms and two seeds: full and last batches, one program each, and one for evaluation.
+    compile_steps_misses = compile_steps.cache_info().misses
+    assert compile_steps_misses == 1
+    output = capsys.readouterr().out
+    assert "sweep: 0 of 6 runs finished, 0% of the work, time left: measuring" in output
+    assert "sweep: 5 of 6 runs finished, 83% of the work, about" in output
+    assert "== run 4 of 6: cosine, seed 1" in output and "failed: linear, seed 0:" in output
+
+    before = {job.workdir: (job.workdir / "metrics.jsonl").read_text() for job in done}
+    (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").unlink()
+    assert sweep.run(jobs) == []
+    output = capsys.readouterr().out
+    assert output.count("finished before") == 5 and "sweep: 6 of 6 runs finished, 100% of the work" in output
+    assert before == {job.workdir: (job.workdir / "metrics.jsonl").read_text() for job in done}
+
+
+def test_any_other_exception_is_reported_and_the_rest_goes_on(small, tmp_path, monkeypatch, capsys):
+    def train(config, workdir):
+        if config.schedule.name == "linear":
+            raise MemoryError("no room\nfor this")
+        return train_and_evaluate(config, workdir)
+
+    monkeypatch.setattr("jaxresnet.train.train_and_evaluate", train)
+    jobs = sweep.plan(SCHEDULER, ["linear", "cosine"], 1, small, tmp_path)
+    assert sweep.run(jobs) == ["linear, seed 0: MemoryError: no room for this"]
+    assert read_summary(tmp_path / "baseline" / "seed0") is not None
+
+
+def test_an_interrupted_run_ends_the_sweep_and_is_resumed(small, tmp_path, monkeypatch):
+    jobs = sweep.plan(SCHEDULER, ["cosine", "linear"], 1, small, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxresnet.metrics.ProgressDisplay.update", lambda *arguments: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted) as interrupted:
+            sweep.run(jobs)
+    assert interrupted.value.exit_status == 130
+    assert read_metrics(jobs[0].workdir) == [] and not jobs[1].workdir.exists()
+    assert sweep.run(jobs) == []
+    assert [line["step"] for line in read_metrics(jobs[0].workdir)] == [6, 12]
+
+
+def arguments_of(small):
+    return [f"--config.{field}={value}".replace(" ", "") for field, value in small.items()]
+
+
+@pytest.fixture
+def command(subprocess_environment):
+    def run(*arguments, **keywords):
+        line = [sys.executable, "-m", "jaxresnet.sweep", *arguments]
+        return subprocess.run(
+            line, env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, **keywords
+        )
+
+    return run
+
+
+def test_the_commands_that_list_prints_are_the_runs_of_the_sweep(command, small, tmp_path, subprocess_environment):
+    flags = ["--config=configs/scheduler.py", "--arms=one_cycle", "--seeds=2", f"--workdir={tmp_path}"]
+    listed = command(*flags, "--list", *arguments_of(small))
+    assert listed.returncode == 0, listed.stderr
+    lines = listed.stdout.splitlines()
+    assert len(lines) == 2 and not any(tmp_path.iterdir())
+    words = shlex.split(lines[1])
+    assert words[:3] == ["python", "-m", "jaxresnet.main"]
+    done = subprocess.run(
+        [sys.executable, *words[1:]], env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    job = sweep.plan(SCHEDULER, ["one_cycle"], 2, small, tmp_path)[1]
+    assert changed_fields(load_config(job.workdir), job.config) == {}
+    # What has finished is listed no more.
+    assert command(*flags, "--list", *arguments_of(small)).stdout.splitlines() == lines[:1]
+
+
+def test_dry_run_tells_steps_and_time_and_runs_nothing(command, small, tmp_path):
+    flags = ["--config=configs/scheduler.py", "--arms=cosine,linear", f"--workdir={tmp_path}", "--dry_run"]
+    first = command(*flags, *arguments_of(small))
+    assert first.returncode == 0, first.stderr
+    assert not any(tmp_path.iterdir())
+    assert [line.split()[2:5] for line in first.stdout.splitlines()[1:3]] == [["0", "new", "12"]] * 2
+    assert "The time of 2 of them is a rough guess" in first.stdout
+
+    sweep.run(sweep.plan(SCHEDULER, ["cosine"], 1, small, tmp_path))
+    second = command(*flags, *arguments_of(small)).stdout
+    assert "finished" in second.splitlines()[1] and "new" in second.splitlines()[2]
+    assert "rough guess" not in second and "2 runs, about" in second
+
+
+def test_ctrl_c_loses_nothing(command, small, tmp_path, subprocess_environment):
+    """SIGINT while the first of two runs trains: status 130, and the same command finishes both."""
+    flags = ["--config=configs/scheduler.py", "--arms=cosine,linear", f"--workdir={tmp_path}"]
+    flags += arguments_of(small | {"num_epochs": 8})
+    line = [sys.executable, "-m", "jaxresnet.sweep", *flags]
+    process = subprocess.Popen(
+        line, env=subprocess_environment, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "baseline" / "seed0" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "stopped by SIGINT and saved after step" in errors and "Traceback" not in errors
+    assert "sweep: 0 of 2 runs finished" in output.splitlines()[-1]
+
+    resumed = command(*flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after step" in resumed.stdout and "sweep: 2 of 2 runs finished" in resumed.stdout
+    steps = [line["step"] for line in read_metrics(tmp_path / "baseline" / "seed0")]
+    assert steps == [6 * epoch for epoch in range(1, 9)]
+
+
+def test_mistakes_are_answered_in_one_line(command, tmp_path):
+    for arguments, message in (
+        (["--config=configs/none.py"], "there is no file"),
+        (["--config=configs/optimizer.py", "--arms=adamax"], "there is no arm 'adamax'"),
+        (["--config=configs/optimizer.py", "--seeds=0"], "seeds"),
+        (["--config=configs/optimizer.py", "--config.num_epoch=3"], "did you mean config.num_epochs?"),
+    ):
+        done = command(*arguments, f"--workdir={tmp_path}")
+        assert done.returncode != 0 and message in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_experiments_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="there is no config file"):
+        load_experiment(tmp_path / "none.py")
+    (tmp_path / "broken.py").write_text("def get_config(:")
+    with pytest.raises(UserError, match="cannot be read as a config"):
+        load_experiment(tmp_path / "broken.py")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(UserError, match="there is no get_config in it"):
+        load_experiment(pathlib.Path(tmp_path / "empty.py"))
