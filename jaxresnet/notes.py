@@ -176,8 +176,9 @@ def selection_note(groups: list[Group]) -> str:
         f"The paper's {best:.2f} is the best epoch of one run, number {logs['final'].index(best) + 1} of "
         f"{len(logs['final'])}, chosen on the test set; the same run's last epoch is {last:.2f}. Three more logs of "
         "nearly the same recipe have best epochs of "
-        f"{', '.join(f'{accuracy:.2f}' for accuracy in others)}; they were not printed. Tables 2 to 8 print last epochs, so {best:.2f} and the baseline's {logs['baseline'][-1]:.2f} are "
-        f"different quantities: the baseline's best epoch is {max(logs['baseline']):.2f}."
+        f"{', '.join(f'{accuracy:.2f}' for accuracy in others)}; they were not printed. Tables 2 to 8 "
+        f"print last epochs, so {best:.2f} and the baseline's {logs['baseline'][-1]:.2f} are different quantities: the "
+        f"baseline's best epoch is {max(logs['baseline']):.2f}."
     )
     for is_full, what in ((True, "of full length"), (False, "shortened")):
         gains = [

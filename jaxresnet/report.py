@@ -133,7 +133,7 @@ def _add_table(page: Page, each: Table) -> None:
         rows += [_row(experiment, arm, group) for group in shown] or [_row(experiment, arm, None)]
         if shown and shown[0].runs:
             full[arm] = shown[0]
-    page.add(table(["arm", "paper", "last epoch", "best epoch", "n", "difference", ""], rows))
+    page.add(table(["arm", "paper", "last epoch", "best epoch", "n", "difference"], rows))
     if each.name in NOTES:
         page.add(NOTES[each.name](experiment, each.groups))
     _add_settings_rates(page, each)
@@ -157,15 +157,15 @@ def _row(experiment: Experiment, arm: str, group: Group | None) -> list[str]:
         label += f" ({', '.join(str(value) for value in group.changes.values())})"
     if group is None or not group.runs:
         state = "not run" if group is None else _state_of(group.unfinished)
-        return [label, printed, state, "", "", "", ""]
+        return [label, printed, state, "", "", ""]
     last, best = group.accuracy("last"), group.accuracy("best")
     cells = [label, printed, str(last), str(best), str(last.n)]
     if paper.accuracy is None:
-        return [*cells, "", ""]
+        return [*cells, ""]
     ours = best if paper.epoch == "best" else last
     difference = ours.mean - paper.accuracy
     mark = _mark(abs(difference) > ours.interval()) if ours.n > 1 else "one seed"
-    return [*cells, f"{difference:+.2f}", mark]
+    return [*cells, f"{difference:+.2f} {mark}"]
 
 
 def _as_printed(accuracy: float) -> str:
@@ -209,7 +209,8 @@ def _add_accuracy_figures(
     page: Page, name: str, groups: dict[str, Group], paper: dict[str, tuple[float | None, str | None]]
 ) -> None:
     bars = [Bar(arm, group.accuracy("last"), paper.get(arm, (None, None))[0]) for arm, group in groups.items()]
-    page.add_figure(f"{name}-bars", figures.draw_bars(bars), "test accuracy of each arm")
+    if len(bars) > 1:
+        page.add_figure(f"{name}-bars", figures.draw_bars(bars), "test accuracy of each arm")
     curves = []
     for arm, group in groups.items():
         split = group.runs[0].summary["evaluated_on"]
@@ -251,19 +252,21 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, name: str) -> None:
     rows = []
     for arm, group in sweep.groups.items():
         last, best = group.accuracy("last"), group.accuracy("best")
-        row = [f"`{arm}`", str(last), str(best), str(last.n), "", ""]
+        row = [f"`{arm}`", str(last), str(best), str(last.n), ""]
         if arm != reference:
             difference = last.mean - accuracies[reference].mean
             interval = difference_interval(last, accuracies[reference], list(accuracies.values()))
-            row[4:] = [f"{difference:+.2f}", "one seed" if math.isnan(interval) else _mark(abs(difference) > interval)]
+            row[4] = f"{difference:+.2f} " + ("one seed" if math.isnan(interval) else _mark(abs(difference) > interval))
         rows.append(row)
-    page.add(table(["arm", "last epoch", "best epoch", "n", f"against `{reference}`", ""], rows))
+    page.add(table(["arm", "last epoch", "best epoch", "n", f"against `{reference}`"], rows))
     if len(rows) > 1:
         page.add(
             "**Outside** here: 0 is outside of the 95% confidence interval of the difference of the two means, by the "
             "seeds' spread pooled over the arms of this table."
         )
     _add_accuracy_figures(page, name, sweep.groups, {})
+    if len(rows) == 1:
+        return
     rates = []
     for arm, group in sweep.groups.items():
         lines = group.runs[0].lines
