@@ -78,13 +78,20 @@ def plan(
             check_config(config)
             folder = workdir / config.name / f"seed{config.seed}"
             arguments = (
-                f"--config={experiment.path}" + (f":{arm}" if arm else ""),
+                f"--config={_config_of(experiment, arm, config.name)}",
                 *(f"--config.{field}={value}" for field, value in overrides.items() if field != "seed"),
                 f"--config.seed={config.seed}",
                 f"--workdir={folder}",
             )
             jobs.setdefault(folder, Job(f"{arm or config.name}, seed {config.seed}", config, folder, arguments))
     return list(jobs.values())
+
+
+def _config_of(experiment: Experiment, arm: str, name: str) -> str:
+    """What to give as ``--config``. An experiment that has a file of its own, as the baseline does, is named by it, so
+    that all tables list its runs by the same command."""
+    own = experiment.path.with_name(f"{name}.py")
+    return str(own if own.is_file() else f"{experiment.path}:{arm}" if arm else experiment.path)
 
 
 def _chosen(experiment: Experiment, arms: list[str] | None) -> list[str]:

@@ -57,6 +57,14 @@ def test_seeds_count_from_the_configs_own(tmp_path):
     assert folders(jobs, tmp_path) == ["final/seed5", "final/seed6"]
 
 
+def test_tables_list_the_runs_that_they_share_by_the_same_command(tmp_path):
+    tables = [load_experiment(REPOSITORY / "configs" / f"{name}.py") for name in ("scheduler", "pooling", "headline")]
+    jobs = [sweep.plan(table, None, 2, {"num_epochs": 3}, tmp_path) for table in tables]
+    assert jobs[0][0].arguments == jobs[1][0].arguments == jobs[2][0].arguments
+    assert jobs[0][0].arguments[0] == f"--config={REPOSITORY / 'configs' / 'baseline.py'}"
+    assert jobs[0][1].arguments[0] == f"--config={REPOSITORY / 'configs' / 'scheduler.py'}:linear"
+
+
 def test_arms_of_the_paper_alone(tmp_path):
     jobs = sweep.plan(SCHEDULER, ["paper", "warm_restarts"], 1, {}, tmp_path)
     assert [job.label.partition(",")[0] for job in jobs] == [
