@@ -90,7 +90,7 @@ def plan(
 def _config_of(experiment: Experiment, arm: str, name: str) -> str:
     """What to give as ``--config``. An experiment that has a file of its own, as the baseline does, is named by it, so
     that all tables list its runs by the same command."""
-    own = experiment.path.with_name(f"{name}.py")
+    own = experiment.path.parent / f"{name}.py"
     return str(own if own.is_file() else f"{experiment.path}:{arm}" if arm else experiment.path)
 
 
