@@ -14,7 +14,7 @@ from configs.arms import BASELINE, Arm
 
 TITLE = "Table 4: optimizer"
 
-WARMUP = {"schedule.warmup_epochs": 5.0, "schedule.step_per": "step"}
+WARMUP = {"schedule.warmup_epochs": 5.0}
 ADAM = {"optimizer.name": "adam", "schedule.learning_rate": 1e-3}
 # A momentum of 0.9 makes each step ten times as long.
 RMSPROP = {"optimizer.name": "rmsprop", "schedule.learning_rate": 1e-4}

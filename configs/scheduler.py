@@ -1,6 +1,6 @@
 """Table 2, the learning-rate schedule: cosine, linear, polynomial, one_cycle.
 
-    python -m jaxresnet.main --config=configs/scheduler.py:linear --workdir=runs/scheduler/linear
+    python -m jaxresnet.main --config=configs/scheduler.py:linear --workdir=runs/scheduler/linear/seed0
     python -m jaxresnet.sweep --config=configs/scheduler.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 91.048, 78.413 and 91.29% test accuracy, last of 200 epochs, one run each, V100. All but cosine ran at

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from jaxresnet.errors import UserError, one_line
+from jaxresnet.errors import Diverged, UserError, one_line
 from jaxresnet.metrics import Sums
 from jaxresnet.train_state import TrainState
 
@@ -88,11 +88,11 @@ class Checkpointer:
         """Saves under the number of steps taken; ``best`` marks the best epoch yet.
 
         Raises:
-            UserError: a parameter or statistic is NaN or infinite; what was saved before stays.
+            Diverged: a parameter or statistic is NaN or infinite; what was saved before stays.
         """
         saved = {name: getattr(state, name) for name in _SAVED}
         if not _all_finite(saved):
-            raise UserError(
+            raise Diverged(
                 f"parameters became NaN or infinite at step {int(state.step):,}: "
                 f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )

@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something the user can mend. Its message is one line: what was wrong, and what to do."""
 
 
+class Diverged(UserError):
+    """Training came to NaN or infinity."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop and has saved itself; ``exit_status`` is the shell's 128 + signal."""
 

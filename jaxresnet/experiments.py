@@ -17,7 +17,7 @@ class Experiment(NamedTuple):
         path: of the file.
         title: of the table; the name of the file where it has no arms.
         arms: the names of its rows, in order; ``("",)`` where it has no arms.
-        get_config: the locked config of an arm.
+        get_config: the locked config of an arm; of ``""`` where it has no arms.
     """
 
     path: pathlib.Path
@@ -36,6 +36,8 @@ def load_experiment(path: pathlib.Path) -> Experiment:
         contents = runpy.run_path(str(path))
     except FileNotFoundError as error:
         raise UserError(f"there is no config file {path}") from error
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path}: {error}; run from the folder that holds configs/") from error
     except Exception as error:  # whatever the file itself raises
         raise UserError(f"{path} cannot be read as a config: {one_line(error)}") from error
     if "get_config" not in contents:

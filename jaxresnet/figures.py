@@ -47,10 +47,10 @@ def style_of(label: str, labels: Sequence[str]) -> dict:
     """Colour and dashes of an arm among others: a corrected arm is its faithful twin's colour, dashed."""
     families = list(dict.fromkeys(_family(other) for other in labels))
     colours = matplotlib.colormaps["tab10" if len(families) <= 10 else "tab20"].colors
-    corrected = {"": "-", "_fixed": "--", "_fixed_warmup": "-."}
+    dashes = {"": "-", "_fixed": "--", "_fixed_warmup": "-."}
     return {
         "color": colours[families.index(_family(label)) % len(colours)],
-        "linestyle": corrected[label.removeprefix(_family(label))],
+        "linestyle": dashes.get(label.removeprefix(_family(label)), "-."),
     }
 
 
@@ -58,9 +58,9 @@ def _family(label: str) -> str:
     return label.removesuffix("_warmup").removesuffix("_fixed")
 
 
-def draw_curves(curves: list[Curve]) -> Figure:
-    """Test accuracy against epochs: the mean of the seeds, the band from the lowest to the highest, and the authors'
-    own run dotted."""
+def draw_curves(curves: list[Curve], split: str) -> Figure:
+    """Accuracy on a split against epochs: the mean of the seeds, a band from the lowest to the highest, and the
+    authors' own run dotted."""
     figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
     labels = [curve.label for curve in curves]
@@ -77,7 +77,7 @@ def draw_curves(curves: list[Curve]) -> Figure:
             )
     if any(curve.paper for curve in curves):
         axes.plot([], [], color=GREY, linestyle=":", linewidth=0.8, label="the authors' run")
-    axes.set(xlabel="epoch", ylabel="test accuracy, %")
+    axes.set(xlabel="epoch", ylabel=f"{split} accuracy, %")
     _finish(figure, axes, len(labels))
     return figure
 
@@ -98,7 +98,7 @@ def draw_rates(rates: list[Curve]) -> Figure:
     return figure
 
 
-def draw_bars(bars: list[Bar]) -> Figure:
+def draw_bars(bars: list[Bar], quantity: str) -> Figure:
     """A bar an arm, with the sample standard deviation of its seeds; diamonds are the paper's figures."""
     figure = Figure(figsize=(WIDTH, 1.1 + 0.38 * len(bars)), layout="constrained")
     axes = figure.subplots()
@@ -123,7 +123,7 @@ def draw_bars(bars: list[Bar]) -> Figure:
     axes.set_yticks(range(len(bars)), labels)
     axes.invert_yaxis()
     axes.set_xlim(left, max(shown) + 0.08 * spread)
-    axes.set_xlabel("test accuracy, last epoch, %" + (f" (the axis starts at {left:.0f})" if left else ""))
+    axes.set_xlabel(f"{quantity}, %" + (f" (the axis starts at {left:.0f})" if left else ""))
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     return figure
@@ -147,11 +147,6 @@ def draw_confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
     axes.set(xlabel="taken for", ylabel="is")
     figure.colorbar(image, ax=axes, shrink=0.75, label="mistakes, % of the class")
     return figure
-
-
-def draw_class_accuracy(names: Sequence[str], accuracies: list[Stat]) -> Figure:
-    """The accuracy of each class, with the sample standard deviation of the seeds."""
-    return draw_bars([Bar(name, accuracy) for name, accuracy in zip(names, accuracies, strict=True)])
 
 
 def draw_architecture(model: ResNet, image_shape: tuple[int, int, int]) -> Figure:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxresnet.architecture import describe_layers
 from jaxresnet.cifar10 import IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.config import changed_fields
 from jaxresnet.experiments import Experiment
@@ -47,26 +48,44 @@ def scheduler_note(experiment: Experiment) -> str:
     rates = {arm: hyperparams_by_epoch(experiment.get_config(arm)).learning_rate for arm in experiment.arms}
     constant_from = int(np.argmax(rates["linear"].min(1) >= rates["linear"].max() - 1e-12))
     zero_from = int(np.argmax(rates["polynomial"].max(1) < 1e-12))
-    epochs, max_rate = len(rates["polynomial"]), experiment.get_config("one_cycle").schedule.learning_rate
+    epochs, cycle = len(rates["polynomial"]), experiment.get_config("one_cycle").schedule
     return (
         f"Only cosine ran as its name says. At PyTorch's defaults `linear` rises for {constant_from} epochs and then "
         f"stays at {rates['linear'].max():.3g} to the end; it never decays. `polynomial` is 0 after {zero_from} "
-        f"epochs, so {epochs - zero_from} of its {epochs} epochs change no parameter. `one_cycle` was made for 25,600 "
-        f"steps and stepped {epochs} times: its rate goes from {rates['one_cycle'][0, 0]:.3g} to "
-        f"{rates['one_cycle'].max():.3g} and never near the {max_rate:g} it was given. The three are ranked by these "
-        "accidents, and not by the shape of the schedules."
+        f"epochs, so {epochs - zero_from} of its {epochs} epochs change no parameter. `one_cycle` was made for "
+        f"{cycle.total_epochs:,.0f} steps and stepped {epochs} times: its rate goes from "
+        f"{rates['one_cycle'][0, 0]:.3g} to {rates['one_cycle'].max():.3g} and never near the "
+        f"{cycle.learning_rate:g} it was given. The three are ranked by these accidents, and not by the shape of the "
+        "schedules."
     )
 
 
+def other_logs_note(experiment: Experiment) -> str:
+    """Which of the authors' logs end elsewhere than the figure that the paper prints; empty where none does."""
+    sentences = []
+    for arm in experiment.arms:
+        paper = experiment.get_config(arm).paper
+        if paper.curve and paper.epoch == "last":
+            last = read_paper_curve(paper.curve)["eval_accuracy"][-1]
+            if abs(last - paper.accuracy) > 0.011:  # more than rounding
+                sentences.append(
+                    f"The log that survives of `{arm}` ends at {last:.2f}, so it is of another run than the one "
+                    "printed."
+                )
+    return " ".join(sentences)
+
+
 def augmentation_note(experiment: Experiment) -> str:
-    """Why the row `all` is not the baseline, and what the spread of one run to the next may hide."""
+    """Why the row `all` is not the baseline."""
     full, base = experiment.get_config("all"), experiment.get_config("baseline")
     fields = ", ".join(changed_fields(full, base))
+    ratios = [a / b for a, b in zip(base.augment.std, full.augment.std, strict=True)]
     return (
-        f"`all` and `baseline` differ in `{fields}` alone: the arms that normalise use the deviation "
-        f"{tuple(full.augment.std)}, the baseline {tuple(base.augment.std)}. A constant factor in front of a network "
-        f"that begins with a convolution and BatchNorm matters little, so the {base.paper.accuracy:.2f} and "
-        f"{full.paper.accuracy:.2f} of these two rows show what chance alone does."
+        f"`all` and `baseline` differ in `{fields}` alone: the arms that normalise divide by "
+        f"{tuple(full.augment.std)}, the baseline by {tuple(base.augment.std)}, so their images are "
+        f"{min(ratios):.2f} to {max(ratios):.2f} times the baseline's. BatchNorm follows the first convolution and "
+        f"takes most of such a factor out again; the difference between the two rows, {base.paper.accuracy:.2f} and "
+        f"{full.paper.accuracy:.2f}, may be that of one run to the next."
     )
 
 
@@ -74,11 +93,13 @@ def optimizer_note(experiment: Experiment) -> str:
     """Why Table 4 does not compare the optimizers at their best."""
     rate = experiment.get_config("adam").schedule.learning_rate
     usual = experiment.get_config("adam_fixed").schedule.learning_rate
+    momentum = experiment.get_config("rmsprop").optimizer.momentum
     return (
-        f"Every optimizer ran at SGD's learning rate of {rate:g}. For Adam that is {rate / usual:.0f} times PyTorch's "
-        f"default of {usual:g}, and RMSprop's momentum of 0.9 lengthens its steps tenfold again. Decoupled decay saves "
-        "AdamW: the rows `adam` and `adamw` differ in nothing else. The table ranks tolerance to a rate that is too "
-        "high; the `_fixed` arms compare the optimizers at usual ones."
+        f"Every optimizer ran at SGD's learning rate of {rate:g}. For Adam that is {rate / usual:.0f} times "
+        f"PyTorch's default of {usual:g}, and RMSprop's momentum of {momentum:g} lengthens its steps "
+        f"{1 / (1 - momentum):.0f} times again. Decoupled decay saves AdamW: the rows `adam` and `adamw` differ in "
+        "nothing else. The table ranks tolerance to a rate that is too high; the `_fixed` arms compare the "
+        "optimizers at usual ones."
     )
 
 
@@ -91,23 +112,27 @@ def epochs_note(experiment: Experiment, groups: dict[str, list[Group]]) -> str:
     baseline = experiment.get_config("200").paper.accuracy
     paper = {arm: experiment.get_config(arm).paper.accuracy for arm in ("100", "300", "400")}
     text = (
-        f"The cosine is 200 epochs long in every arm. `100` stops while the learning rate is still "
+        "The cosine is 200 epochs long in every arm. `100` stops while the learning rate is still "
         f"{rates['100'][-1, -1]:.2g}, where accuracy jumps from epoch to epoch: the baseline itself scores "
-        f"{min(around):.2f} to {max(around):.2f} in epochs 91 to 110 of the authors' log, and another log of this arm "
-        f"{min(second[-10:]):.2f} to {max(second[-10:]):.2f} in its last ten epochs, {second[-1]:.2f} in the last. "
-        f"So {paper['100']:.2f} says where a run was stopped, and not what 100 epochs can do.\n\n"
+        f"{min(around):.2f} to {max(around):.2f} in epochs 91 to 110 of the authors' log, and another log of this "
+        f"arm {min(second[-10:]):.2f} to {max(second[-10:]):.2f} in its last ten epochs, {second[-1]:.2f} in the "
+        f"last. So {paper['100']:.2f} says where a run was stopped, and not what 100 epochs can do.\n\n"
         f"Past epoch 200 the rate rises again, to {rates['300'][-1, -1]:.2g} in the last epoch of `300` and "
         f"{rates['400'][-1, -1]:.2g} in that of `400`, so a last epoch there would score like one at such a rate. "
-        f"The printed {paper['300']:.2f} and {paper['400']:.2f} are far above that, and no log of them survives. They "
-        f"fit the best epochs of such runs, around epoch 200, where the recipe is the baseline's to the step: "
-        f"{paper['300'] - baseline:+.2f} and {paper['400'] - baseline:+.2f} of its {baseline:.2f} is the spread of one "
-        "run to the next. Nothing here shows overfitting."
+        f"The printed {paper['300']:.2f} and {paper['400']:.2f} are far above that, and no log of them survives. We "
+        "take them for accuracies of an earlier epoch, the best or that of epoch 200, where the recipe is the "
+        f"baseline's to the step; then {paper['300'] - baseline:+.2f} and {paper['400'] - baseline:+.2f} against its "
+        f"{baseline:.2f} are the spread of one run to the next, and no overfitting. If they were last epochs, as in "
+        "the paper's other rows, our last epochs would come near them."
     )
     for arm in ("300", "400"):
         for group in groups[arm]:
             if group.is_full and group.runs:
                 last, best = group.accuracy("last"), group.accuracy("best")
-                text += f" Our `{arm}`: last epoch {last}, best epoch {best} (n = {last.n})."
+                text += (
+                    f" Our `{arm}`: last epoch {last}, {last.mean - paper[arm]:+.2f} from the printed figure; best "
+                    f"epoch {best}, {best.mean - paper[arm]:+.2f} from it (n = {last.n})."
+                )
     return text
 
 
@@ -125,45 +150,59 @@ def largest_difference(first: ConfigDict, second: ConfigDict) -> float:
 
 def pooling_note(experiment: Experiment) -> str:
     """Why two rows of Table 6 are one, and what the first one never reads."""
-    difference = largest_difference(experiment.get_config("avg_8"), experiment.get_config("adaptive"))
+    eight, adaptive, corner = (experiment.get_config(arm) for arm in ("avg_8", "adaptive", "avg_5"))
+    difference = largest_difference(eight, adaptive)
     outcome = "equal to the last bit" if difference == 0 else f"equal to within {difference:.1g}"
-    first, second = (experiment.get_config(arm).paper.accuracy for arm in ("avg_8", "adaptive"))
-    corner = experiment.get_config("avg_5")
-    window = int(corner.model.pooling)
+    convolutions = [layer for layer in describe_layers(create_model(corner), IMAGE_SHAPE) if layer.kind == "conv"]
+    side, window = convolutions[-1].output_shape[0], int(corner.model.pooling)
+    gains = [config.paper.accuracy - corner.paper.accuracy for config in (eight, adaptive)]
     return (
-        "`avg_8` and `adaptive` are the same function: a window of 8 at stride 1 is the whole 8x8 map. With the same "
-        f"parameters their logits for 16 images of noise are {outcome}. So their {first:.2f} and {second:.2f} are two "
-        f"draws of one thing. `avg_5` fits the map once, in its top left corner: {64 - window**2} of 64 positions are "
-        f"never read, and it scores {first - corner.paper.accuracy:.2f} to {second - corner.paper.accuracy:.2f} less."
+        f"`avg_8` and `adaptive` are the same function: a window of {eight.model.pooling} at stride 1 is the whole "
+        f"{side}x{side} map. With the same parameters their logits for 16 images of noise are {outcome}. So their "
+        f"{eight.paper.accuracy:.2f} and {adaptive.paper.accuracy:.2f} are two draws of one thing. `avg_5` fits the "
+        f"map once, in its top left corner: {side**2 - window**2} of {side**2} positions are never read, and it "
+        f"scores {min(gains):.2f} to {max(gains):.2f} less."
     )
 
 
 def dropout_note(experiment: Experiment) -> str:
     """Where the dropout of Table 7 stands."""
-    figures = [experiment.get_config(arm).paper.accuracy for arm in experiment.arms]
+    configs = [experiment.get_config(arm) for arm in experiment.arms]
+    (pooling,) = {config.model.pooling for config in configs}
+    figures = [config.paper.accuracy for config in configs]
     return (
-        "The dropout stands between the baseline's 5x5 corner pooling and the linear layer; the global pooling of the "
-        f"final model came later. All {len(figures)} rows lie within {max(figures) - min(figures):.2f} points, one run "
-        "each."
+        f"The dropout stands between the baseline's {pooling}x{pooling} corner pooling and the linear layer; the "
+        f"global pooling of the final model came later. All {len(figures)} rows lie within "
+        f"{max(figures) - min(figures):.2f} points, one run each."
     )
 
 
 def architecture_note(experiment: Experiment) -> str:
-    """What the rows of Table 8 have beside their channels and blocks."""
-    stem = experiment.get_config("32-64-128").model.stem_channels
+    """What the rows of Table 8 change beside channels and blocks."""
+    base = experiment.get_config("64-128-256")
+    others = {
+        arm: ", ".join(
+            f"`{field}={value}`"
+            for field, value in changed_fields(experiment.get_config(arm), base).items()
+            if field not in ("model.channels", "model.blocks")
+        )
+        for arm in experiment.arms
+        if experiment.get_config(arm).name != base.name
+    }
     return (
-        f"`32-64-128` has a stem of {stem} channels, so its first block has a projection that the others lack. No "
-        "script of the second and third row survives: their stem is taken to be as wide as the first stage and their "
-        "pooling to be global, so they differ from the baseline in that too."
+        "The rows differ in more than channels and blocks: "
+        + "; ".join(f"`{arm}` also has {changes}" for arm, changes in others.items())
+        + ". A stem that is narrower than the first stage gives its first block a projection that the others lack. No "
+        "script of the second and third row survives; their stem and pooling are assumed."
     )
 
 
 def batch_size_note(experiment: Experiment) -> str:
     """What was not changed along with the batch size."""
-    rates = {experiment.get_config(arm).schedule.learning_rate for arm in experiment.arms}
+    (rate,) = {experiment.get_config(arm).schedule.learning_rate for arm in experiment.arms}
     return (
-        f"All ran at a learning rate of {rates.pop():g}, so a smaller batch also means more noise a step: the rows "
-        "compare recipes and not batch sizes alone."
+        f"All ran at a learning rate of {rate:g}, so a smaller batch also means more noise a step: the rows compare "
+        "recipes and not batch sizes alone."
     )
 
 
@@ -174,22 +213,22 @@ def selection_note(groups: list[Group]) -> str:
     others = [max(read_paper_curve(f"final_try{number}")["eval_accuracy"]) for number in (1, 2, 4)]
     text = (
         f"The paper's {best:.2f} is the best epoch of one run, number {logs['final'].index(best) + 1} of "
-        f"{len(logs['final'])}, chosen on the test set; the same run's last epoch is {last:.2f}. Three more logs of "
-        "nearly the same recipe have best epochs of "
-        f"{', '.join(f'{accuracy:.2f}' for accuracy in others)}; they were not printed. Tables 2 to 8 "
-        f"print last epochs, so {best:.2f} and the baseline's {logs['baseline'][-1]:.2f} are different quantities: the "
-        f"baseline's best epoch is {max(logs['baseline']):.2f}."
+        f"{len(logs['final'])}, chosen on the test set; the same run's last epoch is {last:.2f}. Logs of three "
+        "relatives survive, two without an adaptive pooling layer and one with the baseline's normalisation; their "
+        f"best epochs are {', '.join(f'{accuracy:.2f}' for accuracy in others)}. Tables 2 to 8 print last epochs, so "
+        f"{best:.2f} and the baseline's {logs['baseline'][-1]:.2f} are different quantities: the baseline's best "
+        f"epoch is {max(logs['baseline']):.2f}."
     )
-    for is_full, what in ((True, "of full length"), (False, "shortened")):
+    for is_full, what in ((True, "at full length"), (False, "shortened or changed")):
         gains = [
             run.summary["best"]["accuracy"] - run.summary["last"]["accuracy"]
             for group in groups
             for run in group.runs
-            if group.is_full == is_full
+            if group.is_full == is_full and group.split == "test"
         ]
         if gains:
             text += (
-                f" In our own {len(gains)} runs {what} the choice is worth {Stat.of(gains)} points, at most "
-                f"{max(gains):.2f}."
+                f" In our own {len(gains)} runs of this table {what} the choice is worth {Stat.of(gains)} points, at "
+                f"most {max(gains):.2f}."
             )
     return text

@@ -35,8 +35,17 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def _create_optimizer(name: str, momentum: float, weight_decay: float) -> optax.GradientTransformation:
     optimizer = OPTIMIZERS[name]
     hyperparams = {"learning_rate": 0.0, "momentum": momentum, "weight_decay": weight_decay}
-    taken = inspect.signature(optimizer).parameters
-    return optax.inject_hyperparams(optimizer)(**{name: hyperparams[name] for name in taken})
+    taken = {key: hyperparams[key] for key in inspect.signature(optimizer).parameters}
+    return optax.inject_hyperparams(optimizer)(**taken)
+
+
+def takes_momentum(config: ConfigDict) -> bool:
+    """Whether the optimizer that ``config.optimizer`` names has a momentum, or a beta1 in its place.
+
+    Raises:
+        UserError: an unknown ``optimizer.name``.
+    """
+    return "momentum" in inspect.signature(choose(OPTIMIZERS, "optimizer.name", config.name)).parameters
 
 
 def set_hyperparams(opt_state: Any, **hyperparams: Scalar) -> Any:

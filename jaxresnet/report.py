@@ -22,10 +22,23 @@ from jaxresnet.figures import Bar, Curve
 from jaxresnet.metrics import format_seconds
 from jaxresnet.page import Page, anchor, table
 from jaxresnet.plot import read_paper_curve
-from jaxresnet.runs import Group, Run, Stat, difference_interval, group_runs, read_runs
+from jaxresnet.runs import (
+    Group,
+    Run,
+    Stat,
+    Sweep,
+    changed_sweeps,
+    difference_interval,
+    group_runs,
+    read_runs,
+)
 from jaxresnet.train_state import create_model
 
 TITLE = "The paper's experiments, run again"
+VALIDATION_NOTE = (
+    " Here **last** and **best** are accuracies on training images that were held out; **test** is that of the best "
+    "epoch on the test set, which was scored once."
+)
 FINAL = "final"
 
 # The captions that mislead, by the file of their table.
@@ -56,13 +69,6 @@ class Table(NamedTuple):
     @property
     def name(self) -> str:
         return self.experiment.path.stem
-
-
-class Sweep(NamedTuple):
-    """Runs that all change the same fields of their arms, such as ``num_epochs``."""
-
-    changes: dict[str, Any]
-    groups: dict[str, Group]
 
 
 def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path) -> None:
@@ -106,12 +112,12 @@ def _add_introduction(page: Page, tables: list[Table], runs: list[Run]) -> None:
     page.add(
         f"The tables of *An Implementation of the ResNet Architecture in Pytorch* (Chang and Shong), redrawn from "
         f"{len(finished)} finished runs of this project. Of the {len(names)} experiments in them, {len(full & names)} "
-        "have been run here at full length; the others are listed as not run. Accuracies are on the 10,000 test images "
-        "of CIFAR-10, in %."
+        "have been run here at full length; the others are listed as not run. Accuracies are in %, on the 10,000 test "
+        "images of CIFAR-10 where nothing else is said."
     )
     page.add(
-        "- **Ours** is the mean ± the sample standard deviation over seeds; **n** counts them. The last epoch and the "
-        "best one, chosen on the test set, stand apart.\n"
+        "- **Ours** is the mean ± the sample standard deviation over seeds; **n** counts them. **Last** is "
+        "the last epoch, **best** the best one, chosen on the test set.\n"
         "- **Difference** is ours minus the paper's figure, of the same epoch as the paper's: the last, except where "
         "it says best.\n"
         "- **Outside** marks a difference that the spread of our seeds does not explain: the paper's figure, a single "
@@ -131,20 +137,22 @@ def _add_table(page: Page, each: Table) -> None:
     for arm in experiment.arms:
         shown = [group for group in each.groups[arm] if group.is_full]
         rows += [_row(experiment, arm, group) for group in shown] or [_row(experiment, arm, None)]
-        if shown and shown[0].runs:
-            full[arm] = shown[0]
-    page.add(table(["arm", "paper", "last epoch", "best epoch", "n", "difference"], rows))
+        if finished := [group for group in shown if group.runs]:
+            full[arm] = finished[0]
+    page.add(table(["arm", "paper", "last", "best", "n", "difference"], rows))
+    if other_logs := notes.other_logs_note(experiment):
+        page.add(other_logs)
     if each.name in NOTES:
         page.add(NOTES[each.name](experiment, each.groups))
     _add_settings_rates(page, each)
     if full:
         paper = {arm: _paper(experiment, arm) for arm in full}
         _add_accuracy_figures(page, f"{each.name}-full", full, paper)
-    for number, sweep in enumerate(_sweeps(each), 1):
+    for number, sweep in enumerate(changed_sweeps(each.groups), 1):
         # The baseline stands in every table; alone, it is shown in the first.
         if each.name != "headline" and all(group.name == "baseline" for group in sweep.groups.values()):
             continue
-        _add_sweep(page, each, sweep, f"{each.name}-changed-{number}")
+        _add_sweep(page, each, sweep, number)
 
 
 def _row(experiment: Experiment, arm: str, group: Group | None) -> list[str]:
@@ -178,6 +186,8 @@ def _mark(outside: bool) -> str:
 
 
 def _state_of(unfinished: list[Run]) -> str:
+    if any(run.failure for run in unfinished):
+        return "diverged"
     epochs = max(len(run.epoch_lines) for run in unfinished)
     return f"unfinished: epoch {epochs} of {unfinished[0].config.num_epochs}"
 
@@ -209,44 +219,33 @@ def _add_accuracy_figures(
     page: Page, name: str, groups: dict[str, Group], paper: dict[str, tuple[float | None, str | None]]
 ) -> None:
     bars = [Bar(arm, group.accuracy("last"), paper.get(arm, (None, None))[0]) for arm, group in groups.items()]
+    split = next(iter(groups.values())).split
     if len(bars) > 1:
-        page.add_figure(f"{name}-bars", figures.draw_bars(bars), "test accuracy of each arm")
+        page.add_figure(
+            f"{name}-bars", figures.draw_bars(bars, f"{split} accuracy, last epoch"), "accuracy of each arm"
+        )
     curves = []
     for arm, group in groups.items():
-        split = group.runs[0].summary["evaluated_on"]
-        lines = [run.epoch_lines for run in group.runs]
-        values = np.array([[line[f"{split}_accuracy"] for line in epochs] for epochs in lines])
-        curve = paper.get(arm, (None, None))[1]
-        x = [line["epoch"] for line in lines[0]]
-        curves.append(Curve(arm, x, values, read_paper_curve(curve) if curve else None))
-    page.add_figure(f"{name}-curves", figures.draw_curves(curves), "test accuracy of each arm against epochs")
+        epochs, accuracies = group.curves()
+        if accuracies:
+            curve = paper.get(arm, (None, None))[1]
+            curves.append(Curve(arm, epochs, np.array(accuracies), read_paper_curve(curve) if curve else None))
+    if curves:
+        figure = figures.draw_curves(curves, split)
+        page.add_figure(f"{name}-curves", figure, f"{split} accuracy of each arm against epochs")
 
 
-def _sweeps(each: Table) -> list[Sweep]:
-    """The changed runs of a table, those that belong together. An arm may have one of the changed values anyway."""
-    changed = [
-        (arm, group) for arm, groups in each.groups.items() for group in groups if not group.is_full and group.runs
-    ]
-    sweeps: list[Sweep] = []
-    for arm, group in sorted(changed, key=lambda item: -len(item[1].changes)):
-        fields = flatten(group.runs[0].config.to_dict())
-        for sweep in sweeps:
-            same = all(fields.get(field) == value for field, value in sweep.changes.items())
-            if arm not in sweep.groups and same and set(group.changes) <= set(sweep.changes):
-                sweep.groups[arm] = group
-                break
-        else:
-            sweeps.append(Sweep(group.changes, {arm: group}))
-    return [Sweep(s.changes, {arm: s.groups[arm] for arm in each.groups if arm in s.groups}) for s in sweeps]
-
-
-def _add_sweep(page: Page, each: Table, sweep: Sweep, name: str) -> None:
+def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
     """Runs that were shortened or changed: compared with each other and not with the paper."""
     epochs = each.experiment.get_config(next(iter(sweep.groups))).num_epochs
     shortened = sweep.changes.get("num_epochs", epochs) < epochs
-    page.add(f"### {'Shortened' if shortened else 'Changed'} runs of {each.experiment.title.lower()}")
-    changes = _format_changes(sweep.changes)
-    page.add(f"These change {changes} in every arm, so they are not compared with the paper.")
+    name, suffix = f"{each.name}-changed-{number}", f" ({number})" if number > 1 else ""
+    page.add(f"### {'Shortened' if shortened else 'Changed'} runs of {each.experiment.title.lower()}{suffix}")
+    split = next(iter(sweep.groups.values())).split
+    page.add(
+        f"Every arm has {_format_changes(sweep.changes)}, so these are not compared with the paper."
+        + ("" if split == "test" else VALIDATION_NOTE)
+    )
     reference = next((arm for arm, group in sweep.groups.items() if group.name == "baseline"), next(iter(sweep.groups)))
     accuracies = {arm: group.accuracy("last") for arm, group in sweep.groups.items()}
     rows = []
@@ -257,8 +256,9 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, name: str) -> None:
             difference = last.mean - accuracies[reference].mean
             interval = difference_interval(last, accuracies[reference], list(accuracies.values()))
             row[4] = f"{difference:+.2f} " + ("one seed" if math.isnan(interval) else _mark(abs(difference) > interval))
-        rows.append(row)
-    page.add(table(["arm", "last epoch", "best epoch", "n", f"against `{reference}`"], rows))
+        rows.append(row if split == "test" else [*row, str(group.test_accuracy())])
+    header = ["arm", "last", "best", "n", f"against `{reference}`"]
+    page.add(table(header if split == "test" else [*header, "test"], rows))
     if len(rows) > 1:
         page.add(
             "**Outside** here: 0 is outside of the 95% confidence interval of the difference of the two means, by the "
@@ -269,12 +269,12 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, name: str) -> None:
         return
     rates = []
     for arm, group in sweep.groups.items():
-        lines = group.runs[0].lines
-        rates.append(
-            Curve(arm, [line["epoch"] for line in lines], np.array([[line["learning_rate"] for line in lines]]))
-        )
-    page.add("The learning rate as it was logged:")
-    page.add_figure(f"{name}-rates", figures.draw_rates(rates), "logged learning rate of each arm against epochs")
+        if lines := group.runs[0].lines:
+            logged = np.array([[line["learning_rate"] for line in lines]])
+            rates.append(Curve(arm, [line["epoch"] for line in lines], logged))
+    if rates:
+        page.add("The learning rate as it was logged:")
+        page.add_figure(f"{name}-rates", figures.draw_rates(rates), "logged learning rate of each arm against epochs")
 
 
 def _format_changes(changes: dict[str, Any]) -> str:
@@ -301,16 +301,14 @@ def _add_final_model(page: Page, tables: list[Table]) -> None:
     names, matrices = confusions[0][0], np.array([matrix for _, matrix in confusions])
     changes = _format_changes(group.changes)
     page.add(
-        f"What it takes for what, after the last epoch, over {len(matrices)} run{'s' if len(matrices) > 1 else ''}"
-        + (f" with {changes}" if changes else "")
-        + ". Each row sums to 100%."
+        f"What it takes for what among the {group.split} images, after the last epoch, over {len(matrices)} "
+        f"run{'s' if len(matrices) > 1 else ''}" + (f" with {changes}" if changes else "") + ". Each row sums to 100%."
     )
     page.add_figure("confusion", figures.draw_confusion(names, matrices.sum(0)), "confusion matrix")
     recalls = 100 * np.diagonal(matrices, axis1=1, axis2=2) / matrices.sum(2)
     page.add("The accuracy of each class:")
-    page.add_figure(
-        "classes", figures.draw_class_accuracy(names, [Stat.of(column) for column in recalls.T]), "accuracy by class"
-    )
+    bars = [Bar(name, Stat.of(column)) for name, column in zip(names, recalls.T, strict=True)]
+    page.add_figure("classes", figures.draw_bars(bars, "accuracy of the class, last epoch"), "accuracy by class")
 
 
 def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
@@ -335,8 +333,15 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
         rows.append(row + [""] * (9 - len(row)))
     header = ["run", "seed", "epochs", "last", "best (epoch)", "time", "images/s", "device", "jax"]
     page.add(table(header, rows))
-    if any(not math.isfinite(run.lines[-1]["train_loss"]) for run in runs if run.lines):
-        page.add("A run whose loss became NaN stops there and stays unfinished.")
+    failures = [f"- `{run.path.relative_to(workdir)}` diverged: {run.failure}" for run in runs if run.failure]
+    if failures:
+        page.add("\n".join(failures))
+    fingerprints = {run.summary.get("data_fingerprint") for run in runs if run.summary} - {None}
+    if len(fingerprints) > 1:
+        page.add(
+            f"**Not all of these runs read the same images in the same order**: their data have the checksums "
+            f"{', '.join(sorted(fingerprints))}."
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,13 +10,19 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from scipy import stats
 
-from jaxresnet.config import CONFIG_FILE, changed_fields, load_config
+from jaxresnet.config import CONFIG_FILE, changed_fields, eval_split_name, flatten, load_config
 from jaxresnet.errors import UserError
 from jaxresnet.metrics import is_epoch_line, read_metrics
-from jaxresnet.summary import read_confusion, read_summary
+from jaxresnet.summary import read_confusion, read_failure, read_summary
 
 # Two runs that differ in these alone are the same experiment.
 NOT_COMPARED = ("seed", "dtype")
+
+# What is read of a summary.
+SUMMARY_FIELDS = {
+    "best", "last", "evaluated_on", "wall_seconds", "train_seconds", "images_per_second", "device", "device_count",
+    "versions",
+}  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -27,6 +33,7 @@ class Run(NamedTuple):
         config: that it was started with.
         lines: of ``metrics.jsonl``.
         summary: None where it has not finished.
+        failure: why it diverged, where it did.
         confusion: names of the classes, and the confusion matrix of the last epoch; None where there is none.
     """
 
@@ -35,6 +42,7 @@ class Run(NamedTuple):
     lines: list[dict[str, Any]]
     summary: dict[str, Any] | None
     confusion: tuple[list[str], list[list[int]]] | None
+    failure: str | None
 
     @property
     def epoch_lines(self) -> list[dict[str, Any]]:
@@ -47,10 +55,18 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
     runs = []
     for path in sorted(file.parent for file in folder.rglob(CONFIG_FILE)):
         try:
-            runs.append(Run(path, load_config(path), read_metrics(path), read_summary(path), read_confusion(path)))
+            runs.append(_read_run(path))
         except UserError as error:
             print(f"left out: {error}", file=sys.stderr)
     return runs
+
+
+def _read_run(path: pathlib.Path) -> Run:
+    summary = read_summary(path)
+    missing = [] if summary is None else sorted(SUMMARY_FIELDS - summary.keys())
+    if missing:
+        raise UserError(f"{path} has a summary without {', '.join(missing)}")
+    return Run(path, load_config(path), read_metrics(path), summary, read_confusion(path), read_failure(path))
 
 
 class Stat(NamedTuple):
@@ -106,13 +122,44 @@ class Group(NamedTuple):
         """Whether these may be compared with the paper: the arm as it is, in whatever precision."""
         return not set(self.changes) - set(NOT_COMPARED)
 
+    @property
+    def num_epochs(self) -> int:
+        return (self.runs or self.unfinished)[0].config.num_epochs
+
+    @property
+    def split(self) -> str:
+        """What the epochs were evaluated on: ``"test"``, or ``"validation"`` images held out from training."""
+        return eval_split_name((self.runs or self.unfinished)[0].config)
+
     def accuracy(self, epoch: str) -> Stat:
-        """Of the ``"last"`` or the ``"best"`` epoch, in %."""
+        """Of the ``"last"`` or the ``"best"`` epoch, in %, on ``split``."""
         return Stat.of(run.summary[epoch]["accuracy"] for run in self.runs)
+
+    def test_accuracy(self) -> Stat:
+        """Of the epoch that was the best on held-out training images, in %, on the test set."""
+        return Stat.of(run.summary["test"]["test_accuracy"] for run in self.runs)
+
+    def curves(self) -> tuple[list[int], list[list[float]]]:
+        """Epochs, and the accuracy on ``split`` after each, in %, of every run whose log is complete."""
+        whole = [run.epoch_lines for run in self.runs if len(run.epoch_lines) == run.config.num_epochs]
+        return list(range(1, self.num_epochs + 1)), [[line[f"{self.split}_accuracy"] for line in log] for log in whole]
+
+
+class Sweep(NamedTuple):
+    """Runs of several arms that have the same fields changed, such as ``num_epochs``.
+
+    Attributes:
+        changes: those fields, as they are in all of the runs.
+        groups: by arm.
+    """
+
+    changes: dict[str, Any]
+    groups: dict[str, Group]
 
 
 def group_runs(runs: list[Run], arm: ConfigDict) -> list[Group]:
-    """The runs of ``arm``, by what they change of it; those that change nothing come first, the longest next."""
+    """The runs of ``arm``, by what they change of it; those that may be compared with the paper come first, then the
+    longest."""
     groups: dict[str, Group] = {}
     seeds = set()
     for run in runs:
@@ -125,4 +172,28 @@ def group_runs(runs: list[Run], arm: ConfigDict) -> list[Group]:
         elif (repr(changes), run.config.seed) not in seeds:  # the same run, kept twice, is one
             seeds.add((repr(changes), run.config.seed))
             group.runs.append(run)
-    return sorted(groups.values(), key=lambda group: (not group.is_full, len(group.changes), repr(group.changes)))
+
+    def order(group: Group) -> tuple:
+        return not group.is_full, -group.num_epochs, len(group.changes), repr(group.changes)
+
+    return sorted(groups.values(), key=order)
+
+
+def changed_sweeps(groups: dict[str, list[Group]]) -> list[Sweep]:
+    """The finished runs of a table that are not as the paper's, those together that have the same changes.
+
+    An arm may have one of the changed values by itself, and then does not count it as a change.
+    """
+    changed = [(arm, group) for arm in groups for group in groups[arm] if not group.is_full and group.runs]
+    sweeps: list[Sweep] = []
+    for arm, group in sorted(changed, key=lambda item: -len(item[1].changes)):
+        fields = flatten(group.runs[0].config.to_dict())
+        for sweep in sweeps:
+            same = all(fields.get(field) == value for field, value in sweep.changes.items())
+            if arm not in sweep.groups and same and set(group.changes) <= set(sweep.changes):
+                sweep.groups[arm] = group
+                break
+        else:
+            sweeps.append(Sweep(group.changes, {arm: group}))
+    # In the table's own order.
+    return [Sweep(s.changes, {arm: s.groups[arm] for arm in groups if arm in s.groups}) for s in sweeps]

@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.errors import UserError, choose
+from jaxresnet.optim import takes_momentum
 
 WARMUP_START_FACTOR = 0.01
 # OneCycleLR's defaults.
@@ -69,8 +70,11 @@ def create_momentum_fn(config: ConfigDict, steps_per_epoch: int) -> StepFn:
     """
     if config.schedule.name != "one_cycle":
         return lambda step: np.full(np.shape(step), float(config.optimizer.momentum))
-    if not config.optimizer.momentum:
-        raise UserError("schedule.name='one_cycle': it moves optimizer.momentum, which is 0; give an optimizer with it")
+    if not config.optimizer.momentum or not takes_momentum(config.optimizer):
+        raise UserError(
+            f"schedule.name='one_cycle': it moves the momentum, and optimizer.name={config.optimizer.name!r} has none "
+            f"(optimizer.momentum={config.optimizer.momentum}); give another optimizer or schedule"
+        )
     clock = _Clock(config, steps_per_epoch)
     cycle = _one_cycle(clock.length, ONE_CYCLE_MAX_MOMENTUM, ONE_CYCLE_BASE_MOMENTUM, ONE_CYCLE_MAX_MOMENTUM)
     return lambda step: cycle(np.maximum(clock.tick(step) - clock.warmup, 0))

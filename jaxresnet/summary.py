@@ -1,4 +1,4 @@
-"""``summary.json`` and ``confusion.csv``: what a finished run came to."""
+"""``summary.json`` and ``confusion.csv``: what a finished run came to; ``failure.txt``: why a run diverged."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from jaxresnet.metrics import format_seconds
 
 SUMMARY_FILE = "summary.json"
 CONFUSION_FILE = "confusion.csv"
+FAILURE_FILE = "failure.txt"
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -31,13 +32,13 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Writes ``summary.json``, whole or not at all."""
+    """Writes ``summary.json``, whole or not at all. A run that has finished has not failed."""
+    (workdir / FAILURE_FILE).unlink(missing_ok=True)
     write_whole(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
 
 
 def write_confusion(matrix: list[list[int]], names: Sequence[str], workdir: pathlib.Path) -> None:
     """Writes ``confusion.csv``, whole or not at all: how many images of a class (row) were taken for each (column).
-
 
     Args:
         matrix: of the evaluation after the last epoch.
@@ -69,6 +70,17 @@ def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] |
         return names, matrix
     except (OSError, ValueError, IndexError) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away") from error
+
+
+def write_failure(reason: str, workdir: pathlib.Path) -> None:
+    """Writes ``failure.txt``, whole or not at all."""
+    write_whole(workdir / FAILURE_FILE, f"{reason}\n")
+
+
+def read_failure(workdir: pathlib.Path) -> str | None:
+    """Why the run diverged, or None."""
+    path = workdir / FAILURE_FILE
+    return path.read_text().strip() if path.exists() else None
 
 
 def format_summary(summary: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from jaxresnet import environment
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, eval_split_name, save_config
 from jaxresnet.datasets import CLASS_NAMES, Dataset, hold_out, load_dataset
-from jaxresnet.errors import Interrupted, UserError, user_path
+from jaxresnet.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
 from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
 from jaxresnet.models import count_parameters
@@ -29,17 +29,18 @@ from jaxresnet.steps import (
     steps_per_dispatch,
     train_dispatches,
 )
-from jaxresnet.summary import format_summary, read_summary, write_confusion, write_summary
+from jaxresnet.summary import format_summary, read_summary, write_confusion, write_failure, write_summary
 from jaxresnet.train_state import create_train_state, create_transform
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
     """Trains, evaluates after every epoch, and leaves everything in ``workdir``; resumes what is already there.
 
     Args:
         config: see ``configs/default.py``.
         workdir: folder of the run: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the
-            end, ``summary.json`` and ``confusion.csv``.
+            end, ``summary.json`` and ``confusion.csv``; ``failure.txt`` where it diverged.
+        status: what to add to the line that each epoch prints.
 
     Returns:
         The summary: ``best`` and ``last`` epoch, with what the best was ``selected_on``; ``test``, the one score of the
@@ -47,7 +48,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         compilation included, and evaluation, over all sessions; not of start-up and saving), device, versions.
 
     Raises:
-        UserError: a config, workdir or data set that cannot work, or a loss that became NaN.
+        UserError: a config, workdir or data set that cannot work.
+        Diverged: the loss or a parameter became NaN or infinite.
         Interrupted: SIGINT or SIGTERM came; the run is saved.
     """
     folder = user_path(workdir)
@@ -58,7 +60,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return summary
 
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
-    trainer = _Trainer(config, dataset)
+    trainer = _Trainer(config, dataset, status)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_config(config, folder)
@@ -67,6 +69,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     try:
         with Checkpointer(folder, keep=config.checkpoint.keep) as checkpointer:
             summary = trainer.run(folder, checkpointer)
+    except Diverged as error:
+        write_failure(str(error), folder)
+        raise
     except OSError as error:
         raise UserError(f"workdir {folder} could no longer be written ({error}); mend that and start again") from error
     print(format_summary(summary))
@@ -84,8 +89,8 @@ class _Save(NamedTuple):
 class _Trainer:
     """One run. What changes while it trains is ``state`` and ``progress``, which checkpoints hold."""
 
-    def __init__(self, config: ConfigDict, dataset: Dataset):
-        self.config = config
+    def __init__(self, config: ConfigDict, dataset: Dataset, status: Callable[[], str] | None):
+        self.config, self.status = config, status
         self.eval_name = eval_split_name(config)
         self.test_split = dataset.test
         if config.dataset.validation_size:
@@ -186,6 +191,7 @@ class _Trainer:
             f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
             f"{line['train_accuracy']:.2f}%, {self.eval_name} loss {loss:.4f}, "
             f"{self.eval_name} accuracy {accuracy:.2f}%, {format_seconds(line['seconds'])}"
+            + (f"; {self.status()}" if self.status else "")
         )
 
         best = progress.best is None or accuracy > progress.best["accuracy"]
@@ -210,7 +216,7 @@ class _Trainer:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             step, epoch = steps_before + bad[0] + 1, self.progress.epoch + 1
-            raise UserError(
+            raise Diverged(
                 f"the loss became {losses[bad[0]]} at step {step:,} (epoch {epoch}); "
                 f"{self.checkpointer.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
@@ -251,6 +257,7 @@ class _Trainer:
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
             "images_per_second": self.config.num_epochs * len(self.train_split) / progress.train_seconds,
+            "data_fingerprint": progress.data_fingerprint,
             **environment.describe(),
         }
         if self.eval_name != "test":

@@ -1,5 +1,6 @@
 """Every arm of every table: its size, three steps of training, saving and restoring."""
 
+import ast
 import pathlib
 import re
 
@@ -75,6 +76,15 @@ def test_every_table_is_tested():
 def test_arms(table):
     assert sorted(experiment(table).arms) == sorted(PARAMETERS[table])
     assert re.match(r"(Table [1-8]|Text): \w", experiment(table).title)
+
+
+@each_table
+def test_docstrings_give_the_commands_the_paper_and_the_measurement(table):
+    docstring = ast.get_docstring(ast.parse(experiment(table).path.read_text()))
+    example = re.search(rf"--config=configs/{table}\.py:(\S+) --workdir=runs/(\S+)/seed0\n", docstring)
+    assert experiment(table).get_config(example[1]).name == example[2]
+    assert f"python -m jaxresnet.sweep --config=configs/{table}.py --seeds=3 --workdir=runs" in docstring
+    assert "Paper: " in docstring and "Measured here: " in docstring
 
 
 @each_table

@@ -27,7 +27,9 @@ def module(name):
 
 
 def test_every_file_is_tested():
-    assert {path.stem for path in (REPOSITORY / "configs").glob("*.py")} == set(PARAMETERS)
+    """Those with arms by test_arms.py, and arms.py through them."""
+    paths = [path for path in (REPOSITORY / "configs").glob("*.py") if path.name != "arms.py"]
+    assert {path.stem for path in paths if "\nARMS = " not in path.read_text()} == set(PARAMETERS)
 
 
 @each_config

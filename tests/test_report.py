@@ -17,6 +17,7 @@ from jaxresnet.errors import UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.figures import draw_architecture, style_of
 from jaxresnet.page import Page, anchor, table
+from jaxresnet.summary import write_failure
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_model
 from tests.conftest import REPOSITORY
@@ -92,7 +93,7 @@ def test_the_paper_printed_the_best_epoch_of_the_final_model(written):
 
 def test_shortened_runs_stand_apart_and_are_not_compared_with_the_paper(written):
     text = section(written[1], "### Shortened runs of table 2: learning-rate schedule")
-    assert "These change `num_epochs=3` in every arm" in text
+    assert "Every arm has `num_epochs=3`, so these are not compared with the paper." in text
     assert row(text, "cosine")[1:] == ["74.10 ± 0.14", "74.10 ± 0.14", "2", ""]
     assert row(text, "polynomial")[4] == "-9.00 **outside**"
     assert row(text, "polynomial_fixed")[4] == "+0.10 within"
@@ -119,6 +120,43 @@ def test_the_page_stands_alone_and_shows_every_figure(written):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "http" not in re.sub(r'src="data:[^"]*"', "", page)
     assert all(f'id="{target}"' in page for target in re.findall(r'href="#([^"]+)"', page))
     assert 'name="viewport"' in page and "@media print" in page and "nan" not in re.sub(r'"data:[^"]*"', "", page)
+
+
+def test_held_out_images_are_not_called_test_images(tmp_path):
+    for seed, accuracies in enumerate(([90.0, 95.0], [90.0, 95.4])):
+        config = seeded(final.get_config, None, seed, **{"dataset.validation_size": 5000, "num_epochs": 2})
+        test = {"epoch": 2, "test_accuracy": 88.0 + seed, "test_loss": 1.0}
+        write_run(tmp_path / "runs" / str(seed), config, accuracies, test=test)
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    markdown = (tmp_path / "out" / "README.md").read_text()
+    text = section(markdown, "### Shortened runs of table 1: models")
+    assert "accuracies on training images that were held out" in text
+    assert row(text, "final")[1:] == ["95.20 ± 0.28", "95.20 ± 0.28", "2", "", "88.50 ± 0.71"]
+    assert "validation accuracy of each arm" in text and "among the validation images" in markdown
+    # Nothing was chosen on the test set here.
+    assert "In our own" not in section(markdown, "## Table 1: models")
+
+
+def test_odd_runs_break_nothing(tmp_path):
+    """Logs that are missing or short, a run that diverged, two precisions, other data."""
+    write_run(tmp_path / "runs/a", seeded(scheduler_config, "cosine"), [90.0], data_fingerprint="1")
+    write_run(tmp_path / "runs/b", seeded(scheduler_config, "cosine", 1), [90.0, 91.0], data_fingerprint="2")
+    write_run(tmp_path / "runs/c", seeded(scheduler_config, "polynomial", num_epochs=2), [70.0, 71.0])
+    (tmp_path / "runs/c/metrics.jsonl").unlink()
+    write_run(tmp_path / "runs/d", seeded(scheduler_config, "linear"), [60.0], finished=False)
+    write_failure("the loss became nan at step 7", tmp_path / "runs/d")
+    write_run(tmp_path / "runs/e", seeded(scheduler_config, "one_cycle"), [60.0], finished=False)
+    write_run(tmp_path / "runs/f", seeded(scheduler_config, "one_cycle", dtype="bfloat16"), [90.0] * 200)
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    markdown = (tmp_path / "out" / "README.md").read_text()
+    rows = section(markdown, "## Table 2: learning-rate schedule").partition("Only cosine")[0]
+    assert row(rows, "linear")[2] == "diverged"
+    assert "`runs/d`" not in markdown and "- `d` diverged: the loss became nan at step 7" in markdown
+    assert "`one_cycle` (bfloat16) | 91.29 | 90.00" in rows and "unfinished: epoch 1 of 200" in rows
+    assert "have the checksums 1, 2." in markdown
+    # The one complete log is drawn, whatever stands beside it.
+    assert "figures/scheduler-full-curves.svg" in markdown
+    assert "figures/scheduler-changed-1-curves.svg" not in markdown
 
 
 def test_no_runs_at_all(tmp_path):
@@ -213,7 +251,7 @@ def test_the_note_on_epochs_says_what_pytorch_does():
     assert f"while the learning rate is still {rates[99]:.2g}" in text
     assert f"to {rates[299]:.2g} in the last epoch of `300` and {rates[399]:.2g} in that of `400`" in text
     assert "86.96 to 91.04 in epochs 91 to 110" in text and "88.30 in the last" in text
-    assert "-0.16 and -0.17 of its 95.48" in text
+    assert "-0.16 and -0.17 against its 95.48" in text
     assert epochs_config("300").schedule.total_epochs == 200
 
 
@@ -228,7 +266,12 @@ def test_the_pooling_rows_are_one_function_and_the_corner_is_another():
 
 
 def test_the_notes_on_settings():
-    assert "differ in `augment.std` alone" in notes.augmentation_note(experiment("augmentation"))
+    text = notes.augmentation_note(experiment("augmentation"))
+    assert "differ in `augment.std` alone" in text and "0.77 to 0.82 times" in text
+    assert notes.other_logs_note(experiment("augmentation")).count("The log that survives of") == 1
+    assert "`crop` ends at 94.10" in notes.other_logs_note(experiment("augmentation"))
+    assert "`100` ends at 88.30" in notes.other_logs_note(experiment("epochs"))
+    assert notes.other_logs_note(experiment("dropout")) == ""
     adam, adamw = optimizer_config("adam"), optimizer_config("adamw")
     assert list(changed_fields(adamw, adam)) == ["optimizer.name"]
     text = notes.optimizer_note(experiment("optimizer"))
@@ -237,7 +280,9 @@ def test_the_notes_on_settings():
         and f"{0.1 / torch.optim.Adam([torch.zeros(1)]).defaults['lr']:.0f} times" in text
     )
     assert "within 0.20 points" in notes.dropout_note(experiment("dropout"))
-    assert "a stem of 16 channels" in notes.architecture_note(experiment("architecture"))
+    text = notes.architecture_note(experiment("architecture"))
+    assert "`32-64-128` also has `model.pooling=global`, `model.stem_channels=16`" in text
+    assert "`32-64-128-256` also has `model.pooling=global`;" in text
     assert "learning rate of 0.1" in notes.batch_size_note(experiment("batch_size"))
 
 
@@ -245,7 +290,9 @@ def test_what_choosing_the_best_epoch_is_worth(written):
     text = section(written[1], "## Table 1: models")
     assert "96.10 is the best epoch of one run, number 198 of 200" in text and "last epoch is 96.01" in text
     # 0.3, 0.3 and 0.0 for the baseline, 0.1 for the final model.
-    assert "In our own 4 runs of full length the choice is worth 0.18 ± 0.15 points, at most 0.30." in text
+    assert (
+        "In our own 4 runs of this table at full length the choice is worth 0.18 ± 0.15 points, at most 0.30." in text
+    )
 
 
 def test_layers_are_those_of_the_torch_model():

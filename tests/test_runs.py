@@ -6,20 +6,21 @@ import pytest
 
 from configs import arms as configs_arms
 from configs.pooling import ARMS, get_config
-from jaxresnet.config import save_config
-from jaxresnet.runs import Stat, difference_interval, group_runs, read_runs
+from jaxresnet.config import eval_split_name, save_config
+from jaxresnet.runs import Stat, changed_sweeps, difference_interval, group_runs, read_runs
 from jaxresnet.summary import write_confusion, write_summary
 
 
-def write_run(folder, config, accuracies, finished=True, selected_on="test"):
-    """A run as training leaves it, with these test accuracies."""
+def write_run(folder, config, accuracies, finished=True, **summary):
+    """A run as training leaves it, with these accuracies, and further fields of its summary."""
+    split = eval_split_name(config)
     folder.mkdir(parents=True)
     save_config(config, folder)
     lines = []
     for epoch, accuracy in enumerate(accuracies, 1):
         lines.append(
             f'{{"epoch": {epoch}, "step": {391 * epoch}, "learning_rate": {0.1 / epoch}, "train_loss": 1.0, '
-            f'"train_accuracy": 50.0, "images_per_second": 100.0, "test_loss": 1.0, "test_accuracy": {accuracy}, '
+            f'"train_accuracy": 50.0, "images_per_second": 100.0, "{split}_loss": 1.0, "{split}_accuracy": {accuracy}, '
             f'"seconds": {10.0 * epoch}}}\n'
         )
     (folder / "metrics.jsonl").write_text("".join(lines))
@@ -29,14 +30,16 @@ def write_run(folder, config, accuracies, finished=True, selected_on="test"):
     write_confusion([[9, 1], [2, 8]], ["cat", "dog"], folder)
     write_summary(
         {
-            "best": {"epoch": best + 1, "accuracy": accuracies[best], "selected_on": selected_on},
+            "best": {"epoch": best + 1, "accuracy": accuracies[best], "selected_on": split},
             "last": {"epoch": len(accuracies), "accuracy": accuracies[-1]},
-            "evaluated_on": selected_on,
+            "evaluated_on": split,
             "wall_seconds": 100.0,
+            "train_seconds": 90.0,
             "images_per_second": 1000.0,
             "device": "a device",
             "device_count": 1,
             "versions": {"jax": "1.2.3"},
+            **summary,
         },
         folder,
     )
@@ -99,3 +102,36 @@ def test_a_damaged_run_is_named_and_left_out(tmp_path, capsys):
     assert [run.path.name for run in read_runs(tmp_path)] == ["good"]
     errors = capsys.readouterr().err
     assert errors.startswith("left out: ") and "bad/summary.json cannot be read" in errors
+
+
+def test_a_summary_of_another_version_is_named_and_left_out(tmp_path, capsys):
+    write_run(tmp_path / "old", arm("avg_8"), [90.0])
+    write_summary({"best": {}, "last": {}}, tmp_path / "old")
+    assert read_runs(tmp_path) == []
+    assert "has a summary without device, device_count, evaluated_on" in capsys.readouterr().err
+
+
+def test_changed_runs_come_longest_first(tmp_path):
+    for epochs in (10, 3, 100, 20):
+        write_run(tmp_path / str(epochs), arm("avg_8", num_epochs=epochs), [90.0])
+    groups = group_runs(read_runs(tmp_path), get_config("avg_8"))
+    assert [group.changes["num_epochs"] for group in groups] == [100, 20, 10, 3]
+
+
+def test_arms_with_the_same_fields_changed_belong_together(tmp_path):
+    """Tuples come back as lists; an arm that pools globally anyway does not count that as a change."""
+    overrides = {"model.channels": (4, 8, 16), "model.pooling": "global", "num_epochs": 2}
+    for name in ARMS:
+        write_run(tmp_path / name, arm(name, **overrides), [50.0, 60.0])
+    write_run(tmp_path / "other", arm("avg_5", num_epochs=3), [50.0, 60.0, 70.0])
+    runs = read_runs(tmp_path)
+    together, alone = changed_sweeps({name: group_runs(runs, get_config(name)) for name in ARMS})
+    assert list(together.groups) == ["avg_5", "avg_8", "adaptive"] and list(alone.groups) == ["avg_5"]
+    assert together.changes == {"model.channels": [4, 8, 16], "model.pooling": "global", "num_epochs": 2}
+
+
+def test_curves_are_of_whole_logs_alone(tmp_path):
+    for seed, accuracies in enumerate(([50.0, 60.0], [55.0])):
+        write_run(tmp_path / str(seed), arm("avg_8", num_epochs=2, seed=seed), accuracies)
+    (group,) = group_runs(read_runs(tmp_path), get_config("avg_8"))
+    assert group.curves() == ([1, 2], [[50.0, 60.0]]) and group.accuracy("last").n == 2

@@ -154,5 +154,11 @@ def test_impossible_schedules_are_refused(fields, message):
 def test_one_cycle_wants_a_momentum():
     config = config_of(name="one_cycle")
     config.optimizer.momentum = 0.0
-    with pytest.raises(UserError, match=r"it moves optimizer\.momentum, which is 0"):
+    with pytest.raises(UserError, match=r"has none \(optimizer\.momentum=0\.0\)"):
         create_momentum_fn(config, 10)
+    config.optimizer.update(name="adagrad", momentum=0.9)
+    with pytest.raises(UserError, match=r"optimizer\.name='adagrad' has none"):
+        create_momentum_fn(config, 10)
+    # Adam's beta1 stands in for it, as in PyTorch.
+    config.optimizer.name = "adam"
+    assert create_momentum_fn(config, 10)(0) == pytest.approx(0.95)

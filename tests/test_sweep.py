@@ -1,6 +1,6 @@
 """Sweeps: what they plan, skip, resume, report and list."""
 
-import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -9,14 +9,15 @@ import time
 
 import pytest
 
-from jaxresnet import sweep
-from jaxresnet.config import changed_fields, load_config
+from jaxresnet import costs, jobs, sweep
+from jaxresnet.config import changed_fields, load_config, save_config
 from jaxresnet.errors import Interrupted, UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.metrics import read_metrics
-from jaxresnet.steps import compile_steps
-from jaxresnet.summary import read_summary
+from jaxresnet.steps import compile_steps, create_mesh
+from jaxresnet.summary import read_failure, read_summary, write_summary
 from jaxresnet.train import train_and_evaluate
+from jaxresnet.train_state import create_transform
 from tests.conftest import REPOSITORY
 
 SCHEDULER = load_experiment(REPOSITORY / "configs" / "scheduler.py")
@@ -37,101 +38,152 @@ def small(tiny_npz):
     }
 
 
-def folders(jobs, workdir):
-    return [str(job.workdir.relative_to(workdir)) for job in jobs]
+def folders(planned, workdir):
+    return [str(job.workdir.relative_to(workdir)) for job in planned]
 
 
 def test_all_arms_with_one_seed_then_with_the_next(tmp_path):
-    jobs = sweep.plan(SCHEDULER, ["linear", "cosine"], 2, {"num_epochs": 3}, tmp_path)
+    planned = jobs.plan_jobs(SCHEDULER, ["linear", "cosine"], 2, {"num_epochs": 3}, tmp_path)
     # In the table's own order, the baseline under its own name.
-    assert folders(jobs, tmp_path) == [
+    assert folders(planned, tmp_path) == [
         "baseline/seed0", "scheduler/linear/seed0", "baseline/seed1", "scheduler/linear/seed1",
     ]  # fmt: skip
-    assert [job.config.seed for job in jobs] == [0, 0, 1, 1]
-    assert {job.config.num_epochs for job in jobs} == {3}
-    assert jobs[1].config.schedule.name == "linear"
+    assert [job.config.seed for job in planned] == [0, 0, 1, 1]
+    assert {job.config.num_epochs for job in planned} == {3}
+    assert planned[1].config.schedule.name == "linear"
 
 
 def test_seeds_count_from_the_configs_own(tmp_path):
-    jobs = sweep.plan(FINAL, None, 2, {"seed": 5}, tmp_path)
-    assert folders(jobs, tmp_path) == ["final/seed5", "final/seed6"]
+    planned = jobs.plan_jobs(FINAL, None, 2, {"seed": 5}, tmp_path)
+    assert folders(planned, tmp_path) == ["final/seed5", "final/seed6"]
 
 
 def test_tables_list_the_runs_that_they_share_by_the_same_command(tmp_path):
     tables = [load_experiment(REPOSITORY / "configs" / f"{name}.py") for name in ("scheduler", "pooling", "headline")]
-    jobs = [sweep.plan(table, None, 2, {"num_epochs": 3}, tmp_path) for table in tables]
-    assert jobs[0][0].arguments == jobs[1][0].arguments == jobs[2][0].arguments
-    assert jobs[0][0].arguments[0] == f"--config={REPOSITORY / 'configs' / 'baseline.py'}"
-    assert jobs[0][1].arguments[0] == f"--config={REPOSITORY / 'configs' / 'scheduler.py'}:linear"
+    planned = [jobs.plan_jobs(table, None, 2, {"num_epochs": 3}, tmp_path) for table in tables]
+    assert planned[0][0].arguments == planned[1][0].arguments == planned[2][0].arguments
+    assert planned[0][0].arguments[0] == f"--config={REPOSITORY / 'configs' / 'baseline.py'}"
+    assert planned[0][1].arguments[0] == f"--config={REPOSITORY / 'configs' / 'scheduler.py'}:linear"
 
 
 def test_arms_of_the_paper_alone(tmp_path):
-    jobs = sweep.plan(SCHEDULER, ["paper", "warm_restarts"], 1, {}, tmp_path)
-    assert [job.label.partition(",")[0] for job in jobs] == [
+    planned = jobs.plan_jobs(SCHEDULER, ["paper", "warm_restarts"], 1, {}, tmp_path)
+    assert [job.label.partition(",")[0] for job in planned] == [
         "cosine", "linear", "polynomial", "one_cycle", "warm_restarts",
     ]  # fmt: skip
 
 
 def test_unknown_arms_get_the_list(tmp_path):
     with pytest.raises(UserError, match=r"there is no arm 'lin' in .*it has cosine, linear, polynomial, one_cycle"):
-        sweep.plan(SCHEDULER, ["cosine", "lin"], 1, {}, tmp_path)
+        jobs.plan_jobs(SCHEDULER, ["cosine", "lin"], 1, {}, tmp_path)
     with pytest.raises(UserError, match="none: the file has no arms"):
-        sweep.plan(FINAL, ["final"], 1, {}, tmp_path)
+        jobs.plan_jobs(FINAL, ["final"], 1, {}, tmp_path)
 
 
 def test_a_value_that_cannot_work_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match="batch_size=0: expected at least 1"):
-        sweep.plan(SCHEDULER, None, 1, {"batch_size": 0}, tmp_path)
+        jobs.plan_jobs(SCHEDULER, None, 1, {"batch_size": 0}, tmp_path)
 
 
 def test_runs_share_programs_finished_ones_are_skipped_and_a_failure_stops_no_other(small, tmp_path, capsys):
     (tmp_path / "scheduler" / "linear" / "seed0").mkdir(parents=True)
     (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").write_text("mine")
-    jobs = sweep.plan(SCHEDULER, ["cosine", "linear", "one_cycle_fixed"], 2, small, tmp_path)
+    planned = jobs.plan_jobs(SCHEDULER, ["cosine", "linear", "one_cycle_fixed"], 2, small, tmp_path)
     compile_steps.cache_clear()
-    failures = sweep.run(jobs)
+    failures = sweep.run_jobs(planned)
     assert len(failures) == 1 and failures[0].startswith("linear, seed 0: ") and "holds other files" in failures[0]
     assert (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").read_text() == "mine"
-    done = [job for job in jobs if read_summary(job.workdir)]
+    done = [job for job in planned if read_summary(job.workdir)]
     assert len(done) == 5
     # Three arms and two seeds: full and last batches, one program each, and one for evaluation.
-    compile_steps_misses = compile_steps.cache_info().misses
-    assert compile_steps_misses == 1
+    compiled = compile_steps(create_transform(planned[0].config), create_mesh())
+    assert (compiled.train._cache_size(), compiled.evaluate._cache_size()) == (2, 1)
     output = capsys.readouterr().out
-    assert "sweep: 0 of 6 runs finished, 0% of the work, time left: measuring" in output
-    assert "sweep: 5 of 6 runs finished, 83% of the work, about" in output
+    assert "== run 1 of 6: cosine, seed 0" in output and "sweep: 0% of the work, time left: measuring" in output
+    assert re.search(r"epoch 2/2: .*; sweep: 17% of the work, about \d+s left\n", output)
     assert "== run 4 of 6: cosine, seed 1" in output and "failed: linear, seed 0:" in output
+    assert "5 of 6 runs finished; sweep: 83% of the work, about" in output
 
     before = {job.workdir: (job.workdir / "metrics.jsonl").read_text() for job in done}
     (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").unlink()
-    assert sweep.run(jobs) == []
+    assert sweep.run_jobs(planned) == []
     output = capsys.readouterr().out
-    assert output.count("finished before") == 5 and "sweep: 6 of 6 runs finished, 100% of the work" in output
+    assert output.count("finished before") == 5 and "6 of 6 runs finished; sweep: 100% of the work\n" in output
     assert before == {job.workdir: (job.workdir / "metrics.jsonl").read_text() for job in done}
 
 
 def test_any_other_exception_is_reported_and_the_rest_goes_on(small, tmp_path, monkeypatch, capsys):
-    def train(config, workdir):
+    def train(config, *arguments):
         if config.schedule.name == "linear":
             raise MemoryError("no room\nfor this")
-        return train_and_evaluate(config, workdir)
+        return train_and_evaluate(config, *arguments)
 
     monkeypatch.setattr("jaxresnet.train.train_and_evaluate", train)
-    jobs = sweep.plan(SCHEDULER, ["linear", "cosine"], 1, small, tmp_path)
-    assert sweep.run(jobs) == ["linear, seed 0: MemoryError: no room for this"]
+    planned = jobs.plan_jobs(SCHEDULER, ["linear", "cosine"], 1, small, tmp_path)
+    assert sweep.run_jobs(planned) == ["linear, seed 0: MemoryError: no room for this"]
     assert read_summary(tmp_path / "baseline" / "seed0") is not None
 
 
 def test_an_interrupted_run_ends_the_sweep_and_is_resumed(small, tmp_path, monkeypatch):
-    jobs = sweep.plan(SCHEDULER, ["cosine", "linear"], 1, small, tmp_path)
+    planned = jobs.plan_jobs(SCHEDULER, ["cosine", "linear"], 1, small, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("jaxresnet.metrics.ProgressDisplay.update", lambda *arguments: signal.raise_signal(signal.SIGINT))
         with pytest.raises(Interrupted) as interrupted:
-            sweep.run(jobs)
+            sweep.run_jobs(planned)
     assert interrupted.value.exit_status == 130
-    assert read_metrics(jobs[0].workdir) == [] and not jobs[1].workdir.exists()
-    assert sweep.run(jobs) == []
-    assert [line["step"] for line in read_metrics(jobs[0].workdir)] == [6, 12]
+    assert read_metrics(planned[0].workdir) == [] and not planned[1].workdir.exists()
+    assert sweep.run_jobs(planned) == []
+    assert [line["step"] for line in read_metrics(planned[0].workdir)] == [6, 12]
+
+
+def test_a_finished_run_with_another_config_is_no_finished_run(small, tmp_path):
+    """After a short trial, the full sweep in the same folder must not take it for done."""
+    assert sweep.run_jobs(jobs.plan_jobs(SCHEDULER, ["cosine"], 1, small, tmp_path)) == []
+    planned = jobs.plan_jobs(SCHEDULER, ["cosine"], 1, small | {"num_epochs": 3}, tmp_path)
+    (failure,) = sweep.run_jobs(planned)
+    assert "holds a run with another config: num_epochs=3 (there: 2)" in failure
+    assert len(sweep.list_commands(planned)) == 1
+    assert "refused" in costs.describe(planned, tmp_path)
+
+
+def test_damaged_files_stop_no_other_run(small, tmp_path):
+    planned = jobs.plan_jobs(SCHEDULER, ["cosine", "linear"], 1, small, tmp_path)
+    planned[0].workdir.mkdir(parents=True)
+    save_config(planned[0].config, planned[0].workdir)
+    (planned[0].workdir / "summary.json").write_text("{")
+    (planned[0].workdir / "metrics.jsonl").write_text("{\n")
+    (failure,) = sweep.run_jobs(planned)
+    assert failure.startswith("cosine, seed 0: ") and "summary.json cannot be read" in failure
+    assert read_summary(planned[1].workdir) is not None
+
+
+def test_a_diverged_run_says_so_in_its_folder_until_it_has_finished(small, tmp_path):
+    planned = jobs.plan_jobs(SCHEDULER, ["linear"], 1, small | {"schedule.learning_rate": 1e20}, tmp_path)
+    (failure,) = sweep.run_jobs(planned)
+    reason = read_failure(planned[0].workdir)
+    assert reason and reason in failure and "schedule.learning_rate" in reason
+    write_summary({}, planned[0].workdir)
+    assert read_failure(planned[0].workdir) is None
+
+
+def test_two_different_runs_for_one_folder_are_refused(tmp_path):
+    with pytest.raises(UserError, match="cosine, seed 0 and linear, seed 0 would both run in"):
+        jobs.plan_jobs(SCHEDULER, None, 1, {"name": "mine"}, tmp_path)
+
+
+def test_no_arm_at_all_is_refused(tmp_path):
+    quickstart = load_experiment(REPOSITORY / "configs" / "quickstart.py")
+    for experiment, arms in ((SCHEDULER, []), (quickstart, ["paper"])):
+        with pytest.raises(UserError, match="that is no arm of"):
+            jobs.plan_jobs(experiment, arms, 1, {}, tmp_path)
+
+
+def test_a_config_that_only_shares_anothers_name_is_listed_by_its_own_file(tmp_path):
+    for name, change in (("baseline", ""), ("mine", "    config.num_epochs = 20\n")):
+        text = "from configs import baseline\n\n\ndef get_config():\n    config = baseline.get_config()\n"
+        (tmp_path / f"{name}.py").write_text(f"{text}{change}    return config\n")
+    (job,) = jobs.plan_jobs(load_experiment(tmp_path / "mine.py"), None, 1, {}, tmp_path)
+    assert job.arguments[0] == f"--config={tmp_path / 'mine.py'}"
 
 
 def arguments_of(small):
@@ -161,7 +213,7 @@ def test_the_commands_that_list_prints_are_the_runs_of_the_sweep(command, small,
         [sys.executable, *words[1:]], env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    job = sweep.plan(SCHEDULER, ["one_cycle"], 2, small, tmp_path)[1]
+    job = jobs.plan_jobs(SCHEDULER, ["one_cycle"], 2, small, tmp_path)[1]
     assert changed_fields(load_config(job.workdir), job.config) == {}
     # What has finished is listed no more.
     assert command(*flags, "--list", *arguments_of(small)).stdout.splitlines() == lines[:1]
@@ -175,10 +227,16 @@ def test_dry_run_tells_steps_and_time_and_runs_nothing(command, small, tmp_path)
     assert [line.split()[2:5] for line in first.stdout.splitlines()[1:3]] == [["0", "new", "12"]] * 2
     assert "The time of 2 of them is a rough guess" in first.stdout
 
-    sweep.run(sweep.plan(SCHEDULER, ["cosine"], 1, small, tmp_path))
+    sweep.run_jobs(jobs.plan_jobs(SCHEDULER, ["cosine"], 1, small, tmp_path))
     second = command(*flags, *arguments_of(small)).stdout
     assert "finished" in second.splitlines()[1] and "new" in second.splitlines()[2]
     assert "rough guess" not in second and "2 runs, about" in second
+
+    # Another run's data may be gone by now; what its summary says is enough.
+    config = load_config(tmp_path / "baseline" / "seed0")
+    config.dataset.data_dir = str(tmp_path / "gone.npz")
+    save_config(config, tmp_path / "baseline" / "seed0")
+    assert command(*flags, *arguments_of(small)).returncode == 0
 
 
 def test_ctrl_c_loses_nothing(command, small, tmp_path, subprocess_environment):
@@ -198,11 +256,11 @@ def test_ctrl_c_loses_nothing(command, small, tmp_path, subprocess_environment):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "stopped by SIGINT and saved after step" in errors and "Traceback" not in errors
-    assert "sweep: 0 of 2 runs finished" in output.splitlines()[-1]
+    assert "== run 2 of 2" not in output
 
     resumed = command(*flags)
     assert resumed.returncode == 0, resumed.stderr
-    assert "resuming after step" in resumed.stdout and "sweep: 2 of 2 runs finished" in resumed.stdout
+    assert "resuming after step" in resumed.stdout and "2 of 2 runs finished; sweep: 100%" in resumed.stdout
     steps = [line["step"] for line in read_metrics(tmp_path / "baseline" / "seed0")]
     assert steps == [6 * epoch for epoch in range(1, 9)]
 
@@ -227,4 +285,4 @@ def test_experiments_that_are_none(tmp_path):
         load_experiment(tmp_path / "broken.py")
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="there is no get_config in it"):
-        load_experiment(pathlib.Path(tmp_path / "empty.py"))
+        load_experiment(tmp_path / "empty.py")
