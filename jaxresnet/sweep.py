@@ -10,7 +10,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.errors import UserError, one_line, user_path
+from jaxresnet.errors import Interrupted, UserError, one_line, user_path
 from jaxresnet.experiments import load_experiment
 from jaxresnet.jobs import Job, plan_jobs
 
@@ -51,6 +51,8 @@ def run_jobs(jobs: list[Job]) -> list[str]:
                 print("finished before")
                 continue
             train_and_evaluate(job.config, str(job.workdir), progress.line)
+        except Interrupted:
+            raise
         except UserError as error:
             failure = f"{job.label}: {error}"
         except Exception as error:  # such as a model that does not fit the memory: the next may

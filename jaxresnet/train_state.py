@@ -80,10 +80,11 @@ def create_train_state(config: ConfigDict, image_shape: tuple[int, int, int]) ->
     # lazy_init draws the parameters without running the model, by programs that models share.
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = model.lazy_init(rngs.init, images, train=False)
-    return TrainState.create(
+    state = TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
         tx=create_optimizer(config.optimizer),
         batch_stats=variables["batch_stats"],
         rng=rngs.step,
     )
+    return state.replace(step=jnp.zeros((), jnp.int32))  # Flax begins with a Python number, which is another type

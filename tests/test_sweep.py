@@ -100,7 +100,7 @@ def test_runs_share_programs_finished_ones_are_skipped_and_a_failure_stops_no_ot
     assert (compiled.train._cache_size(), compiled.evaluate._cache_size()) == (2, 1)
     output = capsys.readouterr().out
     assert "== run 1 of 6: cosine, seed 0" in output and "sweep: 0% of the work, time left: measuring" in output
-    assert re.search(r"epoch 2/2: .*; sweep: 17% of the work, about \d+s left\n", output)
+    assert re.search(r"epoch 2/2: .*; sweep: 17% of the work, about \S+ left\n", output)
     assert "== run 4 of 6: cosine, seed 1" in output and "failed: linear, seed 0:" in output
     assert "5 of 6 runs finished; sweep: 83% of the work, about" in output
 

@@ -312,7 +312,7 @@ def test_a_run_is_not_resumed_on_other_data(tiny_config, tmp_path, monkeypatch):
         ("model.pooling", "maximum", '"global" or the size of a window'),
         ("model.pooling", "20", "larger than the 16x16 map"),
         ("model.num_classes", 4, "labels go from 0 to 9: expected 0 to 3"),
-        ("optimizer.name", "sgdd", "expected one of sgd"),
+        ("optimizer.name", "sgdd", "expected one of adadelta, adagrad"),
         ("schedule.name", "cosin", "expected one of cosine"),
         ("schedule.learning_rate", -0.1, "schedule.learning_rate=-0.1"),
         ("dataset.validation_size", 165, "dataset.validation_size=165"),
