@@ -149,8 +149,8 @@ def scale_by_torch_radam(b1: Scalar, b2: float, eps: float) -> optax.GradientTra
     rho_inf = 2 / (1 - b2) - 1
 
     def init(params: Any) -> optax.ScaleByAdamState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=zeros, nu=zeros)
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))  # not the same arrays: both are donated
+        return optax.ScaleByAdamState(count=jnp.zeros([], jnp.int32), mu=mu, nu=nu)
 
     def update(grads: Any, state: optax.ScaleByAdamState, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
         count = optax.safe_increment(state.count)

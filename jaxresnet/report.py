@@ -136,7 +136,9 @@ def _add_table(page: Page, each: Table) -> None:
     rows, full = [], {}
     for arm in experiment.arms:
         shown = [group for group in each.groups[arm] if group.is_full]
-        rows += [_row(experiment, arm, group) for group in shown] or [_row(experiment, arm, None)]
+        changed = any(group.runs for group in each.groups[arm] if not group.is_full)
+        not_run = "not run; see below" if changed else "not run"
+        rows += [_row(experiment, arm, group) for group in shown] or [_row(experiment, arm, None, not_run)]
         if finished := [group for group in shown if group.runs]:
             full[arm] = finished[0]
     page.add(table(["arm", "paper", "last", "best", "n", "difference"], rows))
@@ -155,7 +157,7 @@ def _add_table(page: Page, each: Table) -> None:
         _add_sweep(page, each, sweep, number)
 
 
-def _row(experiment: Experiment, arm: str, group: Group | None) -> list[str]:
+def _row(experiment: Experiment, arm: str, group: Group | None, not_run: str = "not run") -> list[str]:
     paper = experiment.get_config(arm).paper
     printed = "" if paper.accuracy is None else _as_printed(paper.accuracy)
     if paper.epoch != "last":
@@ -164,7 +166,7 @@ def _row(experiment: Experiment, arm: str, group: Group | None) -> list[str]:
     if group is not None and group.changes:
         label += f" ({', '.join(str(value) for value in group.changes.values())})"
     if group is None or not group.runs:
-        state = "not run" if group is None else _state_of(group.unfinished)
+        state = not_run if group is None else _state_of(group.unfinished)
         return [label, printed, state, "", "", ""]
     last, best = group.accuracy("last"), group.accuracy("best")
     cells = [label, printed, str(last), str(best), str(last.n)]
@@ -284,8 +286,7 @@ def _format_changes(changes: dict[str, Any]) -> str:
 
 
 def _add_final_model(page: Page, tables: list[Table]) -> None:
-    heading = "## The final model"
-    page.add(heading)
+    page.add("## The final model")
     each = next((each for each in tables if FINAL in each.groups), None)
     if each is None:
         page.add("None of the config files has it.")

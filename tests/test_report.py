@@ -98,6 +98,8 @@ def test_shortened_runs_stand_apart_and_are_not_compared_with_the_paper(written)
     assert row(text, "polynomial")[4] == "-9.00 **outside**"
     assert row(text, "polynomial_fixed")[4] == "+0.10 within"
     assert "78.41" not in text and "95.48" not in text
+    above = section(written[1], "## Table 2: learning-rate schedule").partition("Only cosine")[0]
+    assert row(above, "polynomial_fixed")[2] == "not run; see below"
     # The baseline is shown alone in no other table than the first.
     assert "### Shortened runs of table 1" in written[1] and "### Shortened runs of table 3" not in written[1]
 
