@@ -133,11 +133,13 @@ def _add_introduction(page: Page, tables: list[Table], runs: list[Run]) -> None:
 def _add_table(page: Page, each: Table) -> None:
     experiment = each.experiment
     page.add(f"## {experiment.title}")
+    sweeps = changed_sweeps(each.groups)
+    if each.name != "headline":  # the baseline stands in every table; alone, it is shown in the first
+        sweeps = [sweep for sweep in sweeps if any(group.name != "baseline" for group in sweep.groups.values())]
     rows, full = [], {}
     for arm in experiment.arms:
         shown = [group for group in each.groups[arm] if group.is_full]
-        changed = any(group.runs for group in each.groups[arm] if not group.is_full)
-        not_run = "not run; see below" if changed else "not run"
+        not_run = "not run; see below" if any(arm in sweep.groups for sweep in sweeps) else "not run"
         rows += [_row(experiment, arm, group) for group in shown] or [_row(experiment, arm, None, not_run)]
         if finished := [group for group in shown if group.runs]:
             full[arm] = finished[0]
@@ -150,10 +152,7 @@ def _add_table(page: Page, each: Table) -> None:
     if full:
         paper = {arm: _paper(experiment, arm) for arm in full}
         _add_accuracy_figures(page, f"{each.name}-full", full, paper)
-    for number, sweep in enumerate(changed_sweeps(each.groups), 1):
-        # The baseline stands in every table; alone, it is shown in the first.
-        if each.name != "headline" and all(group.name == "baseline" for group in sweep.groups.values()):
-            continue
+    for number, sweep in enumerate(sweeps, 1):
         _add_sweep(page, each, sweep, number)
 
 

@@ -17,6 +17,7 @@ from jaxresnet.errors import UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.figures import draw_architecture, style_of
 from jaxresnet.page import Page, anchor, table
+from jaxresnet.runs import difference_interval, group_runs, read_runs
 from jaxresnet.summary import write_failure
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_model
@@ -206,6 +207,32 @@ def test_reports_replace_reports_and_nothing_else(tmp_path):
     assert (tmp_path / "mine" / "index.html").read_text() == "mine"
     with pytest.raises(UserError, match="is a file; give a folder"):
         Page("x").write(tmp_path / "mine" / "index.html")
+
+
+def test_the_report_in_the_repository_is_that_of_its_runs(tmp_path):
+    """If this fails: python -m jaxresnet.report --workdir=results --out=results/report"""
+    results = REPOSITORY / "results"
+    report.write_report(results, tmp_path / "out", CONFIGS)
+    assert (tmp_path / "out" / "README.md").read_text() == (results / "report" / "README.md").read_text()
+    drawn, kept = (
+        sorted(path.name for path in folder.glob("figures/*")) for folder in (tmp_path / "out", results / "report")
+    )
+    assert drawn == kept
+
+
+def test_the_papers_puzzle_on_real_data():
+    """Polynomial at PyTorch's defaults loses to cosine, and to its corrected twin, by more than the seeds' spread."""
+    runs = read_runs(REPOSITORY / "results" / "scheduler-cpu")
+    last = {
+        arm: group_runs(runs, scheduler_config(arm))[0].accuracy("last")
+        for arm in ("cosine", "polynomial", "polynomial_fixed")
+    }
+    assert all(stat.n == 2 for stat in last.values())
+    pool = list(last.values())
+    lost = last["cosine"].mean - last["polynomial"].mean
+    assert lost > difference_interval(last["cosine"], last["polynomial"], pool)
+    gained = last["polynomial_fixed"].mean - last["polynomial"].mean
+    assert gained > difference_interval(last["polynomial_fixed"], last["polynomial"], pool)
 
 
 def test_folders_that_are_none(tmp_path):
