@@ -6,7 +6,9 @@
 Paper: 95.48, 91.048, 78.413 and 91.29% test accuracy, last of 200 epochs, one run each, V100. All but cosine ran at
 settings that make another schedule of them than their name says; those are the arms of that name here. The arms that
 end in _fixed, and warm_restarts, are what the names promise, over the whole run.
-Measured here: not yet at full size; at reduced size see `results/scheduler-cpu`.
+Measured here: not yet at full size. At the size of configs/cpu.py and 8 epochs, 2 seeds on CPU, in the same order:
+78.03, 62.14, 72.78 and 51.68%; linear_fixed 75.80, polynomial_fixed 76.50, one_cycle_fixed 78.62%
+(`results/scheduler-cpu`).
 """
 
 from configs import arms

@@ -60,7 +60,7 @@ def _flop_per_image(config: ConfigDict) -> float:
 
 
 class Progress:
-    """How much of a sweep is done, and how long the rest takes at the pace of this session."""
+    """How much of a sweep is done, and how long the rest takes at the pace since it was started."""
 
     def __init__(self, jobs: list[Job], costs: dict[pathlib.Path, Cost]):
         self._jobs, self._costs = jobs, costs
