@@ -78,6 +78,8 @@ def draw_curves(curves: list[Curve], split: str) -> Figure:
     if any(curve.paper for curve in curves):
         axes.plot([], [], color=GREY, linestyle=":", linewidth=0.8, label="the authors' run")
     axes.set(xlabel="epoch", ylabel=f"{split} accuracy, %")
+    if min(len(curve.x) for curve in curves) >= 50:  # the steep beginning would leave no room for the differences
+        axes.set_ylim(bottom=min(curve.values[:, len(curve.x) // 4 :].min() for curve in curves) - 1)
     _finish(figure, axes, len(labels))
     return figure
 
@@ -119,7 +121,7 @@ def draw_bars(bars: list[Bar], quantity: str) -> Figure:
             axes.plot(bar.paper, position, "D", color="white", markeredgecolor="black", markersize=6, zorder=5)
     if any(bar.paper is not None for bar in bars):
         axes.plot([], [], "D", color="white", markeredgecolor="black", label="the paper")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+        figure.legend(loc="outside lower center", frameon=False)
     axes.set_yticks(range(len(bars)), labels)
     axes.invert_yaxis()
     axes.set_xlim(left, max(shown) + 0.08 * spread)
