@@ -1,5 +1,6 @@
 """What a model consists of, read off the model itself: its layers, their output shapes, parameters and costs."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -58,6 +59,7 @@ def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[La
     return layers
 
 
+@functools.cache
 def multiply_adds(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds of one image in the forward pass. A training step takes about three times as many."""
     return sum(layer.multiply_adds for layer in describe_layers(model, image_shape))

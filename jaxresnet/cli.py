@@ -41,6 +41,16 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(2)
 
 
+def refuse_arguments(argv: list[str]) -> None:
+    """Refuses what is left of ``argv`` once flags are parsed: commands take flags alone.
+
+    Raises:
+        UserError: naming the first such word.
+    """
+    if argv[1:]:
+        raise UserError(f"{argv[1]!r} is no flag; did you mean --{argv[1]}?")
+
+
 def _check_config_flags(arguments: list[str]) -> None:
     """Refuses a config file, an arm or a field that does not exist, which ml_collections answers with a traceback."""
     names = [argument.lstrip("-").partition("=")[0] for argument in arguments if argument.startswith("-")]

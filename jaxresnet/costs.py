@@ -64,14 +64,19 @@ class Progress:
 
     def __init__(self, jobs: list[Job], costs: dict[pathlib.Path, Cost]):
         self._jobs, self._costs = jobs, costs
+        self._shares = dict.fromkeys(costs, 0.0)
         self._start, self._done_at_start = time.monotonic(), self._done()
 
     def _done(self) -> float:
-        return sum(_share_done(job, self._costs[job.workdir]) * self._costs[job.workdir].flop for job in self._jobs)
+        """FLOP. The logs of runs that were complete are not read again: on an accelerator epochs are short."""
+        for job in self._jobs:
+            if self._shares[job.workdir] < 1:
+                self._shares[job.workdir] = _share_done(job, self._costs[job.workdir])
+        return sum(share * self._costs[workdir].flop for workdir, share in self._shares.items())
 
     def line(self) -> str:
         """Such as ``sweep: 40% of the work, about 2h05m left``."""
-        done, total = self._done(), sum(self._costs[job.workdir].flop for job in self._jobs)
+        done, total = self._done(), sum(cost.flop for cost in self._costs.values())
         text = f"sweep: {100 * done / total:.0f}% of the work"
         # A resumed run may begin before its log's end, and the pace come out negative for a while.
         pace = (done - self._done_at_start) / (time.monotonic() - self._start)

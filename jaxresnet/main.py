@@ -4,7 +4,6 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jaxresnet import cli
-from jaxresnet.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; single fields follow as in --config.batch_size=64.", lock_config=True
@@ -14,8 +13,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; a run tha
 
 def main(argv: list[str]) -> None:
     with cli.command():
-        if argv[1:]:
-            raise UserError(f"{argv[1]!r} is no flag; did you mean --{argv[1]}?")
+        cli.refuse_arguments(argv)
         # Imported here so that a mistyped flag is answered before JAX has started.
         from jaxresnet.train import train_and_evaluate
 

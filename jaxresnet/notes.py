@@ -23,12 +23,15 @@ def hyperparams_by_epoch(config: ConfigDict) -> Hyperparams:
     return create_hyperparams_fn(config, steps_per_epoch)(steps)
 
 
-def rate_table(experiment: Experiment, arms: list[str]) -> str:
-    """A table of the learning rate that each arm really trains at, and of the momentum where one moves it."""
-    all_hyperparams = {arm: hyperparams_by_epoch(experiment.get_config(arm)) for arm in arms}
-    moving = any(np.ptp(momenta) > 0 for _, momenta in all_hyperparams.values())
+def rate_table(hyperparams: dict[str, Hyperparams]) -> str:
+    """A table of the learning rate that each arm really trains at, and of the momentum where one moves it.
+
+    Args:
+        hyperparams: by arm, from ``hyperparams_by_epoch``.
+    """
+    moving = any(np.ptp(momenta) > 0 for _, momenta in hyperparams.values())
     rows = []
-    for arm, (rates, momenta) in all_hyperparams.items():
+    for arm, (rates, momenta) in hyperparams.items():
         at_zero = int((rates.max(1) < 1e-12).sum())
         row = [
             f"`{arm}`",

@@ -161,16 +161,14 @@ def group_runs(runs: list[Run], arm: ConfigDict) -> list[Group]:
     """The runs of ``arm``, by what they change of it; those that may be compared with the paper come first, then the
     longest."""
     groups: dict[str, Group] = {}
-    seeds = set()
     for run in runs:
         if run.config.get("name") != arm.name:
             continue
         changes = {field: value for field, value in changed_fields(run.config, arm).items() if field != "seed"}
-        group = groups.setdefault(repr(sorted(changes.items())), Group(arm.name, changes, [], []))
+        group = groups.setdefault(repr(changes), Group(arm.name, changes, [], []))
         if run.summary is None:
             group.unfinished.append(run)
-        elif (repr(changes), run.config.seed) not in seeds:  # the same run, kept twice, is one
-            seeds.add((repr(changes), run.config.seed))
+        elif run.config.seed not in [other.config.seed for other in group.runs]:  # the same run, kept twice, is one
             group.runs.append(run)
 
     def order(group: Group) -> tuple:

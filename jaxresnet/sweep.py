@@ -80,8 +80,7 @@ def list_commands(jobs: list[Job]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     with cli.command():
-        if argv[1:]:
-            raise UserError(f"{argv[1]!r} is no flag; did you mean --{argv[1]}?")
+        cli.refuse_arguments(argv)
         path, _, arm = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         experiment = load_experiment(pathlib.Path(path))

@@ -124,17 +124,19 @@ def _paper(experiment: Experiment, arm: str) -> tuple[float | None, str | None]:
 
 def _add_settings_rates(page: Page, each: Table) -> None:
     """The learning rate of each arm at full length, where the arms differ in it."""
-    curves, kinds = [], set()
-    for arm in each.experiment.arms:
-        config = each.experiment.get_config(arm)
-        rates = notes.hyperparams_by_epoch(config).learning_rate.ravel()
-        kinds.add((config.num_epochs, *flatten(config.schedule.to_dict()).values()))
+    configs = {arm: each.experiment.get_config(arm) for arm in each.experiment.arms}
+    kinds = {(config.num_epochs, *flatten(config.schedule.to_dict()).values()) for config in configs.values()}
+    if len(kinds) == 1:
+        return
+    hyperparams = {arm: notes.hyperparams_by_epoch(config) for arm, config in configs.items()}
+    curves = []
+    for arm, config in configs.items():
+        rates = hyperparams[arm].learning_rate.ravel()
         points = np.unique(np.linspace(0, len(rates) - 1, 3000).astype(int))
         curves.append(Curve(arm, points / len(rates) * config.num_epochs, rates[points][None]))
-    if len(kinds) > 1:
-        page.add("The learning rate that each arm trains at, computed from its settings:")
-        page.add(notes.rate_table(each.experiment, list(each.experiment.arms)))
-        page.add_figure(f"{each.name}-rates", figures.draw_rates(curves), "learning rate of each arm against epochs")
+    page.add("The learning rate that each arm trains at, computed from its settings:")
+    page.add(notes.rate_table(hyperparams))
+    page.add_figure(f"{each.name}-rates", figures.draw_rates(curves), "learning rate of each arm against epochs")
 
 
 def _add_accuracy_figures(
@@ -172,7 +174,7 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
     accuracies = {arm: group.accuracy("last") for arm, group in sweep.groups.items()}
     rows = []
     for arm, group in sweep.groups.items():
-        last, best = group.accuracy("last"), group.accuracy("best")
+        last, best = accuracies[arm], group.accuracy("best")
         row = [f"`{arm}`", str(last), str(best), str(last.n), ""]
         if arm != reference:
             difference = last.mean - accuracies[reference].mean
