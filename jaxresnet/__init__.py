@@ -1,3 +1,24 @@
 """A small, exact, fast JAX training project: the ResNet of Chang and Shong on CIFAR-10."""
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Where the names that ``import jaxresnet`` offers are defined. They are imported when first used, so that a command can
+# answer a mistake before JAX has started.
+_DEFINED_IN = {
+    "Classifier": "inference",
+    "ResNet": "models",
+    "UserError": "errors",
+    "load": "inference",
+    "train_and_evaluate": "train",
+}
+
+__all__ = [*_DEFINED_IN]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DEFINED_IN:
+        return getattr(importlib.import_module(f"jaxresnet.{_DEFINED_IN[name]}"), name)
+    raise AttributeError(f"module 'jaxresnet' has no attribute {name!r}")

@@ -20,6 +20,7 @@ class Layer(NamedTuple):
         output_shape: of one image.
         parameters: trainable ones.
         multiply_adds: of one image in the forward pass; those of convolutions and linear layers, as is usual.
+        output_bytes: of one image.
     """
 
     path: str
@@ -27,6 +28,7 @@ class Layer(NamedTuple):
     output_shape: tuple[int, ...]
     parameters: int
     multiply_adds: int
+    output_bytes: int
 
 
 _KINDS = {nn.Conv: "conv", BatchNorm: "norm", nn.Dropout: "dropout", nn.Dense: "linear"}
@@ -50,6 +52,7 @@ def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[La
                     output_shape=output.shape[1:],
                     parameters=count_parameters(params),
                     multiply_adds=weights * math.prod(output.shape[1:-1]),
+                    output_bytes=math.prod(output.shape[1:]) * output.dtype.itemsize,
                 )
             )
         return output

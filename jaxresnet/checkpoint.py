@@ -30,10 +30,13 @@ class Progress:
         train_seconds: spent in the training steps of the epochs before, compilation included.
         eval_seconds: likewise in their evaluation.
         confusion: the confusion matrix of the last evaluation.
-        data_fingerprint: of the data set that the run reads.
+        data_fingerprint: of the data set that the run reads; None where weights were imported and no data were read
+            yet, so that it is not known how many steps the epochs before took.
+        first_step: that this run itself takes; not 0 where imported weights have epochs behind them.
     """
 
-    data_fingerprint: str
+    data_fingerprint: str | None
+    first_step: int = 0
     epoch: int = 0
     sums: Sums = dataclasses.field(default_factory=Sums)
     best: dict[str, float] | None = None

@@ -10,7 +10,7 @@ import os
 import pathlib
 import pickle
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -150,22 +150,63 @@ def load_batches(folder: pathlib.Path) -> Arrays:
 
 
 def _load_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    batch_size = NUM_TEST
     if not path.is_file():
         raise UserError(f"{path}: is missing; unpack the official archive again")
+    batch = load_pickle(path)
+    if len(batch.images) != NUM_TEST or batch.labels is None:
+        raise UserError(
+            f"{path}: holds {len(batch.images):,} images and {'no ' if batch.labels is None else ''}labels: expected "
+            f"{NUM_TEST:,} of each"
+        )
+    return batch.images, batch.labels
+
+
+class PickledImages(NamedTuple):
+    """Images in a pickle.
+
+    Attributes:
+        images: (size, 32, 32, 3) uint8.
+        labels: (size,) integers; None where the file has none.
+        ids: what the file calls each image; None where it does not.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    ids: list[str] | None
+
+
+def load_pickle(path: pathlib.Path) -> PickledImages:
+    """Reads a pickled dictionary with ``b"data"``, uint8 of shape (size, 3072) as CIFAR-10's own batches have it, or of
+    images; and, where they are there, ``b"labels"`` and ``b"ids"``. Other entries are ignored.
+
+    Raises:
+        UserError: a damaged file, one of something else, or one that asks for a type that these files do not hold.
+    """
     try:
         batch = _BatchUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        data = np.asarray(batch[b"data"])
-        labels = np.asarray(batch[b"labels"])
+        # Python 3 leaves the keys of its own pickles strings.
+        batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
+        if b"data" not in batch:
+            raise ValueError("it has no b'data'")
+        data, labels, ids = (np.asarray(batch[key]) if key in batch else None for key in (b"data", b"labels", b"ids"))
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({one_line(error)})") from error
-    if data.dtype != np.uint8 or data.shape != (batch_size, np.prod(IMAGE_SHAPE)) or labels.shape != (batch_size,):
-        raise UserError(
-            f"{path}: holds {data.dtype} images of shape {data.shape} and labels of shape {labels.shape}: expected "
-            f"uint8 ({batch_size}, {np.prod(IMAGE_SHAPE)}) and ({batch_size},)"
-        )
     height, width, channels = IMAGE_SHAPE
-    return data.reshape(-1, channels, height, width).transpose(0, 2, 3, 1), labels
+    flat, planes = (channels * height * width,), (channels, height, width)
+    if data.dtype != np.uint8 or data.shape[1:] not in (flat, planes, IMAGE_SHAPE) or not len(data):
+        raise UserError(
+            f"{path}: holds {data.dtype} images of shape {data.shape}: expected uint8 of shape (any size, {flat[0]})"
+        )
+    for name, values in (("labels", labels), ("ids", ids)):
+        if values is not None and values.shape != (len(data),):
+            raise UserError(f"{path}: holds {name} of shape {values.shape}: expected ({len(data)},), one an image")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise UserError(f"{path}: holds labels of type {labels.dtype} or negative ones: expected integers from 0")
+    if data.shape[1:] != IMAGE_SHAPE:
+        data = data.reshape(-1, *planes).transpose(0, 2, 3, 1)
+    if ids is not None:
+        ids = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in ids.tolist()]
+    return PickledImages(data, labels, ids)
 
 
 class _BatchUnpickler(pickle.Unpickler):
@@ -177,6 +218,10 @@ class _BatchUnpickler(pickle.Unpickler):
         # The official files name the module as NumPy 1 did.
         ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        # What arrays become at protocol 5, and bytes below protocol 3.
+        ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
+        ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
+        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
     }
 
     def find_class(self, module: str, name: str) -> Any:

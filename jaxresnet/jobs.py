@@ -9,7 +9,7 @@ from jaxresnet.config import changed_fields, check_config, check_same_training
 from jaxresnet.errors import UserError
 from jaxresnet.experiments import Experiment, load_experiment
 from jaxresnet.metrics import read_metrics
-from jaxresnet.summary import read_summary
+from jaxresnet.run_files import read_summary
 
 
 class Job(NamedTuple):

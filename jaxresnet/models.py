@@ -196,7 +196,7 @@ class ResNet(nn.Module):
                 f"model.pooling={self.pooling}: the window is larger than the {x.shape[1]}x{x.shape[2]} map it "
                 'pools; give a smaller one or "global"'
             )
-        return nn.avg_pool(x, window, strides=window)
+        return nn.avg_pool(x, window_shape=window, strides=window)
 
     def _check(self) -> None:
         def require(holds: bool, field: str, expected: str) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from jaxresnet.config import CONFIG_FILE, changed_fields, eval_split_name, flatten, load_config
 from jaxresnet.errors import UserError
 from jaxresnet.metrics import is_epoch_line, read_metrics
-from jaxresnet.summary import read_confusion, read_failure, read_summary
+from jaxresnet.run_files import read_confusion, read_failure, read_imported, read_summary
 
 # Two runs that differ in these alone are the same experiment.
 NOT_COMPARED = ("seed", "dtype")
@@ -62,6 +62,8 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
 
 
 def _read_run(path: pathlib.Path) -> Run:
+    if read_imported(path):
+        raise UserError(f"{path} began with imported weights, so it is no run of its config alone")
     summary = read_summary(path)
     missing = [] if summary is None else sorted(SUMMARY_FIELDS - summary.keys())
     if missing:

@@ -1,99 +1,103 @@
-"""``summary.json`` and ``confusion.csv``: what a finished run came to; ``failure.txt``: why a run diverged."""
+"""What a config's model consists of, layer by layer: ``python -m jaxresnet.summary --config=configs/final.py``."""
 
-import csv
-import io
-import json
-import pathlib
-from collections.abc import Sequence
-from typing import Any
+from absl import app, flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
+from jaxresnet import cli
+from jaxresnet.architecture import describe_layers
+from jaxresnet.cifar10 import IMAGE_SHAPE
+from jaxresnet.config import check_config
 from jaxresnet.errors import UserError
-from jaxresnet.files import write_whole
-from jaxresnet.metrics import format_seconds
+from jaxresnet.files import output_path
+from jaxresnet.train_state import create_model
 
-SUMMARY_FILE = "summary.json"
-CONFUSION_FILE = "confusion.csv"
-FAILURE_FILE = "failure.txt"
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The config file; single fields follow as in --config.model.blocks=(2,2,2).", lock_config=True
+)
+DRAWING = flags.DEFINE_string("drawing", None, "A picture of the architecture to write: .png, .svg or .pdf.")
+FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --drawing names.")
 
-
-def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of the run in ``workdir``, or None where it has not finished.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = workdir / SUMMARY_FILE
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); move it away to have it written again") from error
+FLOAT_BYTES = 4  # parameters are float32 whatever the computation is
 
 
-def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Writes ``summary.json``, whole or not at all. A run that has finished has not failed."""
-    (workdir / FAILURE_FILE).unlink(missing_ok=True)
-    write_whole(workdir / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
-
-
-def write_confusion(matrix: list[list[int]], names: Sequence[str], workdir: pathlib.Path) -> None:
-    """Writes ``confusion.csv``, whole or not at all: how many images of a class (row) were taken for each (column).
-
-    Args:
-        matrix: of the evaluation after the last epoch.
-        names: of the classes; numbers are written for classes beyond them.
-        workdir: of the run.
-    """
-    names = [names[label] if label < len(names) else str(label) for label in range(len(matrix))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["", *names])
-    writer.writerows([name, *row] for name, row in zip(names, matrix, strict=True))
-    write_whole(workdir / CONFUSION_FILE, text.getvalue())
-
-
-def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] | None:
-    """Class names and matrix of ``confusion.csv``, or None where there is none.
+def format_summary(config: ConfigDict) -> str:
+    """A line a layer: its output for one image, trainable parameters, multiply-adds of one image in the forward pass,
+    and the memory that its output takes; then the sums.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: a config that cannot work.
     """
-    path = workdir / CONFUSION_FILE
-    if not path.exists():
-        return None
-    try:
-        (_, *names), *rows = csv.reader(path.read_text().splitlines())
-        matrix = [[int(count) for count in row[1:]] for row in rows]
-        if not len(names) == len(matrix) == len(matrix[0]):
-            raise ValueError("it is not square")
-        return names, matrix
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path} cannot be read ({error}); move it away") from error
-
-
-def write_failure(reason: str, workdir: pathlib.Path) -> None:
-    """Writes ``failure.txt``, whole or not at all."""
-    write_whole(workdir / FAILURE_FILE, f"{reason}\n")
-
-
-def read_failure(workdir: pathlib.Path) -> str | None:
-    """Why the run diverged, or None."""
-    path = workdir / FAILURE_FILE
-    return path.read_text().strip() if path.exists() else None
-
-
-def format_summary(summary: dict[str, Any]) -> str:
-    """The lines that a run ends with."""
-    split, best, last = summary["evaluated_on"], summary["best"], summary["last"]
-    lines = [
-        f"last epoch ({last['epoch']}): {last['accuracy']:.2f}% {split} accuracy",
-        f"best epoch ({best['epoch']}): {best['accuracy']:.2f}% {split} accuracy, "
-        f"chosen on the {best['selected_on']} set",
+    check_config(config)
+    layers = describe_layers(create_model(config), IMAGE_SHAPE)
+    rows = [
+        (
+            layer.path,
+            layer.kind,
+            "x".join(map(str, layer.output_shape)),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
+            _size(layer.output_bytes),
+        )
+        for layer in layers
     ]
-    if "test" in summary:
-        lines.append(f"test accuracy of epoch {best['epoch']}, scored once: {summary['test']['test_accuracy']:.2f}%")
-    if summary["paper_accuracy"] is not None:
-        lines.append(f"the paper: {summary['paper_accuracy']:.2f}%")
-    lines.append(f"{format_seconds(summary['wall_seconds'])}, {summary['images_per_second']:,.0f} images/s in training")
-    return "\n".join(lines)
+    parameters, multiply_adds, memory = (
+        sum(getattr(layer, field) for layer in layers) for field in ("parameters", "multiply_adds", "output_bytes")
+    )
+    header = ("layer", "kind", "output", "parameters", "multiply-adds", "memory")
+    totals = ("in all", "", "", f"{parameters:,}", f"{multiply_adds:,}", _size(memory))
+    widths = [max(map(len, column)) for column in zip(header, *rows, totals, strict=True)]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row[:3], widths[:3], strict=True)]
+        return "  ".join(cells + [f"{cell:>{width}}" for cell, width in zip(row[3:], widths[3:], strict=True)]).rstrip()
+
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    batch = config.batch_size
+    return "\n".join(
+        [line(header), rule, *map(line, rows), rule, line(totals)]
+        + [
+            "",
+            f"{parameters:,} parameters, {_size(FLOAT_BYTES * parameters)}; {multiply_adds / 1e6:,.0f}M multiply-adds "
+            f"an image forward, about three times as many in a training step",
+            f"layer outputs in {config.dtype}: {_size(memory)} an image, {_size(batch * memory)} for a batch of {batch}",
+        ]
+    )
+
+
+def save_drawing(config: ConfigDict, path: str, force: bool) -> None:
+    """Draws the architecture to a file, in the format of its ending.
+
+    Raises:
+        UserError: the file exists, cannot be written, or its ending is that of no picture.
+    """
+    out = output_path("--drawing", path, force)
+    # Imported here because drawing takes a second to import.
+    from jaxresnet.figures import draw_architecture
+
+    try:
+        draw_architecture(create_model(config), IMAGE_SHAPE).savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--drawing={path}: {error}") from error
+
+
+def _size(number: int) -> str:
+    """Of bytes: such as 1.4 KiB or 25.0 MiB."""
+    size, units = float(number), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.1f} {units[0]}" if units[0] != "B" else f"{number} B"
+
+
+def main(argv: list[str]) -> None:
+    with cli.command():
+        cli.refuse_arguments(argv)
+        print(format_summary(CONFIG.value))
+        if DRAWING.value is not None:
+            save_drawing(CONFIG.value, DRAWING.value, FORCE.value)
+            print(DRAWING.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main, flags_parser=cli.parse_flags)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,6 +20,7 @@ from jaxresnet.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
 from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
 from jaxresnet.models import count_parameters
+from jaxresnet.run_files import format_summary, read_summary, write_confusion, write_failure, write_summary
 from jaxresnet.schedules import create_hyperparams_fn
 from jaxresnet.steps import (
     compile_steps,
@@ -29,7 +31,6 @@ from jaxresnet.steps import (
     steps_per_dispatch,
     train_dispatches,
 )
-from jaxresnet.summary import format_summary, read_summary, write_confusion, write_failure, write_summary
 from jaxresnet.train_state import create_train_state, create_transform
 
 
@@ -138,11 +139,25 @@ class _Trainer:
             return
         fingerprint = self.progress.data_fingerprint
         self.state, self.progress = self.checkpointer.restore(self.state, self.checkpointer.latest_step)
+        if self.progress.data_fingerprint is None:
+            self._place_imported_weights(workdir, fingerprint)
         if self.progress.data_fingerprint != fingerprint:
             raise UserError(
                 f"{workdir} holds a run on other data (checksum {self.progress.data_fingerprint}, now {fingerprint}); "
                 "give another --workdir, or the data that this run was started with"
             )
+
+    def _place_imported_weights(self, workdir: pathlib.Path, fingerprint: str) -> None:
+        """Only the data tell how many steps the epochs took that imported weights have behind them."""
+        epoch = self.progress.epoch
+        if epoch >= self.config.num_epochs:
+            raise UserError(
+                f"{workdir} holds weights imported after epoch {epoch} of {self.config.num_epochs}, so nothing is left "
+                "to train; score them with jaxresnet.evaluate, or import them again with another --epoch"
+            )
+        self.progress.data_fingerprint = fingerprint
+        self.progress.first_step = epoch * self.steps_per_epoch
+        self.state = self.state.replace(step=replicate(jnp.int32(self.progress.first_step), self.mesh))
 
     def _train_epoch(self) -> None:
         """The steps of the running epoch that remain."""
@@ -243,6 +258,7 @@ class _Trainer:
     def _summarise(self, workdir: pathlib.Path) -> dict[str, Any]:
         progress = self.progress
         last = read_metrics(workdir)[-1]
+        epochs_here = self.config.num_epochs - progress.first_step // self.steps_per_epoch
         summary = {
             "best": progress.best | {"selected_on": self.eval_name},
             "last": {
@@ -256,7 +272,7 @@ class _Trainer:
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
-            "images_per_second": self.config.num_epochs * len(self.train_split) / progress.train_seconds,
+            "images_per_second": epochs_here * len(self.train_split) / progress.train_seconds,
             "data_fingerprint": progress.data_fingerprint,
             **environment.describe(),
         }

@@ -1,6 +1,7 @@
 """What a training step reads and returns, and how it begins."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,12 @@ class TrainState(train_state.TrainState):
 
 def create_model(config: ConfigDict) -> ResNet:
     """The model that ``config.model`` describes, computing in ``config.dtype``."""
-    fields = config.model.to_dict()
+    return model_from_fields(config.model, config.dtype)
+
+
+def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -> ResNet:
+    """The model that a config's ``model`` describes; a plain dictionary of these fields will do."""
+    fields = dict(model_config)
     return _model(
         **{
             **fields,
@@ -40,7 +46,7 @@ def create_model(config: ConfigDict) -> ResNet:
             "blocks": tuple(fields["blocks"]),
             "pooling": "global" if fields["pooling"] == "global" else int(fields["pooling"]),
         },
-        dtype=jnp.dtype(config.dtype),
+        dtype=jnp.dtype(dtype),
     )
 
 

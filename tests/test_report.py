@@ -17,8 +17,8 @@ from jaxresnet.errors import UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.figures import draw_architecture, style_of
 from jaxresnet.page import Page, anchor, table
+from jaxresnet.run_files import write_failure
 from jaxresnet.runs import difference_interval, group_runs, read_runs
-from jaxresnet.summary import write_failure
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_model
 from tests.conftest import REPOSITORY

@@ -7,8 +7,8 @@ import pytest
 from configs import arms as configs_arms
 from configs.pooling import ARMS, get_config
 from jaxresnet.config import eval_split_name, save_config
+from jaxresnet.run_files import write_confusion, write_summary
 from jaxresnet.runs import Stat, changed_sweeps, difference_interval, group_runs, read_runs
-from jaxresnet.summary import write_confusion, write_summary
 
 
 def write_run(folder, config, accuracies, finished=True, **summary):

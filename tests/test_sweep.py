@@ -14,8 +14,8 @@ from jaxresnet.config import changed_fields, load_config, save_config
 from jaxresnet.errors import Interrupted, UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.metrics import read_metrics
+from jaxresnet.run_files import read_failure, read_summary, write_summary
 from jaxresnet.steps import compile_steps, create_mesh
-from jaxresnet.summary import read_failure, read_summary, write_summary
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_transform
 from tests.conftest import REPOSITORY

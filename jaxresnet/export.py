@@ -1,0 +1,100 @@
+"""Writes a run as one file that runs without this package: ``python -m jaxresnet.export --workdir=runs/final``.
+
+Weights and preprocessing are inside: pixels (batch, 32, 32, 3) uint8 in, probabilities (batch, classes) float32 out, for
+any batch size.
+
+    probabilities = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes()).call(images)
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    (probabilities,) = session.run(None, {"images": images})
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from jaxresnet import cli
+from jaxresnet.cifar10 import IMAGE_SHAPE
+from jaxresnet.errors import UserError, user_path
+from jaxresnet.files import output_path, write_whole
+from jaxresnet.inference import Classifier, load
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
+    """A pure function from pixels to probabilities, and what it takes."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    # As constants on the host, which any platform can hold.
+    constants = dataclasses.replace(classifier, variables=jax.device_get(classifier.variables))
+    return lambda images: jax.nn.softmax(constants.forward(images)), jax.ShapeDtypeStruct(
+        (batch, *IMAGE_SHAPE), jnp.uint8
+    )
+
+
+def to_stablehlo(classifier: Classifier) -> bytes:
+    """A serialised ``jax.export.Exported``, for CPU, GPU and TPU."""
+    function, images = _probabilities(classifier)
+    return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(images).serialize())
+
+
+def to_onnx(classifier: Classifier) -> bytes:
+    """An ONNX model with input ``images`` and output ``probabilities``; its metadata holds ``class_names`` as JSON.
+
+    It computes in float32 whatever the run did: few ONNX runtimes convolve in bfloat16.
+
+    Raises:
+        UserError: the converter is not installed.
+    """
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise UserError("--format=onnx needs jax2onnx: pip install 'jaxresnet[onnx]'") from error
+    function, images = _probabilities(dataclasses.replace(classifier, model=classifier.model.clone(dtype=jnp.float32)))
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of shapes that it works out itself
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = jax2onnx.to_onnx(
+            function, [images], model_name="jaxresnet", input_names=["images"], output_names=["probabilities"]
+        )
+    model.metadata_props.add(key="class_names", value=json.dumps(classifier.class_names))
+    return model.SerializeToString()
+
+
+FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxresnet.export", description="Writes a run as one file that runs without this package."
+    )
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="stablehlo, for JAX; or onnx")
+    parser.add_argument("--out", help="the file to write; WORKDIR/model.stablehlo or WORKDIR/model.onnx if not given")
+    parser.add_argument(
+        "--checkpoint", default="last", help='"last" (the default), "best", or the number of a step that was kept'
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite what --out names")
+    arguments = parser.parse_args(argv)
+    with cli.command():
+        folder = user_path(arguments.workdir)
+        if arguments.out is None and not folder.is_dir():
+            raise UserError(f"{folder} holds no run: there is no such folder")
+        out = output_path("--out", arguments.out or str(folder / f"model.{arguments.format}"), arguments.force)
+        content = FORMATS[arguments.format](load(arguments.workdir, arguments.checkpoint))
+        try:
+            write_whole(out, content)
+        except OSError as error:
+            raise UserError(f"--out={out} cannot be written ({error})") from error
+        print(f"{out}: {len(content) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

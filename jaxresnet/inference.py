@@ -1,0 +1,158 @@
+"""A trained run as a function from images to logits.
+
+import jaxresnet
+classifier = jaxresnet.load("runs/final")
+logits = classifier.logits(images)
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from scipy.special import softmax
+
+from jaxresnet.augment import Transform
+from jaxresnet.checkpoint import Checkpointer, Progress
+from jaxresnet.cifar10 import IMAGE_SHAPE
+from jaxresnet.config import load_config
+from jaxresnet.datasets import CLASS_NAMES
+from jaxresnet.errors import UserError, user_path
+from jaxresnet.models import ResNet
+from jaxresnet.steps import create_mesh, replicate
+from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform, split_seed
+
+
+class RestoredRun(NamedTuple):
+    """A run as a checkpoint holds it.
+
+    Attributes:
+        config: that it was started with.
+        step: of the checkpoint.
+        state: replicated on the devices of ``mesh``.
+        progress: of the run at that step.
+        mesh: all devices.
+    """
+
+    config: ConfigDict
+    step: int
+    state: TrainState
+    progress: Progress
+    mesh: Mesh
+
+
+def restore_run(workdir: pathlib.Path, checkpoint: str) -> RestoredRun:
+    """Restores a run onto all devices.
+
+    Args:
+        workdir: of the run.
+        checkpoint: ``"best"``, ``"last"``, or the number of a step.
+
+    Raises:
+        UserError: no such run or checkpoint, or a damaged one.
+    """
+    config, mesh = load_config(workdir), create_mesh()
+    # Only shapes: every value comes from the checkpoint, but for the key, which follows from the config.
+    abstract = jax.eval_shape(lambda: create_train_state(config, IMAGE_SHAPE))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), abstract)
+    with Checkpointer(workdir, read_only=True) as checkpointer:
+        step = checkpointer.find(checkpoint)
+        state, progress = checkpointer.restore(abstract, step)
+    state = state.replace(rng=replicate(split_seed(config.seed).step, mesh))
+    return RestoredRun(config, step, state, progress, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model with its weights and its preprocessing.
+
+    Attributes:
+        model: the network.
+        variables: its ``params`` and ``batch_stats``.
+        transform: from pixels to what the network takes.
+        class_names: one for each logit.
+        batch_size: how many images are computed at a time, at most.
+        mesh: the devices that batches are divided over.
+    """
+
+    model: ResNet
+    variables: Any
+    transform: Transform
+    class_names: tuple[str, ...]
+    batch_size: int
+    mesh: Mesh
+
+    def forward(self, images: jax.Array) -> jax.Array:
+        """Logits (batch, classes) of pixels (batch, 32, 32, 3) uint8: a pure function, for jit and export."""
+        return _forward(self.variables, images, self.model, self.transform)
+
+    def logits(self, images: np.ndarray) -> Float[np.ndarray, "size classes"]:
+        """Logits of any number of images (size, 32, 32, 3), uint8, in batches.
+
+        Raises:
+            UserError: images of another type or shape.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE:
+            raise UserError(
+                f"images are {images.dtype} of shape {images.shape}: expected uint8 of shape (any size, "
+                f"{', '.join(map(str, IMAGE_SHAPE))})"
+            )
+        if not len(images):
+            return np.zeros((0, len(self.class_names)), np.float32)
+        size = min(self.batch_size, len(images))
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        return np.concatenate([self.dispatch(batch, size)[: len(batch)] for batch in batches])
+
+    def probabilities(self, images: np.ndarray) -> Float[np.ndarray, "size classes"]:
+        """Softmax of ``logits``: each row sums to 1."""
+        return softmax(self.logits(images), axis=-1)
+
+    def dispatch(self, images: np.ndarray, batch_size: int) -> jax.Array:
+        """Logits (``batch_size``, classes) of up to ``batch_size`` images: the rows beyond them mean nothing.
+
+        Returns at once; the devices go on computing until the result is read.
+        """
+        padding = np.zeros((batch_size - len(images), *IMAGE_SHAPE), np.uint8)
+        padded = np.concatenate([images, padding]) if len(padding) else images
+        return _compiled_forward(self.variables, padded, self.model, self.transform, self.mesh)
+
+
+def load(workdir: str, checkpoint: str = "last") -> Classifier:
+    """The classifier that a run has trained.
+
+    Args:
+        workdir: of the run.
+        checkpoint: ``"best"``, ``"last"``, or the number of a step.
+
+    Raises:
+        UserError: no such run or checkpoint, or a damaged one.
+    """
+    run = restore_run(user_path(workdir), checkpoint)
+    config = run.config
+    known, classes = CLASS_NAMES[config.dataset.name], config.model.num_classes
+    return Classifier(
+        model=create_model(config),
+        variables=run.state.variables,
+        transform=create_transform(config),
+        class_names=tuple(known[label] if label < len(known) else str(label) for label in range(classes)),
+        batch_size=config.eval_batch_size,
+        mesh=run.mesh,
+    )
+
+
+def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform) -> jax.Array:
+    return model.apply(variables, transform.eval(jnp.asarray(images)), train=False)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "transform", "mesh"))
+def _compiled_forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform, mesh: Mesh) -> jax.Array:
+    divided = NamedSharding(mesh, PartitionSpec("data"))
+    return _forward(variables, jax.lax.with_sharding_constraint(images, divided), model, transform)

@@ -1,0 +1,141 @@
+"""Reading and writing PyTorch's checkpoint files. Nothing that a file holds is ever executed."""
+
+import io
+import pathlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from jaxresnet.errors import UserError, one_line
+from jaxresnet.files import write_whole
+from jaxresnet.torch_weights import StateDict
+
+SAFETENSORS = ".safetensors"
+
+# Under which of these a checkpoint keeps its state dict, if it holds more than that; the authors' code writes "net".
+_STATE_DICT_KEYS = ("net", "state_dict", "model_state_dict", "model")
+
+
+class TorchCheckpoint(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        state_dict: arrays by PyTorch's keys.
+        epochs: that the weights were trained for; None where the file does not say.
+        accuracy: on the test set, %; None where the file does not say.
+    """
+
+    state_dict: StateDict
+    epochs: int | None = None
+    accuracy: float | None = None
+
+
+def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
+    """Reads a ``.safetensors`` file, or what ``torch.save`` wrote: a state dict alone, or with more beside it as in the
+    authors' ``{"net": state dict, "acc": accuracy, "epoch": from 0}``.
+
+    Raises:
+        UserError: no such file, a damaged one, one that would run code, or one of something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty; copy it again")
+    if path.suffix == SAFETENSORS:
+        try:
+            return TorchCheckpoint(safetensors.numpy.load_file(path))
+        except Exception as error:  # a damaged file can raise anything
+            raise UserError(f"{path}: is no safetensors file, or a damaged one ({one_line(error)})") from error
+    return _from_contents(_load_pickled(path), path)
+
+
+def write_torch_file(state_dict: StateDict, path: pathlib.Path) -> None:
+    """Writes a state dict, as ``.safetensors`` or else for ``torch.load``; whole or not at all.
+
+    Raises:
+        UserError: PyTorch is needed and not installed, or the file cannot be written.
+    """
+    if path.suffix == SAFETENSORS:
+        content = safetensors.numpy.save(state_dict)
+    else:
+        torch = _import_torch(path)
+        buffer = io.BytesIO()
+        torch.save({key: torch.from_numpy(array.copy()) for key, array in state_dict.items()}, buffer)
+        content = buffer.getvalue()
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error})") from error
+
+
+def _import_torch(path: pathlib.Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path}: needs PyTorch (pip install torch); {SAFETENSORS} files do not") from error
+    return torch
+
+
+def _load_pickled(path: pathlib.Path) -> Any:
+    torch = _import_torch(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch about its own older formats
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch names what was asked for in the text alone.
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{path}: asks for {asked[1]} when loaded, which may run code and is refused; save model.state_dict() "
+                "alone"
+            ) from error
+        raise UserError(f"{path}: is no PyTorch checkpoint, or a damaged one ({_reason(error)})") from error
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(f"{path}: is no PyTorch checkpoint, or a damaged one ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """PyTorch's messages go on with advice for its own users."""
+    return one_line(error).partition(". ")[0]
+
+
+def _from_contents(contents: Any, path: pathlib.Path) -> TorchCheckpoint:
+    if not isinstance(contents, Mapping):
+        raise UserError(f"{path}: holds a {type(contents).__name__}: expected a state dict, or one under 'net'")
+    wrapper = next((key for key in _STATE_DICT_KEYS if isinstance(contents.get(key), Mapping)), None)
+    state_dict = contents if wrapper is None else contents[wrapper]
+    arrays = {str(key): _to_numpy(str(key), value, path) for key, value in state_dict.items()}
+    if not arrays:
+        raise UserError(f"{path}: holds no weights")
+    if wrapper is None:
+        return TorchCheckpoint(arrays)
+    epoch, accuracy = _number(contents.get("epoch")), _number(contents.get("acc"))
+    return TorchCheckpoint(arrays, None if epoch is None else int(epoch) + 1, accuracy)
+
+
+def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise UserError(
+            f"{path}: {key!r} is a {type(value).__name__}: expected a tensor; save model.state_dict() alone"
+        )
+    try:
+        value = value.detach()
+        # Without a copy: what the shape of a damaged file claims may not fit into memory.
+        if value.dtype == torch.bfloat16:
+            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return value.numpy()
+    except Exception as error:  # sparse, quantised and other tensors, each with a type of its own
+        raise UserError(f"{path}: {key!r} is no plain tensor ({_reason(error)})") from error
+
+
+def _number(value: Any) -> float | None:
+    value = value.item() if hasattr(value, "item") else value
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) else None

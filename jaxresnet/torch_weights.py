@@ -1,0 +1,184 @@
+"""Weights under the names and in the layouts that PyTorch gives them, and back, bit for bit.
+
+Everything here is NumPy: PyTorch is only needed to read and write its own files (see ``torch_files``).
+
+| PyTorch | Flax |
+| --- | --- |
+| ``layer2.0.conv1.weight`` (out, in, height, width) | ``params``, ``layer2_0/conv1/kernel`` (height, width, in, out) |
+| ``layer2.0.shortcut.0.weight``, ``layer2.0.shortcut.1.*`` | ``layer2_0/shortcut_conv``, ``layer2_0/shortcut_bn`` |
+| ``bn1.weight``, ``bn1.bias`` | ``params``, ``bn1/scale``, ``bn1/bias`` |
+| ``bn1.running_mean``, ``bn1.running_var`` | ``batch_stats``, ``bn1/mean``, ``bn1/var`` |
+| ``bn1.num_batches_tracked`` | ``num_batches_tracked``, ``bn1/count``: no model of Flax reads it |
+| ``linear.weight`` (out, in) | ``params``, ``linear/kernel`` (in, out) |
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from jaxresnet.cifar10 import IMAGE_SHAPE
+from jaxresnet.errors import UserError
+from jaxresnet.models import ResNet
+from jaxresnet.train_state import model_from_fields
+
+StateDict = dict[str, np.ndarray]
+Path = tuple[str, ...]
+
+COUNTERS = "num_batches_tracked"
+
+# The last part of a key, in PyTorch's order, and what it is in Flax. Convolutions and linear layers have a kernel.
+_WEIGHT, _BIAS = "weight", "bias"
+_NAMES = {
+    ("params", "kernel"): _WEIGHT,
+    ("params", "scale"): _WEIGHT,
+    ("params", "bias"): _BIAS,
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+    (COUNTERS, "count"): COUNTERS,
+}
+_MODULES = {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1"}
+_ORDER = ("conv1", "bn1", "conv2", "bn2", "shortcut.0", "shortcut.1", "linear")
+
+# What DataParallel and torch.compile put before every key.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+class UnfitWeights(UserError):
+    """The keys or shapes of a state dict are not those of the model."""
+
+
+def from_state_dict(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of the model that ``model_config`` describes, from a PyTorch state dict.
+
+    Args:
+        state_dict: arrays by PyTorch's keys, with or without the ``module.`` of ``DataParallel``. The counters
+            ``num_batches_tracked`` may be missing, as in files older than they are.
+        model_config: ``config.model`` (see ``configs/default.py``), or a dictionary of its fields.
+
+    Returns:
+        ``params`` and ``batch_stats`` for ``model.apply``, float32; and ``num_batches_tracked``, which models ignore
+        and ``to_state_dict`` writes back.
+
+    Raises:
+        UnfitWeights: keys that are missing, unexpected, or of another shape, all of them.
+        UserError: values that are no floating-point numbers, or are NaN or infinite.
+    """
+    arrays = {_unwrapped(key): array for key, array in state_dict.items()}
+    expected = _expected(model_from_fields(model_config))
+    if misfit := describe_misfit(arrays, model_config):
+        raise UnfitWeights(misfit)
+    flat = {}
+    for key, (path, _) in expected.items():
+        array = np.asarray(arrays.get(key, 0))
+        if path[0] == COUNTERS:
+            flat[path] = array.astype(np.int64)
+            continue
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            raise UserError(f"{key} is {array.dtype}: expected floating-point numbers")
+        if not np.isfinite(array).all():
+            raise UserError(f"{key} holds NaN or infinity, so these weights are of a run that diverged")
+        flat[path] = _transpose(array, to_torch=False).astype(np.float32)
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_state_dict(variables: Mapping[str, Any]) -> StateDict:
+    """A PyTorch state dict from the variables of a model, with the keys in PyTorch's order.
+
+    Args:
+        variables: ``params`` and ``batch_stats``; ``num_batches_tracked`` as ``from_state_dict`` returns it, zeros
+            where it is missing.
+    """
+    flat = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}
+    for path in [path for path in flat if path[0] == "batch_stats" and path[-1] == "mean"]:
+        flat.setdefault((COUNTERS, *path[1:-1], "count"), np.zeros((), np.int64))
+    state_dict = {_key(path): np.ascontiguousarray(_transpose(array, to_torch=True)) for path, array in flat.items()}
+    # ascontiguousarray makes scalars one-dimensional.
+    state_dict = {key: array.reshape(()) if key.endswith(COUNTERS) else array for key, array in state_dict.items()}
+    return dict(sorted(state_dict.items(), key=lambda item: _torch_order(item[0])))
+
+
+def describe_misfit(state_dict: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:
+    """What keeps a state dict from being the weights of a model: a line for each kind, or None where it fits."""
+    shapes = {_unwrapped(key): tuple(array.shape) for key, array in state_dict.items()}
+    expected = _expected(model_from_fields(model_config))
+    missing = [key for key in expected if key not in shapes and not key.endswith(COUNTERS)]
+    unexpected = [key for key in shapes if key not in expected]
+    misshapen = [
+        f"{key} {shapes[key]}, expected {shape}"
+        for key, (_, shape) in expected.items()
+        if shapes.get(key, shape) != shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    lines = [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in kinds.items() if keys]
+    return "\n".join(lines) or None
+
+
+def describe_architecture(state_dict: Mapping[str, Any]) -> str | None:
+    """The config's fields that a state dict gives away, or None where it is no ResNet of basic blocks."""
+    shapes = {_unwrapped(key): tuple(array.shape) for key, array in state_dict.items()}
+    first = {key: shape for key, shape in shapes.items() if re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", key)}
+    stem, linear = shapes.get("conv1.weight", ()), shapes.get("linear.weight", ())
+    if not first or len(stem) != 4 or len(linear) != 2 or any(len(shape) != 4 for shape in first.values()):
+        return None
+    stages: dict[int, list[tuple[int, ...]]] = {}
+    for key, shape in first.items():
+        stages.setdefault(int(key.split(".")[0].removeprefix("layer")), []).append(shape)
+    fields = {
+        "channels": tuple(stages[stage][0][0] for stage in sorted(stages)),
+        "blocks": tuple(len(stages[stage]) for stage in sorted(stages)),
+        "kernel_size": next(iter(first.values()))[-1],
+        "stem_channels": stem[0],
+        "num_classes": linear[0],
+    }
+    projections = [shape for key, shape in shapes.items() if key.endswith(".shortcut.0.weight")]
+    if projections:
+        fields["shortcut_kernel_size"] = projections[0][-1]
+    return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+
+@functools.cache
+def _expected(model: ResNet) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """For each key of the model's state dict: the path of its array among the variables, and its shape in PyTorch."""
+    images = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), np.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    state_dict = to_state_dict(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
+    paths = list(traverse_util.flatten_dict(dict(variables)))
+    paths += [(COUNTERS, *path[1:-1], "count") for path in paths if path[0] == "batch_stats" and path[-1] == "mean"]
+    by_key = {_key(path): path for path in paths}
+    return {key: (by_key[key], array.shape) for key, array in state_dict.items()}
+
+
+def _key(path: Path) -> str:
+    collection, *modules, name = path
+    parts = [_MODULES.get(module, module) for module in modules]
+    if modules[0].startswith("layer"):
+        parts[0] = modules[0].replace("_", ".")
+    return ".".join([*parts, _NAMES[collection, name]])
+
+
+def _transpose(array: np.ndarray, *, to_torch: bool) -> np.ndarray:
+    """Convolutions are (height, width, in, out) here and (out, in, height, width) there; linear layers mirrored too."""
+    if array.ndim == 4:
+        return array.transpose((3, 2, 0, 1) if to_torch else (2, 3, 1, 0))
+    return array.T
+
+
+def _unwrapped(key: str) -> str:
+    while (wrapper := next((wrapper for wrapper in _WRAPPERS if key.startswith(wrapper)), None)) is not None:
+        key = key.removeprefix(wrapper)
+    return key
+
+
+def _torch_order(key: str) -> Sequence[int]:
+    """The stem, the blocks by their numbers, the linear layer; within each as PyTorch registers them."""
+    *module, name = key.split(".")
+    stage, block = (int(module[0].removeprefix("layer")), int(module[1])) if module[0].startswith("layer") else (0, 0)
+    if module[0] == "linear":
+        stage = 10**9
+    layer = ".".join(module[2:] if stage and module[0] != "linear" else module)
+    return stage, block, _ORDER.index(layer), list(dict.fromkeys(_NAMES.values())).index(name)
