@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -30,6 +31,8 @@ class Layer(NamedTuple):
     multiply_adds: int
     output_bytes: int
 
+
+_PARAMETER_BYTES = 4  # float32, whatever the computation is in
 
 _KINDS = {nn.Conv: "conv", BatchNorm: "norm", nn.Dropout: "dropout", nn.Dense: "linear"}
 
@@ -66,3 +69,59 @@ def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[La
 def multiply_adds(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds of one image in the forward pass. A training step takes about three times as many."""
     return sum(layer.multiply_adds for layer in describe_layers(model, image_shape))
+
+
+def format_layers(layers: Sequence[Layer], dtype: str, batch_size: int) -> str:
+    """A line a layer and one of sums, then what they come to in memory.
+
+    Args:
+        layers: of a model.
+        dtype: that it computes in.
+        batch_size: to say what the outputs of a whole batch take.
+    """
+    header = ("layer", "kind", "output", "parameters", "multiply-adds", "memory")
+    rows = [
+        (
+            layer.path,
+            layer.kind,
+            "x".join(map(str, layer.output_shape)),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
+            _bytes(layer.output_bytes),
+        )
+        for layer in layers
+    ]
+    parameters, cost, memory = (
+        sum(getattr(layer, field) for layer in layers) for field in ("parameters", "multiply_adds", "output_bytes")
+    )
+    totals = ("in all", "", "", f"{parameters:,}", f"{cost:,}", _bytes(memory))
+    widths = [max(map(len, column)) for column in zip(header, *rows, totals, strict=True)]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = [_line(row, widths) for row in (header, *rows, totals)]
+    return "\n".join(
+        [
+            *(lines[0], rule, *lines[1:-1], rule, lines[-1], ""),
+            f"{parameters:,} parameters: {_bytes(_PARAMETER_BYTES * parameters)}",
+            f"{cost / 1e6:,.0f}M multiply-adds an image forward, about three times as many in a training step",
+            f"outputs of all layers in {dtype}: {_bytes(memory)} an image, {_bytes(batch_size * memory)} a batch of "
+            f"{batch_size}",
+        ]
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """The first three to the left, numbers to the right."""
+    pairs = list(zip(cells, widths, strict=True))
+    return "  ".join(
+        [f"{cell:<{width}}" for cell, width in pairs[:3]] + [f"{cell:>{width}}" for cell, width in pairs[3:]]
+    )
+
+
+def _bytes(number: int) -> str:
+    """Such as 40 B, 1.4 KiB or 25.0 MiB."""
+    size, units = float(number), ["KiB", "MiB", "GiB", "TiB"]
+    if size < 1024:
+        return f"{number} B"
+    while size >= 1024 * 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size / 1024:.1f} {units[0]}"

@@ -10,21 +10,12 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxresnet import cli
-from jaxresnet.checkpoint import Checkpointer
-from jaxresnet.config import load_config
 from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import user_path
+from jaxresnet.inference import restore_run
 from jaxresnet.metrics import Sums
-from jaxresnet.steps import (
-    Steps,
-    compile_steps,
-    create_mesh,
-    eval_dispatches,
-    put_on_devices,
-    replicate,
-    steps_per_dispatch,
-)
-from jaxresnet.train_state import TrainState, create_train_state, create_transform
+from jaxresnet.steps import Steps, compile_steps, eval_dispatches, put_on_devices, steps_per_dispatch
+from jaxresnet.train_state import TrainState, create_transform
 
 
 class Scores(NamedTuple):
@@ -74,18 +65,11 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> 
     Raises:
         UserError: no such run or checkpoint, or data that cannot be read.
     """
-    folder = user_path(workdir)
-    config = load_config(folder)
+    config, step, state, _, mesh = restore_run(user_path(workdir), checkpoint)
     data_dir = config.dataset.data_dir if data_dir is None else data_dir
-    dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
-    mesh = create_mesh()
-    state = replicate(create_train_state(config, dataset.test.images.shape[1:]), mesh)
-    with Checkpointer(folder, read_only=True) as checkpointer:
-        step = checkpointer.find(checkpoint)
-        state, _ = checkpointer.restore(state, step)
+    test = load_dataset(config.dataset.name, data_dir, config.model.num_classes).test
     steps = compile_steps(create_transform(config), mesh)
-    test_data = put_on_devices(dataset.test, mesh)
-    return step, evaluate(steps, state, test_data, len(dataset.test), config.eval_batch_size).sums
+    return step, evaluate(steps, state, put_on_devices(test, mesh), len(test), config.eval_batch_size).sums
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Writes a run as one file that runs without this package: ``python -m jaxresnet.export --workdir=runs/final``.
 
-Weights and preprocessing are inside: pixels (batch, 32, 32, 3) uint8 in, probabilities (batch, classes) float32 out, for
-any batch size.
+Weights and preprocessing are inside: pixels (batch, 32, 32, 3) uint8 in, probabilities (batch, classes) float32 out,
+for any batch size.
 
     probabilities = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes()).call(images)
 

@@ -1,9 +1,14 @@
 """Writing files so that a crash leaves the old content or the new, never a half."""
 
+import io
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 from jaxresnet.errors import UserError, user_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
@@ -29,3 +34,17 @@ def output_path(flag: str, path: str, force: bool) -> pathlib.Path:
     if not os.access(file.parent, os.W_OK):
         raise UserError(f"{flag}={path}: the folder {file.parent} cannot be written")
     return file
+
+
+def write_picture(figure: "Figure", path: pathlib.Path, flag: str) -> None:
+    """Writes a figure in the format of the file's ending, whole or not at all.
+
+    Raises:
+        UserError: the file that ``flag`` names cannot be written, or its ending is that of no picture.
+    """
+    content = io.BytesIO()
+    try:
+        figure.savefig(content, format=path.suffix.removeprefix(".") or "png", dpi=150)
+        write_whole(path, content.getvalue())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag}={path}: {error}") from error

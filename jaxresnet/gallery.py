@@ -1,15 +1,11 @@
 """A picture of images with what they were taken for."""
 
-import io
 import math
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxresnet.errors import UserError
-from jaxresnet.files import write_whole
 from jaxresnet.predictions import Predictions, join, select
 
 COLUMNS = 6
@@ -38,19 +34,10 @@ class Gallery:
         chosen = np.lexsort((rank[:, 1], rank[:, 0]))[: self._size]
         self._kept = rank[chosen], pixels[chosen], select(predictions, chosen)
 
-    def save(self, class_names: Sequence[str], out: pathlib.Path) -> None:
-        """Draws the chosen images to a file, in the format of its ending.
-
-        Raises:
-            UserError: the file cannot be written, or its ending is that of no picture.
-        """
+    def draw(self, class_names: Sequence[str]) -> Figure:
+        """The chosen images, with what they were taken for."""
         _, pixels, predictions = self._kept
-        content = io.BytesIO()
-        try:
-            draw_predictions(pixels, predictions, class_names).savefig(content, format=out.suffix[1:] or "png", dpi=150)
-            write_whole(out, content.getvalue())
-        except (OSError, ValueError) as error:
-            raise UserError(f"--grid={out}: {error}") from error
+        return draw_predictions(pixels, predictions, class_names)
 
 
 def draw_predictions(pixels: np.ndarray, predictions: Predictions, class_names: Sequence[str]) -> Figure:

@@ -30,6 +30,8 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{path}: claims to have {image.width}x{image.height} pixels, too many to be decoded")
             notes = ["animated: its first frame is taken"] if getattr(image, "n_frames", 1) > 1 else []
+            if image.mode in ("I", "F"):
+                raise UserError(f"{path}: its pixels have 32 bits and no known range; save it with 8 bits a channel")
             return _to_network(image, notes)
     except UserError:
         raise
@@ -47,8 +49,6 @@ def _to_network(image: Image.Image, notes: list[str]) -> tuple[np.ndarray, list[
         # Pillow would cut off at 255 what reaches 65535.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         notes = [*notes, "16-bit grey: scaled to 8 bits and taken as red, green and blue alike"]
-    elif image.mode in ("I", "F"):
-        raise UserError(f"has {image.mode} pixels, whose range nothing tells; save it with 8 bits a channel")
     elif image.mode in ("1", "L"):
         notes = [*notes, "grey: taken as red, green and blue alike"]
     if image.has_transparency_data:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from jaxresnet import cli
 from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.errors import UserError, user_path
+from jaxresnet.files import write_picture
 from jaxresnet.metrics import is_epoch_line, read_metrics
 
 PAPER_CURVES = pathlib.Path(__file__).with_name("paper_curves.csv")
@@ -54,10 +55,7 @@ def plot_run(workdir: str, out: str) -> None:
     for axes in (loss_axes, accuracy_axes, rate_axes):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-    try:
-        figure.savefig(out, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out={out}: {error}") from error
+    write_picture(figure, user_path(out), "--out")
 
 
 def read_paper_curve(name: str) -> Series:

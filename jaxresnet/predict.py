@@ -15,7 +15,7 @@ from jaxresnet import cli
 from jaxresnet.config import load_config
 from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import UserError, user_path
-from jaxresnet.files import output_path
+from jaxresnet.files import output_path, write_picture
 from jaxresnet.inference import Classifier, load
 from jaxresnet.predictions import TOP, Predictions, format_table, join, write_json_lines, write_submission
 from jaxresnet.sources import FileReader, Images, find_files, split_batches
@@ -24,9 +24,9 @@ ROWS = 20  # of the table on the terminal
 GRID = 36  # images in the picture
 
 EPILOG = """
-Images that are not 32x32 are cut to their central square and resized, and a note says so. What is no image is named and
-left out. --out=submission.csv writes ID,Labels: an ID is what a pickle calls an image, or else its position in it, or the
-name of an image file without its ending; a label is the number of a class.
+Images that are not 32x32 are cut to their central square and resized, and a note says so. What is no image is named
+and left out. --out=submission.csv writes ID,Labels: an ID is what a pickle calls an image, or else its position in it,
+or the name of an image file without its ending; a label is the number of a class.
 """
 
 
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         _write(predictions, classifier, out)
         print(out)
     if gallery:
-        gallery.save(classifier.class_names, grid)
+        write_picture(gallery.draw(classifier.class_names), grid, "--grid")
         print(grid)
 
 

@@ -69,7 +69,7 @@ class FileReader:
         self._notes: dict[str, list[str]] = {}
 
     def batch_size(self, limit: int) -> int:
-        """How many images a batch is to hold, ``limit`` at most: few files need no large one, pickles hold many images."""
+        """How many images a batch is to hold, ``limit`` at most: a few files need fewer, a pickle holds many."""
         return limit if self._pickles else min(limit, len(self._files))
 
     def batches(self, size: int) -> Iterator[Images]:

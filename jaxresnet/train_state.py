@@ -38,14 +38,11 @@ def create_model(config: ConfigDict) -> ResNet:
 
 def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -> ResNet:
     """The model that a config's ``model`` describes; a plain dictionary of these fields will do."""
-    fields = dict(model_config)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(model_config).items()}
+    if fields.get("pooling", "global") != "global":
+        fields["pooling"] = int(fields["pooling"])
     return _model(
-        **{
-            **fields,
-            "channels": tuple(fields["channels"]),
-            "blocks": tuple(fields["blocks"]),
-            "pooling": "global" if fields["pooling"] == "global" else int(fields["pooling"]),
-        },
+        **fields,
         dtype=jnp.dtype(dtype),
     )
 
@@ -82,15 +79,18 @@ def create_train_state(config: ConfigDict, image_shape: tuple[int, int, int]) ->
         config: see ``configs/default.py``.
         image_shape: height, width, channels.
     """
-    model, rngs = create_model(config), split_seed(config.seed)
     # lazy_init draws the parameters without running the model, by programs that models share.
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = model.lazy_init(rngs.init, images, train=False)
+    return begin_with(config, create_model(config).lazy_init(split_seed(config.seed).init, images, train=False))
+
+
+def begin_with(config: ConfigDict, variables: Mapping[str, Any]) -> TrainState:
+    """The state before the first step of a run whose ``params`` and ``batch_stats`` are given."""
     state = TrainState.create(
-        apply_fn=model.apply,
+        apply_fn=create_model(config).apply,
         params=variables["params"],
         tx=create_optimizer(config.optimizer),
         batch_stats=variables["batch_stats"],
-        rng=rngs.step,
+        rng=split_seed(config.seed).step,
     )
     return state.replace(step=jnp.zeros((), jnp.int32))  # Flax begins with a Python number, which is another type

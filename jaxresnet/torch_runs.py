@@ -1,0 +1,127 @@
+"""Run directories from PyTorch checkpoints, and weights of runs under PyTorch's names."""
+
+import hashlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxresnet.checkpoint import Checkpointer, Progress
+from jaxresnet.config import check_config, save_config
+from jaxresnet.errors import UserError
+from jaxresnet.experiments import load_experiment
+from jaxresnet.inference import restore_run
+from jaxresnet.models import count_parameters
+from jaxresnet.run_files import read_imported, write_imported
+from jaxresnet.torch_files import read_torch_file
+from jaxresnet.torch_weights import (
+    COUNTERS,
+    StateDict,
+    UnfitWeights,
+    describe_architecture,
+    describe_misfit,
+    from_state_dict,
+    to_state_dict,
+)
+from jaxresnet.train_state import begin_with
+
+GUESSES = 4  # that an error names
+
+
+def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path, epochs: int | None = None) -> str:
+    """Makes a run directory of a PyTorch checkpoint, which evaluation, prediction and further training accept.
+
+    Training goes on with an optimizer that has seen nothing: these files hold no momentum.
+
+    Args:
+        file: see ``read_torch_file``.
+        config: that the weights belong to.
+        workdir: a folder that is new or empty.
+        epochs: how many count as trained; ``None`` for what the file says, or else 0.
+
+    Returns:
+        What was imported, in words.
+
+    Raises:
+        UserError: a file, config or folder that cannot work, or weights that do not fit the config.
+    """
+    check_config(config)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"--workdir={workdir} exists; give a new or an empty folder: a run is never overwritten")
+    checkpoint = read_torch_file(file)
+    variables = from_state_dict(checkpoint.state_dict, config.model)
+    if epochs is None:
+        epochs = checkpoint.epochs or 0
+    if epochs < 0:
+        raise UserError(f"--epoch={epochs}: expected at least 0")
+
+    state = begin_with(config, jax.tree.map(jnp.asarray, {name: variables[name] for name in ("params", "batch_stats")}))
+    origin = {
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "epochs": checkpoint.epochs,
+        "accuracy": checkpoint.accuracy,
+        COUNTERS: {key: int(count) for key, count in to_state_dict(variables).items() if key.endswith(COUNTERS)},
+    }
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with Checkpointer(workdir) as checkpointer:
+            checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
+        write_imported(origin, workdir)
+        save_config(config, workdir)  # last, for it is what makes the folder a run
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written ({error}); give another") from error
+    claims = "" if checkpoint.accuracy is None else f" The file says {checkpoint.accuracy:.2f}%."
+    return (
+        f"{workdir}: {count_parameters(state.params):,} parameters of {file}, counted as trained for {epochs} of "
+        f"{config.num_epochs} epochs.{claims}\nWeights do not tell how images were normalised or a map was pooled; "
+        f"check: python -m jaxresnet.evaluate --workdir={workdir}"
+    )
+
+
+def export_weights(workdir: pathlib.Path, checkpoint: str) -> StateDict:
+    """The weights of a run under PyTorch's names; ``num_batches_tracked`` are the training steps behind them.
+
+    Raises:
+        UserError: no such run or checkpoint, or a damaged one.
+    """
+    run = restore_run(workdir, checkpoint)
+    state_dict = to_state_dict(run.state.variables)
+    imported = read_imported(workdir)
+    before = imported[COUNTERS] if imported else {}
+    taken = int(run.state.step) - run.progress.first_step
+    for key in state_dict:
+        if key.endswith(COUNTERS):
+            state_dict[key] += before.get(key, 0) + taken
+    return state_dict
+
+
+def guess_configs(state_dict: StateDict, configs: pathlib.Path) -> list[str]:
+    """The config files in a folder, arms included, whose models have the keys and shapes of ``state_dict``."""
+    fitting = []
+    for path in sorted(configs.glob("*.py")):
+        try:
+            experiment = load_experiment(path)
+        except UserError:  # such as arms.py, which is no config
+            continue
+        for arm in experiment.arms:
+            if describe_misfit(state_dict, experiment.get_config(arm).model) is None:
+                fitting.append(f"{path}:{arm}" if arm else str(path))
+    # Whole files before arms of tables, of which many share a model.
+    return sorted(fitting, key=lambda name: ".py:" in name)
+
+
+def explain_misfit(error: UnfitWeights, file: pathlib.Path, config_path: str) -> UserError:
+    """The misfit, and which config the file may belong to."""
+    state_dict = read_torch_file(file).state_dict
+    fitting = guess_configs(state_dict, pathlib.Path(config_path.partition(":")[0]).parent)
+    found = describe_architecture(state_dict)
+    if fitting:
+        more = f" and {len(fitting) - GUESSES} more" if len(fitting) > GUESSES else ""
+        guess = f"it fits --config={', '.join(fitting[:GUESSES])}{more}"
+    elif found:
+        guess = f"no config beside this one fits; it looks like model.{found.replace(', ', ', model.')}"
+    else:
+        guess = "it looks like no ResNet of basic blocks"
+    return UserError(f"{file} does not fit --config={config_path}; {guess}\n{error}")
