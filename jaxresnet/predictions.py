@@ -1,11 +1,11 @@
 """What a classifier says of images, and how it is shown and written."""
 
 import csv
+import dataclasses
 import io
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,8 @@ TOP = 3
 NAME_WIDTH = 40  # characters of the table
 
 
-class Predictions(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Predictions:
     """What a classifier says of some images.
 
     Attributes:

@@ -69,6 +69,19 @@ def make_tiny_config(data_dir):
     return config
 
 
+@pytest.fixture(scope="session")
+def quickstart_run(tmp_path_factory):
+    """The workdir of an epoch of the quick start, ``runs/quickstart`` of a folder of its own."""
+    from configs import quickstart
+    from jaxresnet.train import train_and_evaluate
+
+    config = quickstart.get_config()
+    config.num_epochs = 1
+    workdir = tmp_path_factory.mktemp("user") / "runs" / "quickstart"
+    train_and_evaluate(config, str(workdir))
+    return workdir
+
+
 @pytest.fixture
 def subprocess_environment():
     """For commands started by tests: CPU, and this repository first on the path."""

@@ -1,0 +1,128 @@
+"""Exported files give the probabilities of the model, without this package."""
+
+import json
+import subprocess
+import sys
+
+import jax.export
+import numpy as np
+import pytest
+
+import jaxresnet
+from jaxresnet import export
+from jaxresnet.datasets import load_dataset
+from tests.conftest import make_tiny_config
+
+DIGITS = load_dataset("digits", None, 10).test.images
+
+
+@pytest.fixture(scope="module")
+def window_run(tmp_path_factory, tiny_npz):
+    """With a window of average pooling, and normalisation."""
+    config = make_tiny_config(tiny_npz)
+    config.num_epochs = 1
+    config.model.pooling = "5"
+    workdir = tmp_path_factory.mktemp("window") / "run"
+    jaxresnet.train_and_evaluate(config, str(workdir))
+    return workdir
+
+
+@pytest.fixture(params=["global pooling", "window"])
+def run(request, quickstart_run, window_run):
+    return quickstart_run if request.param == "global pooling" else window_run
+
+
+def exported(run, format, tmp_path):
+    out = tmp_path / f"model.{format}"
+    export.main([f"--workdir={run}", f"--format={format}", f"--out={out}"])
+    return out
+
+
+def test_stablehlo_gives_the_models_probabilities_for_any_batch_size(run, tmp_path):
+    out = exported(run, "stablehlo", tmp_path)
+    function = jax.export.deserialize(out.read_bytes())
+    assert function.platforms == ("cpu", "cuda", "rocm", "tpu")
+    classifier = jaxresnet.load(str(run))
+    for size in (1, 7, 128):
+        probabilities = function.call(DIGITS[:size])
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities, classifier.probabilities(DIGITS[:size]), rtol=0, atol=1e-5)
+
+
+def test_onnx_gives_the_models_probabilities_for_any_batch_size(run, tmp_path):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    out = exported(run, "onnx", tmp_path)
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (pixels,) = session.get_inputs()
+    assert (pixels.name, pixels.type, pixels.shape) == ("images", "tensor(uint8)", ["batch", 32, 32, 3])
+    classifier = jaxresnet.load(str(run))
+    for size in (1, 7, 128):
+        (probabilities,) = session.run(["probabilities"], {"images": DIGITS[:size]})
+        np.testing.assert_allclose(probabilities, classifier.probabilities(DIGITS[:size]), rtol=0, atol=1e-5)
+    names = session.get_modelmeta().custom_metadata_map["class_names"]
+    assert tuple(json.loads(names)) == classifier.class_names
+
+
+def test_bfloat16_runs(tiny_config, tmp_path):
+    """StableHLO computes as the run did. ONNX computes in float32, so it may differ by bfloat16's rounding."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    tiny_config.dtype = "bfloat16"
+    tiny_config.num_epochs = 1
+    jaxresnet.train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    expected = jaxresnet.load(str(tmp_path / "run")).probabilities(DIGITS[:16])
+    function = jax.export.deserialize(exported(tmp_path / "run", "stablehlo", tmp_path).read_bytes())
+    np.testing.assert_allclose(function.call(DIGITS[:16]), expected, rtol=0, atol=1e-5)
+    session = onnxruntime.InferenceSession(exported(tmp_path / "run", "onnx", tmp_path))
+    np.testing.assert_allclose(session.run(None, {"images": DIGITS[:16]})[0], expected, rtol=0, atol=0.02)
+
+
+def test_the_file_needs_nothing_of_this_package(window_run, tmp_path, subprocess_environment):
+    out = exported(window_run, "stablehlo", tmp_path)
+    program = (
+        "import sys, pathlib, numpy, jax.export; "
+        f"f = jax.export.deserialize(pathlib.Path({str(out)!r}).read_bytes()); "
+        "p = f.call(numpy.zeros((3, 32, 32, 3), numpy.uint8)); "
+        "assert 'jaxresnet' not in sys.modules and 'flax' not in sys.modules; print(p.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=subprocess_environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "(3, 10)", done.stderr
+
+
+def test_nothing_is_overwritten_without_force(window_run, tmp_path, capsys):
+    (tmp_path / "m").write_text("mine")
+    arguments = [f"--workdir={window_run}", "--format=stablehlo", f"--out={tmp_path / 'm'}"]
+    with pytest.raises(SystemExit, match="exists; give another name, or --force"):
+        export.main(arguments)
+    assert (tmp_path / "m").read_text() == "mine"
+    export.main([*arguments, "--force"])
+    assert (tmp_path / "m").stat().st_size > 1000
+
+
+def test_the_file_lies_in_the_workdir_unless_told_otherwise(window_run, capsys):
+    export.main([f"--workdir={window_run}", "--format=stablehlo"])
+    assert (window_run / "model.stablehlo").is_file()
+    assert str(window_run / "model.stablehlo") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--workdir=none", "none holds no run"),
+        ("--workdir=.", "holds no run"),
+        ("--out=none/x", "there is no folder none"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(window_run, tmp_path, monkeypatch, flag, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        export.main([f"--workdir={window_run}", "--format=stablehlo", flag])
+
+
+def test_without_the_converter_the_message_says_what_to_install(window_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(SystemExit, match=r"pip install 'jaxresnet\[onnx\]'"):
+        export.main([f"--workdir={window_run}", "--format=onnx", f"--out={tmp_path / 'm.onnx'}"])
+    assert not (tmp_path / "m.onnx").exists()
