@@ -111,6 +111,97 @@ def test_train_evaluate_and_plot(run, tmp_path, tiny_npz):
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("module", ["evaluate", "plot"])
+@pytest.mark.parametrize("module", ["evaluate", "plot", "predict"])
 def test_commands_on_what_is_no_run(run, tmp_path, module):
     assert_one_line(run(f"jaxresnet.{module}", f"--workdir={tmp_path / 'none'}"), "holds no run")
+
+
+def test_weights_out_and_in_again(run, tmp_path, quickstart_run):
+    """Scored alike before and after, and never written over what is there."""
+    out = tmp_path / "w.safetensors"
+    done = run("jaxresnet.convert", "--to_torch", str(out), f"--workdir={quickstart_run}")
+    assert done.returncode == 0, done.stderr
+    content = out.read_bytes()
+    assert_one_line(
+        run("jaxresnet.convert", f"--to_torch={out}", f"--workdir={quickstart_run}"), "--force to overwrite"
+    )
+    assert out.read_bytes() == content
+
+    back = ["jaxresnet.convert", "--from_torch", str(out), QUICKSTART, f"--workdir={tmp_path / 'run'}"]
+    done = run(*back)
+    assert done.returncode == 0, done.stderr
+    assert "78,042 parameters" in done.stdout
+    scores = [run("jaxresnet.evaluate", f"--workdir={path}").stdout for path in (quickstart_run, tmp_path / "run")]
+    first, second = (re.search(r"test accuracy .*, 360 images", score)[0] for score in scores)
+    assert first == second
+    assert_one_line(run(*back), "a run is never overwritten")
+
+
+def test_weights_of_another_config_are_listed_with_a_guess(run, tmp_path, quickstart_run):
+    out = tmp_path / "w.safetensors"
+    run("jaxresnet.convert", f"--to_torch={out}", f"--workdir={quickstart_run}")
+    done = run("jaxresnet.convert", f"--from_torch={out}", "--config=configs/final.py", f"--workdir={tmp_path / 'run'}")
+    first, *kinds = done.stderr.splitlines()
+    assert done.returncode == 1 and not (tmp_path / "run").exists()
+    assert "does not fit --config=configs/final.py; it fits --config=configs/cpu.py, configs/quickstart.py" in first
+    assert [kind.split(":")[0].split(" ", 1)[1] for kind in kinds] == ["missing", "of another shape"]
+    assert "layer3.2.bn2.running_var" in kinds[0] and "conv1.weight (16, 3, 3, 3), expected (64, 3, 3, 3)" in kinds[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=x"], "give one of --from_torch=FILE and --to_torch=FILE"),
+        (["--workdir=x", "--from_torch=a", "--to_torch=b"], "give one of"),
+        (["--workdir=x", "--from_torch=a"], "--from_torch needs --config"),
+        (["--workdir=x", "--from_torch=none.pth", QUICKSTART], "none.pth: there is no such file"),
+        (["--workdir=x", "--to_torch=none/out.pth"], "there is no folder none"),
+        (["--to_torch=out.pth"], "workdir"),
+        ([QUICKSTART, "--config.lerning_rate=1", "--workdir=x", "--from_torch=a"], "did you mean"),
+        (["--workdir=x", "--to_torch=out.pth"], "x holds no run"),
+    ],
+)
+def test_mistaken_conversions(run, arguments, message):
+    assert_one_line(run("jaxresnet.convert", *arguments), message)
+
+
+def test_the_summary_of_the_final_model(run, tmp_path):
+    drawing = tmp_path / "final.png"
+    done = run("jaxresnet.summary", "--config=configs/final.py", f"--drawing={drawing}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["layer", "kind", "output", "parameters", "multiply-adds", "memory"]
+    assert lines[2].split() == ["conv1", "conv", "32x32x64", "1,728", "1,769,472", "256.0", "KiB"]
+    # By hand: a 3x3 convolution from 128 to 256 channels, 8x8 positions.
+    (line,) = [line for line in lines if line.startswith("layer3_0/conv1")]
+    assert line.split() == [
+        "layer3_0/conv1",
+        "conv",
+        "8x8x256",
+        f"{9 * 128 * 256:,}",
+        f"{9 * 128 * 256 * 64:,}",
+        "64.0",
+        "KiB",
+    ]
+    (totals,) = [line for line in lines if line.startswith("in all")]
+    assert totals.split()[2:4] == ["4,697,162", "798,689,792"]
+    assert "799M multiply-adds an image forward" in done.stdout
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+
+    again = run("jaxresnet.summary", "--config=configs/final.py", f"--drawing={drawing}")
+    assert_one_line(again, "exists; give another name, or --force")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "flag --config=None"),
+        (["--config=configs/final.py", "--config.model.pooling=9"], "model.pooling=9: the window is larger"),
+        (["--config=configs/final.py", "--drawing=x.nothing"], "nothing"),
+        (["--config=configs/architecture.py:none"], "none"),
+    ],
+)
+def test_mistaken_summaries(run, arguments, message):
+    done = run("jaxresnet.summary", *arguments)
+    assert done.returncode not in (0, None) and "Traceback" not in done.stderr
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1
