@@ -1,7 +1,8 @@
-"""Brings PyTorch weights into a run directory, or a run's weights out: ``python -m jaxresnet.convert``.
+"""Makes a run of PyTorch weights, and PyTorch weights of a run.
 
-python -m jaxresnet.convert --from_torch ckpt.pth --config=configs/final.py --workdir=runs/imported
-python -m jaxresnet.convert --to_torch final.pth --workdir=runs/final
+Commands:
+    python -m jaxresnet.convert --from_torch ckpt.pth --config=configs/final.py --workdir=runs/imported
+    python -m jaxresnet.convert --to_torch final.pth --workdir=runs/final
 """
 
 from absl import app, flags

@@ -15,10 +15,16 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 NUM_DIGITS_TEST = 360
 
-CLASS_NAMES = {
+_CLASS_NAMES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "digits": tuple("0123456789"),
 }
+
+
+def class_names(name: str, num_classes: int) -> tuple[str, ...]:
+    """What the labels of a data set mean; numbers where there are more or fewer of them than it has classes."""
+    names = _CLASS_NAMES[name]
+    return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
 
 
 @dataclasses.dataclass(frozen=True)

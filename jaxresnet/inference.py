@@ -1,9 +1,4 @@
-"""A trained run as a function from images to logits.
-
-import jaxresnet
-classifier = jaxresnet.load("runs/final")
-logits = classifier.logits(images)
-"""
+"""A trained run as a function from images to logits."""
 
 import dataclasses
 import functools
@@ -22,7 +17,7 @@ from jaxresnet.augment import Transform
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.cifar10 import IMAGE_SHAPE
 from jaxresnet.config import load_config
-from jaxresnet.datasets import CLASS_NAMES
+from jaxresnet.datasets import class_names
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.models import ResNet
 from jaxresnet.steps import create_mesh, replicate
@@ -137,12 +132,11 @@ def load(workdir: str, checkpoint: str = "last") -> Classifier:
     """
     run = restore_run(user_path(workdir), checkpoint)
     config = run.config
-    known, classes = CLASS_NAMES[config.dataset.name], config.model.num_classes
     return Classifier(
         model=create_model(config),
         variables=run.state.variables,
         transform=create_transform(config),
-        class_names=tuple(known[label] if label < len(known) else str(label) for label in range(classes)),
+        class_names=class_names(config.dataset.name, config.model.num_classes),
         batch_size=config.eval_batch_size,
         mesh=run.mesh,
     )

@@ -41,10 +41,9 @@ def write_confusion(matrix: list[list[int]], names: Sequence[str], workdir: path
 
     Args:
         matrix: of the evaluation after the last epoch.
-        names: of the classes; numbers are written for classes beyond them.
+        names: of the classes.
         workdir: of the run.
     """
-    names = [names[label] if label < len(names) else str(label) for label in range(len(matrix))]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["", *names])

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jaxresnet import environment
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, eval_split_name, save_config
-from jaxresnet.datasets import CLASS_NAMES, Dataset, hold_out, load_dataset
+from jaxresnet.datasets import Dataset, class_names, hold_out, load_dataset
 from jaxresnet.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
 from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
@@ -281,7 +281,8 @@ class _Trainer:
             test_data = put_on_devices(self.test_split, self.mesh)
             sums, _ = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **sums.means("test")}
-        write_confusion(progress.confusion, CLASS_NAMES[self.config.dataset.name], workdir)
+        names = class_names(self.config.dataset.name, self.config.model.num_classes)
+        write_confusion(progress.confusion, names, workdir)
         write_summary(summary, workdir)
         return summary
 

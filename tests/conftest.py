@@ -9,7 +9,7 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
 # The modules whose signatures state shapes. Before the package is imported anywhere.
-CHECKED = [f"jaxresnet.{module}" for module in ("augment", "datasets", "models", "steps")]
+CHECKED = [f"jaxresnet.{module}" for module in ("augment", "datasets", "inference", "models", "steps")]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
