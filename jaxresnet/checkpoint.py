@@ -1,12 +1,15 @@
 """Saving and restoring runs with orbax."""
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from jaxresnet.errors import Diverged, UserError, one_line
@@ -56,26 +59,27 @@ class Checkpointer:
             keep: how many of the latest to keep; the best is kept beside them.
             read_only: never to create or delete anything.
         """
-        self._manager = ocp.CheckpointManager(
-            (workdir / CHECKPOINTS_FOLDER).absolute(),  # orbax accepts no other
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy(
-                    [
-                        LatestN(keep),
-                        BestN(
-                            get_metric_fn=lambda metrics: metrics["accuracy"],
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
+        with _quiet():
+            self._manager = ocp.CheckpointManager(
+                (workdir / CHECKPOINTS_FOLDER).absolute(),  # orbax accepts no other
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=AnyPreservationPolicy(
+                        [
+                            LatestN(keep),
+                            BestN(
+                                get_metric_fn=lambda metrics: metrics["accuracy"],
+                                n=1,
+                                keep_checkpoints_without_metrics=False,
+                            ),
+                        ]
+                    ),
+                    # On CPU a saved array can share memory with the state, which the next step overwrites.
+                    enable_async_checkpointing=jax.default_backend() != "cpu",
+                    cleanup_tmp_directories=not read_only,
+                    create=not read_only,
+                    read_only=read_only,
                 ),
-                # On CPU a saved array can share memory with the state, which the next step overwrites.
-                enable_async_checkpointing=jax.default_backend() != "cpu",
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
-            ),
-        )
+            )
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -160,6 +164,17 @@ class Checkpointer:
                 "away to go on from the one before"
             ) from error
         return state.replace(**restored["state"]), _progress_from_json(restored["progress"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's notes on a folder that was meant to be read only."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _progress_from_json(fields: dict[str, Any]) -> Progress:
