@@ -5,8 +5,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Where the names that ``import jaxresnet`` offers are defined. They are imported when first used, so that a command can
-# answer a mistake before JAX has started.
+# Where the names that ``import jaxresnet`` offers, beside its modules, are defined. They are imported when first used,
+# so that a command can answer a mistake before JAX has started.
 _DEFINED_IN = {
     "Classifier": "inference",
     "ResNet": "models",
@@ -21,4 +21,7 @@ __all__ = [*_DEFINED_IN]
 def __getattr__(name: str) -> Any:
     if name in _DEFINED_IN:
         return getattr(importlib.import_module(f"jaxresnet.{_DEFINED_IN[name]}"), name)
-    raise AttributeError(f"module 'jaxresnet' has no attribute {name!r}")
+    try:
+        return importlib.import_module(f"jaxresnet.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"module 'jaxresnet' has no attribute {name!r}") from error

@@ -17,7 +17,7 @@ class Layer(NamedTuple):
 
     Attributes:
         path: of the module, such as ``layer2_0/conv1``.
-        kind: ``"conv"``, ``"norm"``, ``"dropout"`` or ``"linear"``.
+        kind: ``"conv"``, ``"norm"``, ``"pool"``, ``"dropout"`` or ``"linear"``.
         output_shape: of one image.
         parameters: trainable ones.
         multiply_adds: of one image in the forward pass; those of convolutions and linear layers, as is usual.
@@ -34,7 +34,13 @@ class Layer(NamedTuple):
 
 _PARAMETER_BYTES = 4  # float32, whatever the computation is in
 
-_KINDS = {nn.Conv: "conv", BatchNorm: "norm", nn.Dropout: "dropout", nn.Dense: "linear"}
+_KINDS = {
+    (nn.Conv, "__call__"): "conv",
+    (BatchNorm, "__call__"): "norm",
+    (ResNet, "_pool"): "pool",
+    (nn.Dropout, "__call__"): "dropout",
+    (nn.Dense, "__call__"): "linear",
+}
 
 
 def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
@@ -43,14 +49,16 @@ def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[La
 
     def record(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         output = call(*arguments, **keywords)
-        kind = _KINDS.get(type(context.module))
-        if kind and context.method_name == "__call__":
+        kind = _KINDS.get((type(context.module), context.method_name))
+        if kind == "dropout" and context.module.rate == 0:
+            kind = None
+        if kind:
             params = context.module.variables.get("params", {})
             # Every weight is used once for each position of the output; biases are added, not multiplied.
             weights = params["kernel"].size if "kernel" in params else 0
             layers.append(
                 Layer(
-                    path="/".join(context.module.path),
+                    path="/".join(context.module.path) or kind,
                     kind=kind,
                     output_shape=output.shape[1:],
                     parameters=count_parameters(params),
@@ -103,7 +111,7 @@ def format_layers(layers: Sequence[Layer], dtype: str, batch_size: int) -> str:
             *(lines[0], rule, *lines[1:-1], rule, lines[-1], ""),
             f"{parameters:,} parameters: {_bytes(_PARAMETER_BYTES * parameters)}",
             f"{cost / 1e6:,.0f}M multiply-adds an image forward, about three times as many in a training step",
-            f"outputs of all layers in {dtype}: {_bytes(memory)} an image, {_bytes(batch_size * memory)} a batch of "
+            f"outputs of these layers in {dtype}: {_bytes(memory)} an image, {_bytes(batch_size * memory)} a batch of "
             f"{batch_size}",
         ]
     )

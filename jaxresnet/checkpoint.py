@@ -123,13 +123,13 @@ class Checkpointer:
             return "no checkpoint was saved yet"
         return f"the checkpoint of step {self.latest_step} is kept"
 
-    def find(self, name: str) -> int:
+    def find(self, name: str | int) -> int:
         """The step of a checkpoint: ``"last"``, ``"best"``, or a step's number.
 
         Raises:
-            UserError: there is none such; the message lists those there are.
+            UserError: there is none such, and the message lists those there are; or the last one is damaged.
         """
-        steps = sorted(self._manager.all_steps())
+        steps, name = sorted(self._manager.all_steps()), str(name)
         if not steps:
             raise UserError(f"{self._manager.directory.parent} holds no checkpoint yet")
         if name == "last":
@@ -139,13 +139,16 @@ class Checkpointer:
             if best is None:
                 raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
             return best["step"]
-        if not name.isdigit() or int(name) not in steps:
+        if not name.isdecimal() or int(name) not in steps:
             raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")
         return int(name)
 
     def _progress(self, step: int) -> Progress:
-        restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        return _progress_from_json(restored["progress"])
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+            return _progress_from_json(restored["progress"])
+        except Exception as error:  # orbax raises types of its own
+            raise self._damaged(step, error) from error
 
     def restore(self, state: TrainState, step: int) -> tuple[TrainState, Progress]:
         """The run as it was after ``step`` steps, with the arrays placed as those of ``state`` are.
@@ -154,16 +157,41 @@ class Checkpointer:
             UserError: the checkpoint is damaged.
         """
         saved = {name: getattr(state, name) for name in _SAVED}
+        self._check_fits(saved, step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
+            return state.replace(**restored["state"]), _progress_from_json(restored["progress"])
         except Exception as error:  # orbax and tensorstore each raise types of their own
+            raise self._damaged(step, error) from error
+
+    def _check_fits(self, saved: dict[str, Any], step: int) -> None:
+        """Refuses a state whose parameters are not those of the checkpoint, before orbax says so in its own words."""
+        folder = self._manager.directory / str(step)
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                there = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
+        except Exception:  # a damaged one: restoring it will say so
+            return
+        theirs, ours = _shapes(there), _shapes(saved["params"])
+        differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+        if differing:
+            name = differing[0]
             raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} cannot be read ({one_line(error)}); move it "
-                "away to go on from the one before"
-            ) from error
-        return state.replace(**restored["state"]), _progress_from_json(restored["progress"])
+                f"the weights in {folder} are not those of the run's config: {len(differing)} differ, {name} is "
+                f"{theirs.get(name)} there and {ours.get(name)} by the config; restore the config.json of that run"
+            )
+
+    def _damaged(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"the checkpoint {self._manager.directory / str(step)} cannot be read ({one_line(error)}); move it away to "
+            "go on from the one before"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 @contextlib.contextmanager

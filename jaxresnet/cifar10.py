@@ -200,6 +200,8 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
     for name, values in (("labels", labels), ("ids", ids)):
         if values is not None and values.shape != (len(data),):
             raise UserError(f"{path}: holds {name} of shape {values.shape}: expected ({len(data)},), one an image")
+    if ids is not None and ids.dtype.kind not in "iuSU":
+        raise UserError(f"{path}: holds ids of type {ids.dtype}: expected integers or names")
     if labels is not None and (labels.dtype.kind not in "iu" or labels.min() < 0):
         raise UserError(f"{path}: holds labels of type {labels.dtype} or negative ones: expected integers from 0")
     if data.shape[1:] != IMAGE_SHAPE:

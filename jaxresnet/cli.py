@@ -2,7 +2,9 @@
 
 import contextlib
 import difflib
+import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 
@@ -13,6 +15,8 @@ from ml_collections.config_flags import config_flags
 from jaxresnet import config as config_lib
 from jaxresnet.errors import Interrupted, UserError
 
+CHECKPOINT_HELP = '"last" (the default), "best", or the number of a step that was kept'
+
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
@@ -20,7 +24,13 @@ def command() -> Iterator[None]:
     logging.set_verbosity(logging.ERROR)  # orbax reports every save in some 30 lines
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
+        sys.exit(f"jaxresnet: {error}")
+    except BrokenPipeError:  # who reads has seen enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # such as a folder that may not be read
         sys.exit(f"jaxresnet: {error}")
     except Interrupted as interrupted:
         print(f"jaxresnet: {interrupted}", file=sys.stderr)
@@ -37,6 +47,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (UserError, flags.Error) as error:
         # Where a value is wrong, absl puts a traceback around the reason.
         reason = str(error).strip().splitlines()[-1]
+        if missing := re.match(r"flag --(\w+)=None: Flag .* must have a value other than None", reason):
+            reason = f"--{missing[1]} is missing"
         print(f"jaxresnet: {reason} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
 

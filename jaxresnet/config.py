@@ -25,6 +25,9 @@ NOT_TRAINING = (
     "paper",
 )
 
+# What every config has.
+_SECTIONS = ("seed", "dtype", "batch_size", "eval_batch_size", "model", "dataset", "augment", "optimizer", "schedule")
+
 
 def check_config(config: ConfigDict) -> None:
     """Refuses values that cannot work and that nothing else would refuse in one line.
@@ -98,8 +101,9 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / CONFIG_FILE
     try:
         fields = json.loads(path.read_text())
-        if not isinstance(fields, dict) or "model" not in fields:
-            raise ValueError("it holds no config")
+        missing = [name for name in _SECTIONS if not isinstance(fields, dict) or name not in fields]
+        if missing:
+            raise ValueError(f"it holds no {missing[0]}")
         return ConfigDict(fields).lock()
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error

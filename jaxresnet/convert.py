@@ -5,12 +5,14 @@ Commands:
     python -m jaxresnet.convert --to_torch final.pth --workdir=runs/final
 """
 
+import pathlib
+
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
 from jaxresnet.errors import UserError, user_path
-from jaxresnet.files import output_path
+from jaxresnet.files import output_file
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file that the weights belong to; with --from_torch.", lock_config=True
@@ -26,30 +28,42 @@ EPOCH = flags.DEFINE_integer(
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", '"last", "best", or the number of a step; with --to_torch.')
 FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --to_torch names.")
 
+CONFIGS = pathlib.Path("configs")  # of the repository, whose root these commands are run from
+
+
+# Each belongs to one direction.
+IMPORT_FLAGS, EXPORT_FLAGS = ("config", "epoch"), ("checkpoint", "force")
+
 
 def main(argv: list[str]) -> None:
     with cli.command():
         cli.refuse_arguments(argv)
-        # Imported here so that a mistyped flag is answered before JAX has started.
-        from jaxresnet.torch_files import write_torch_file
-        from jaxresnet.torch_runs import UnfitWeights, explain_misfit, export_weights, import_weights
-
         if (FROM_TORCH.value is None) == (TO_TORCH.value is None):
             raise UserError("give one of --from_torch=FILE and --to_torch=FILE")
-        workdir = user_path(WORKDIR.value)
-        if TO_TORCH.value is not None:
-            out = output_path("--to_torch", TO_TORCH.value, FORCE.value)
-            state_dict = export_weights(workdir, CHECKPOINT.value)
-            write_torch_file(state_dict, out)
-            print(f"{out}: {len(state_dict)} arrays")
-            return
-        if CONFIG.value is None:
+        imports = FROM_TORCH.value is not None
+        for name in EXPORT_FLAGS if imports else IMPORT_FLAGS:
+            if flags.FLAGS[name].present:
+                raise UserError(
+                    f"--{name} means nothing with {'--from_torch' if imports else '--to_torch'}; leave it out"
+                )
+        if imports and CONFIG.value is None:
             raise UserError("--from_torch needs --config, the config that the weights belong to")
-        file = user_path(FROM_TORCH.value)
-        try:
-            print(import_weights(file, CONFIG.value, workdir, EPOCH.value))
-        except UnfitWeights as error:
-            raise explain_misfit(error, file, config_flags.get_config_filename(flags.FLAGS["config"])) from error
+        # Imported here so that a mistyped flag is answered before JAX has started.
+        from jaxresnet.torch_files import to_torch_file
+        from jaxresnet.torch_runs import UnfitWeights, explain_misfit, export_weights, import_weights
+
+        workdir = user_path(WORKDIR.value)
+        if imports:
+            file = user_path(FROM_TORCH.value)
+            try:
+                print(import_weights(file, CONFIG.value, workdir, EPOCH.value))
+            except UnfitWeights as error:
+                raise explain_misfit(error, file, CONFIG.value, CONFIGS) from error
+        else:
+            out = output_file("--to_torch", TO_TORCH.value, FORCE.value)
+            state_dict = export_weights(workdir, CHECKPOINT.value)
+            out.write(to_torch_file(state_dict, out.path))
+            print(f"{out.path}: {len(state_dict)} arrays")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxresnet import cifar10
-from jaxresnet.errors import UserError, one_line, user_path
+from jaxresnet.errors import UserError, choose, one_line, user_path
 
 # The arrays of a data set by name: what every source returns, and the entries of a .npz file.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -22,8 +22,12 @@ _CLASS_NAMES = {
 
 
 def class_names(name: str, num_classes: int) -> tuple[str, ...]:
-    """What the labels of a data set mean; numbers where there are more or fewer of them than it has classes."""
-    names = _CLASS_NAMES[name]
+    """What the labels of a data set mean; numbers where there are more or fewer of them than it has classes.
+
+    Raises:
+        UserError: there is no such data set.
+    """
+    names = choose(_CLASS_NAMES, "dataset.name", name)
     return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
 
 

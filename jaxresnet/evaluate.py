@@ -1,9 +1,10 @@
 """Restores a run and scores it: ``python -m jaxresnet.evaluate --workdir=runs/final``."""
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from jaxresnet import cli
 from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import user_path
 from jaxresnet.inference import restore_run
-from jaxresnet.metrics import Sums
+from jaxresnet.metrics import Sums, image_bar
 from jaxresnet.steps import Steps, compile_steps, eval_dispatches, put_on_devices, steps_per_dispatch
 from jaxresnet.train_state import TrainState, create_transform
 
@@ -36,7 +37,7 @@ def evaluate(
     data: dict[str, jax.Array],
     size: int,
     batch_size: int,
-    after_dispatch: Callable[[], None] = lambda: None,
+    after_dispatch: Callable[[], Any] = lambda: None,
 ) -> Scores:
     """The scores of all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
     sums, confusion = Sums(), 0
@@ -69,15 +70,16 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> 
     data_dir = config.dataset.data_dir if data_dir is None else data_dir
     test = load_dataset(config.dataset.name, data_dir, config.model.num_classes).test
     steps = compile_steps(create_transform(config), mesh)
-    return step, evaluate(steps, state, put_on_devices(test, mesh), len(test), config.eval_batch_size).sums
+    with image_bar(len(test)) as bar:
+        show = functools.partial(bar.update, min(config.eval_batch_size, len(test)))
+        scores = evaluate(steps, state, put_on_devices(test, mesh), len(test), config.eval_batch_size, show)
+    return step, scores.sums
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxresnet.evaluate", description="Restores a run and scores it.")
     parser.add_argument("--workdir", required=True, help="the folder of the run")
-    parser.add_argument(
-        "--checkpoint", default="last", help='"last" (the default), "best", or the number of a step that was kept'
-    )
+    parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
     parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
     arguments = parser.parse_args(argv)
     with cli.command():

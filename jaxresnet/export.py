@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxresnet import cli
 from jaxresnet.cifar10 import IMAGE_SHAPE
 from jaxresnet.errors import UserError, user_path
-from jaxresnet.files import output_path, write_whole
+from jaxresnet.files import output_file
 from jaxresnet.inference import Classifier, load
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -57,7 +57,7 @@ def to_onnx(classifier: Classifier) -> bytes:
     try:
         import jax2onnx
     except ImportError as error:
-        raise UserError("--format=onnx needs jax2onnx: pip install 'jaxresnet[onnx]'") from error
+        raise UserError("--format=onnx needs the converter: pip install jax2onnx") from error
     function, images = _probabilities(dataclasses.replace(classifier, model=classifier.model.clone(dtype=jnp.float32)))
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of shapes that it works out itself
     with contextlib.redirect_stdout(io.StringIO()):
@@ -78,22 +78,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--format", required=True, choices=FORMATS, help="stablehlo, for JAX; or onnx")
     parser.add_argument("--out", help="the file to write; WORKDIR/model.stablehlo or WORKDIR/model.onnx if not given")
-    parser.add_argument(
-        "--checkpoint", default="last", help='"last" (the default), "best", or the number of a step that was kept'
-    )
+    parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
     parser.add_argument("--force", action="store_true", help="overwrite what --out names")
     arguments = parser.parse_args(argv)
     with cli.command():
         folder = user_path(arguments.workdir)
         if arguments.out is None and not folder.is_dir():
             raise UserError(f"{folder} holds no run: there is no such folder")
-        out = output_path("--out", arguments.out or str(folder / f"model.{arguments.format}"), arguments.force)
+        out = output_file("--out", arguments.out or str(folder / f"model.{arguments.format}"), arguments.force)
         content = FORMATS[arguments.format](load(arguments.workdir, arguments.checkpoint))
-        try:
-            write_whole(out, content)
-        except OSError as error:
-            raise UserError(f"--out={out} cannot be written ({error})") from error
-        print(f"{out}: {len(content) / 1e6:.1f} MB")
+        out.write(content)
+        print(f"{out.path}: {len(content) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

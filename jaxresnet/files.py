@@ -1,50 +1,101 @@
-"""Writing files so that a crash leaves the old content or the new, never a half."""
+"""Writing files so that a crash leaves the old content or the new, never a half, and nothing else is touched."""
 
+import contextlib
 import io
 import os
 import pathlib
-from typing import TYPE_CHECKING
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxresnet.errors import UserError, user_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes ``content`` to ``path``, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(path)
+    """Writes ``content`` to ``path``, whole or not at all, over what is there."""
+    with _written_beside(path, content) as temporary:
+        temporary.replace(path)
 
 
-def output_path(flag: str, path: str, force: bool) -> pathlib.Path:
+class OutputFile(NamedTuple):
+    """A file that a command is to write.
+
+    Attributes:
+        path: of the file.
+        flag: that names it.
+        force: whether to overwrite what is there.
+    """
+
+    path: pathlib.Path
+    flag: str
+    force: bool
+
+    def write(self, content: str | bytes) -> None:
+        """Writes the file, whole or not at all.
+
+        Raises:
+            UserError: it exists by now and is not to be overwritten, or it cannot be written.
+        """
+        try:
+            with _written_beside(self.path, content) as temporary:
+                if self.force:
+                    temporary.replace(self.path)
+                else:
+                    os.link(temporary, self.path)  # fails where there is a file, which replace would overwrite
+        except FileExistsError as error:
+            raise self._exists() from error
+        except OSError as error:
+            raise UserError(f"{self.flag}={self.path} cannot be written ({error})") from error
+
+    def write_figure(self, figure: "Figure") -> None:
+        """Writes a picture in the format of the file's ending; raises as ``write`` does."""
+        content = io.BytesIO()
+        figure.savefig(content, format=self.path.suffix.removeprefix("."), dpi=150)
+        self.write(content.getvalue())
+
+    def _exists(self) -> UserError:
+        return UserError(f"{self.flag}={self.path} exists; give another name, or --force to overwrite it")
+
+
+def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) -> OutputFile:
     """A file that a command is to write, checked before the work begins.
 
+    Args:
+        flag: that names it.
+        path: as the user gave it.
+        force: whether it may overwrite a file.
+        endings: that it may have; any, if none are given.
+
     Raises:
-        UserError: it exists and ``force`` does not allow to overwrite it, or it cannot be written there.
+        UserError: it exists and is not to be overwritten, or it cannot be written there.
     """
-    file = user_path(path)
-    if file.is_dir():
-        raise UserError(f"{flag}={path} is a folder; give the name of a file")
-    if file.exists() and not force:
-        raise UserError(f"{flag}={path} exists; give another name, or --force to overwrite it")
+    output = OutputFile(user_path(path), flag, force)
+    file = output.path
+    if endings and file.suffix not in endings:
+        raise UserError(f"{flag}={path}: expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    if os.path.lexists(file) and not force:
+        raise output._exists()
+    if os.path.lexists(file) and not file.is_file():
+        raise UserError(f"{flag}={path} is no file but a folder or a device; give another name")
     if not file.parent.is_dir():
         raise UserError(f"{flag}={path}: there is no folder {file.parent}")
     if not os.access(file.parent, os.W_OK):
         raise UserError(f"{flag}={path}: the folder {file.parent} cannot be written")
-    return file
+    return output
 
 
-def write_picture(figure: "Figure", path: pathlib.Path, flag: str) -> None:
-    """Writes a figure in the format of the file's ending, whole or not at all.
-
-    Raises:
-        UserError: the file that ``flag`` names cannot be written, or its ending is that of no picture.
-    """
-    content = io.BytesIO()
+@contextlib.contextmanager
+def _written_beside(path: pathlib.Path, content: str | bytes) -> Iterator[pathlib.Path]:
+    """A new file in the same folder that holds ``content``; it is gone afterwards, unless it was given another name."""
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
-        figure.savefig(content, format=path.suffix.removeprefix(".") or "png", dpi=150)
-        write_whole(path, content.getvalue())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag}={path}: {error}") from error
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -42,7 +42,7 @@ class RestoredRun(NamedTuple):
     mesh: Mesh
 
 
-def restore_run(workdir: pathlib.Path, checkpoint: str) -> RestoredRun:
+def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
     """Restores a run onto all devices.
 
     Args:
@@ -120,7 +120,7 @@ class Classifier:
         return _compiled_forward(self.variables, padded, self.model, self.transform, self.mesh)
 
 
-def load(workdir: str, checkpoint: str = "last") -> Classifier:
+def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
     """The classifier that a run has trained.
 
     Args:

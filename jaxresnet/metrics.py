@@ -160,6 +160,12 @@ class ProgressDisplay:
         return f"{format_seconds((now - start) / (step - start_step) * (self._total_steps - step))} left"
 
 
+def image_bar(total: int) -> tqdm:
+    """A bar on stderr, with images a second and the time left: on a terminal, or now and then where there is none."""
+    seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+    return tqdm(total=total, unit=" images", mininterval=seconds, delay=seconds, leave=False, dynamic_ncols=True)
+
+
 def format_seconds(seconds: float) -> str:
     """Such as 48s, 12m05s or 3h07m."""
     seconds = math.ceil(seconds)

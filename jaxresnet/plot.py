@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from jaxresnet import cli
 from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.errors import UserError, user_path
-from jaxresnet.files import write_picture
+from jaxresnet.files import PICTURES, output_file
 from jaxresnet.metrics import is_epoch_line, read_metrics
 
 PAPER_CURVES = pathlib.Path(__file__).with_name("paper_curves.csv")
@@ -55,7 +55,7 @@ def plot_run(workdir: str, out: str) -> None:
     for axes in (loss_axes, accuracy_axes, rate_axes):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-    write_picture(figure, user_path(out), "--out")
+    output_file("--out", out, force=True, endings=PICTURES).write_figure(figure)
 
 
 def read_paper_curve(name: str) -> Series:

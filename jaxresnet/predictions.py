@@ -4,12 +4,10 @@ import csv
 import dataclasses
 import io
 import json
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxresnet.files import write_whole
 from jaxresnet.sources import UNLABELLED
 
 TOP = 3
@@ -82,35 +80,37 @@ def format_table(predictions: Predictions, class_names: Sequence[str], rows: int
     return "\n".join(lines)
 
 
-def write_submission(predictions: Predictions, out: pathlib.Path) -> None:
-    """Writes ``ID,Labels``, as the course's competition wanted them: a class's number for each image."""
+def with_unique_ids(predictions: Predictions) -> Predictions:
+    """The same, with the names as ids where ids are not unique, as those of files from several folders."""
+    if len(set(predictions.ids)) == len(predictions):
+        return predictions
+    return dataclasses.replace(predictions, ids=predictions.names)
+
+
+def to_submission(predictions: Predictions) -> str:
+    """CSV with ``ID,Labels``, as the course's competition wanted it: a class's number for each image."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["ID", "Labels"])
     writer.writerows(zip(predictions.ids, predictions.top[:, 0].tolist(), strict=True))
-    write_whole(out, text.getvalue())
+    return text.getvalue()
 
 
-def write_json_lines(predictions: Predictions, class_names: Sequence[str], out: pathlib.Path) -> None:
-    """Writes a JSON object an image: ``image``, ``id``, ``label`` and ``class``, ``probability``, ``top``, and
-    ``true_class`` where it is known."""
+def to_json_lines(predictions: Predictions, class_names: Sequence[str]) -> str:
+    """A JSON object an image: ``image``, ``id``, ``label`` and ``class``, ``probability``, ``top``, and ``true_class``
+    where it is known."""
     lines = []
     for index, name in enumerate(predictions.names):
         top = [
             {"class": class_names[label], "probability": float(chance)}
             for label, chance in zip(predictions.top[index], predictions.probabilities[index], strict=True)
         ]
-        line = {
-            "image": name,
-            "id": predictions.ids[index],
-            "label": int(predictions.top[index, 0]),
-            **top[0],
-            "top": top,
-        }
+        label = int(predictions.top[index, 0])
+        line = {"image": name, "id": predictions.ids[index], "label": label, **top[0], "top": top}
         if predictions.labelled[index]:
             line["true_class"] = class_names[predictions.labels[index]]
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_whole(out, "".join(lines))
+    return "".join(lines)
 
 
 def _shortened(name: str) -> str:

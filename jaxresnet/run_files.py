@@ -98,7 +98,11 @@ def read_imported(workdir: pathlib.Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged.
     """
-    return _read_json(workdir / IMPORTED_FILE, "import the weights again")
+    path, advice = workdir / IMPORTED_FILE, "import the weights again"
+    origin = _read_json(path, advice)
+    if origin is not None and not (isinstance(origin, dict) and isinstance(origin.get("num_batches_tracked"), dict)):
+        raise UserError(f"{path} cannot be read (it holds something else); {advice}")
+    return origin
 
 
 def _read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:

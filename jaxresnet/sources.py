@@ -1,14 +1,16 @@
 """Where images to predict come from: image files, folders of them, pickles, or a run's own test set."""
 
-import collections
+import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from jaxresnet.cifar10 import load_pickle
@@ -18,7 +20,7 @@ from jaxresnet.images import read_image
 
 UNLABELLED = -1
 NAMED = 3  # files that a note names
-DECODERS = 8  # threads
+DECODERS = 4  # threads
 
 
 class Images(NamedTuple):
@@ -38,49 +40,60 @@ class Images(NamedTuple):
 
 
 def find_files(paths: Sequence[str]) -> list[pathlib.Path]:
-    """The files that ``paths`` name, and those in folders and below, 2.png before 10.png. Hidden ones are passed over.
+    """The files that ``paths`` name, and those in folders and below, 2.png before 10.png: each once, no hidden ones.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no files.
+        UserError: a path that does not exist or is something else, or a folder that holds no files.
+        OSError: one that cannot be read.
     """
     files = []
     for given in paths:
         path = user_path(given)
-        if path.is_dir():
-            inside = [file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path))]
+        if given and path.is_dir():
+            inside = _files_below(path)
             if not inside:
                 raise UserError(f"{given}: there are no files in this folder")
-            files += sorted(inside, key=_natural_order)
-        elif path.exists():
+            files += inside
+        elif given and path.is_file():
             files.append(path)
+        elif given and path.exists():
+            raise UserError(f"{given}: is neither a file nor a folder")
         else:
-            raise UserError(f"{given}: there is no such file or folder")
-    return files
+            raise UserError(f"{given!r}: there is no such file or folder")
+    return list({file.resolve(): file for file in reversed(files)}.values())[::-1]
+
+
+def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    files = []
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted((file for file in files if file.is_file()), key=_natural_order)
 
 
 class FileReader:
-    """Reads files batch by batch. What cannot be read is named on stderr, and the rest goes on."""
+    """Reads files batch by batch. What cannot be read is named on stderr, and the rest goes on.
 
-    def __init__(self, files: Sequence[pathlib.Path]):
-        self._files = files
-        stems = collections.Counter(file.stem for file in files)
-        self._unique = max(stems.values()) == 1
-        self._pickles = {file for file in files if _is_pickle(file)}
+    Attributes:
+        total: how many images there are, as far as is known: a pickle counts as one until it is read.
+    """
+
+    def __init__(self, files: Sequence[pathlib.Path], num_classes: int):
+        """Labels are to be below ``num_classes``."""
+        self._files, self._num_classes = files, num_classes
         self._notes: dict[str, list[str]] = {}
-
-    def batch_size(self, limit: int) -> int:
-        """How many images a batch is to hold, ``limit`` at most: a few files need fewer, a pickle holds many."""
-        return limit if self._pickles else min(limit, len(self._files))
+        self.total = len(files)
 
     def batches(self, size: int) -> Iterator[Images]:
-        """All images, up to ``size`` at a time, with a progress bar on a terminal."""
+        """All images, up to ``size`` at a time."""
         images: list[pathlib.Path] = []
-        with (
-            ThreadPoolExecutor(DECODERS) as pool,
-            tqdm(total=len(self._files), unit=" files", disable=None, leave=False) as self._bar,
-        ):
+        with ThreadPoolExecutor(DECODERS) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image has a limit of its own
             for file in self._files:
-                if file in self._pickles:
+                if _is_pickle(file):
                     yield from self._decode(images, pool)
                     images = []
                     yield from self._unpickle(file, size)
@@ -97,48 +110,45 @@ class FileReader:
     def _decode(self, files: list[pathlib.Path], pool: ThreadPoolExecutor) -> Iterator[Images]:
         read, pixels = [], []
         for file, result in zip(files, pool.map(_read_or_error, files), strict=True):
-            self._bar.update()
             if isinstance(result, UserError):
                 self._fail(result)
                 continue
             read.append(file)
             pixels.append(result[0])
             for note in result[1]:
-                self._notes.setdefault(note, []).append(str(file))
+                self._notes.setdefault(note, []).append(_printable(file))
         if read:
-            ids = [file.stem if self._unique else str(file) for file in read]
-            labels = np.full(len(read), UNLABELLED, np.int32)
-            yield Images([str(file) for file in read], ids, np.stack(pixels), labels)
+            names, ids = [_printable(file) for file in read], [_printable(file.stem) for file in read]
+            yield Images(names, ids, np.stack(pixels), np.full(len(read), UNLABELLED, np.int32))
 
     def _unpickle(self, file: pathlib.Path, size: int) -> Iterator[Images]:
         try:
             pixels, labels, ids = load_pickle(file)
+            if labels is not None and labels.max() >= self._num_classes:
+                raise UserError(f"{file}: has labels up to {labels.max()}; the model knows {self._num_classes} classes")
         except UserError as error:
             self._fail(error)
             return
-        finally:
-            self._bar.update()
-        positions = [str(position) for position in range(len(pixels))]
-        names = [f"{file.name}[{position}]" for position in positions]
-        if ids is None:
-            ids = positions if len(self._files) == 1 else names
+        self.total += len(pixels) - 1
+        names = [f"{_printable(file)}[{position}]" for position in range(len(pixels))]
         yield from _cut(names, ids, pixels, labels, size)
 
     def _fail(self, error: UserError) -> None:
-        tqdm.write(f"left out: {error}", file=sys.stderr)
+        self.total -= 1
+        tqdm.write(f"left out: {_printable(str(error))}", file=sys.stderr)
 
 
 def split_batches(split: Split, size: int) -> Iterator[Images]:
     """The images of a data set's split, up to ``size`` at a time."""
-    ids = [str(position) for position in range(len(split))]
-    yield from _cut([f"test[{position}]" for position in ids], ids, split.images, split.labels, size)
+    names = [f"test[{position}]" for position in range(len(split))]
+    yield from _cut(names, None, split.images, split.labels, size)
 
 
 def _cut(
-    names: list[str], ids: list[str], pixels: np.ndarray, labels: np.ndarray | None, size: int
+    names: list[str], ids: list[str] | None, pixels: np.ndarray, labels: np.ndarray | None, size: int
 ) -> Iterator[Images]:
-    if labels is None:
-        labels = np.full(len(pixels), UNLABELLED)
+    ids = [str(position) for position in range(len(pixels))] if ids is None else ids
+    labels = np.full(len(pixels), UNLABELLED) if labels is None else labels
     for start in range(0, len(pixels), size):
         part = slice(start, start + size)
         yield Images(names[part], ids[part], pixels[part], labels[part].astype(np.int32))
@@ -162,11 +172,13 @@ def _is_pickle(file: pathlib.Path) -> bool:
         return False
 
 
-def _is_hidden(path: pathlib.Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _printable(text: str | pathlib.Path) -> str:
+    """Names of files can hold anything, line breaks and bytes of no encoding included."""
+    decoded = os.fsencode(text).decode(errors="replace")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in decoded)
 
 
 def _natural_order(path: pathlib.Path) -> list[tuple[int, int, str]]:
     """Numbers by their value."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

@@ -4,7 +4,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.files import output_path, write_picture
+from jaxresnet.files import PICTURES, output_file
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; single fields follow as in --config.model.blocks=(2,2,2).", lock_config=True
@@ -23,7 +23,9 @@ def main(argv: list[str]) -> None:
         from jaxresnet.train_state import create_model
 
         config = CONFIG.value
-        out = None if DRAWING.value is None else output_path("--drawing", DRAWING.value, FORCE.value)
+        out = None
+        if DRAWING.value is not None:
+            out = output_file("--drawing", DRAWING.value, FORCE.value, PICTURES)
         check_config(config)
         model = create_model(config)
         print(format_layers(describe_layers(model, IMAGE_SHAPE), config.dtype, config.batch_size))
@@ -31,8 +33,8 @@ def main(argv: list[str]) -> None:
             return
         from jaxresnet.figures import draw_architecture
 
-        write_picture(draw_architecture(model, IMAGE_SHAPE), out, "--drawing")
-        print(out)
+        out.write_figure(draw_architecture(model, IMAGE_SHAPE))
+        print(out.path)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,23 @@ import numpy as np
 import safetensors.numpy
 
 from jaxresnet.errors import UserError, one_line
-from jaxresnet.files import write_whole
 from jaxresnet.torch_weights import StateDict
 
 SAFETENSORS = ".safetensors"
 
+# Numbers of NumPy, as which many scripts save an accuracy.
+_HARMLESS = [
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64")),
+]
+
 # Under which of these a checkpoint keeps its state dict, if it holds more than that; the authors' code writes "net".
-_STATE_DICT_KEYS = ("net", "state_dict", "model_state_dict", "model")
+_AUTHORS_KEY = "net"
+_STATE_DICT_KEYS = (_AUTHORS_KEY, "state_dict", "model_state_dict", "model")
+
+MAX_EPOCHS = 1_000_000
 
 
 class TorchCheckpoint(NamedTuple):
@@ -47,7 +57,8 @@ def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
         raise UserError(f"{path}: there is no such file")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: is empty; copy it again")
-    if path.suffix == SAFETENSORS:
+    path.open("rb").close()  # where it may not be read, say that
+    if path.suffix.lower() == SAFETENSORS:
         try:
             return TorchCheckpoint(safetensors.numpy.load_file(path))
         except Exception as error:  # a damaged file can raise anything
@@ -55,23 +66,18 @@ def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
     return _from_contents(_load_pickled(path), path)
 
 
-def write_torch_file(state_dict: StateDict, path: pathlib.Path) -> None:
-    """Writes a state dict, as ``.safetensors`` or else for ``torch.load``; whole or not at all.
+def to_torch_file(state_dict: StateDict, path: pathlib.Path) -> bytes:
+    """What to write to ``path``: for ``.safetensors`` that, or else what ``torch.load`` reads.
 
     Raises:
-        UserError: PyTorch is needed and not installed, or the file cannot be written.
+        UserError: PyTorch is needed and not installed.
     """
-    if path.suffix == SAFETENSORS:
-        content = safetensors.numpy.save(state_dict)
-    else:
-        torch = _import_torch(path)
-        buffer = io.BytesIO()
-        torch.save({key: torch.from_numpy(array.copy()) for key, array in state_dict.items()}, buffer)
-        content = buffer.getvalue()
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error})") from error
+    if path.suffix.lower() == SAFETENSORS:
+        return safetensors.numpy.save(state_dict)
+    torch = _import_torch(path)
+    buffer = io.BytesIO()
+    torch.save({key: torch.from_numpy(array.copy()) for key, array in state_dict.items()}, buffer)
+    return buffer.getvalue()
 
 
 def _import_torch(path: pathlib.Path) -> Any:
@@ -87,7 +93,8 @@ def _load_pickled(path: pathlib.Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch about its own older formats
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_HARMLESS):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch names what was asked for in the text alone.
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -101,8 +108,11 @@ def _load_pickled(path: pathlib.Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """PyTorch's messages go on with advice for its own users."""
-    return one_line(error).partition(". ")[0]
+    """PyTorch's messages go on with advice for its own users, and some say nothing else."""
+    reason = one_line(error).partition(". ")[0]
+    return (
+        "it asks for more than weights, or holds something else" if re.match("Weights only|[0-9]*$", reason) else reason
+    )
 
 
 def _from_contents(contents: Any, path: pathlib.Path) -> TorchCheckpoint:
@@ -116,7 +126,13 @@ def _from_contents(contents: Any, path: pathlib.Path) -> TorchCheckpoint:
     if wrapper is None:
         return TorchCheckpoint(arrays)
     epoch, accuracy = _number(contents.get("epoch")), _number(contents.get("acc"))
-    return TorchCheckpoint(arrays, None if epoch is None else int(epoch) + 1, accuracy)
+    if epoch is None:
+        return TorchCheckpoint(arrays, None, accuracy)
+    # The authors count from 0; who calls the weights otherwise saves how many epochs have passed.
+    epochs = epoch + 1 if wrapper == _AUTHORS_KEY else epoch
+    if epochs not in range(MAX_EPOCHS):
+        raise UserError(f"{path}: says that it is of epoch {epoch}: expected 0 to {MAX_EPOCHS:,}")
+    return TorchCheckpoint(arrays, int(epochs), accuracy)
 
 
 def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
@@ -137,5 +153,5 @@ def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    value = value.item() if hasattr(value, "item") else value
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
     return value if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) else None

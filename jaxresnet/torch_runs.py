@@ -1,7 +1,9 @@
 """Run directories from PyTorch checkpoints, and weights of runs under PyTorch's names."""
 
 import hashlib
+import os
 import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +11,21 @@ from ml_collections import ConfigDict
 
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import check_config, save_config
+from jaxresnet.datasets import class_names
 from jaxresnet.errors import UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.inference import restore_run
 from jaxresnet.models import count_parameters
 from jaxresnet.run_files import read_imported, write_imported
+from jaxresnet.schedules import create_hyperparams_fn
 from jaxresnet.torch_files import read_torch_file
 from jaxresnet.torch_weights import (
     COUNTERS,
     StateDict,
     UnfitWeights,
-    describe_architecture,
     describe_misfit,
     from_state_dict,
+    infer_architecture,
     to_state_dict,
 )
 from jaxresnet.train_state import begin_with
@@ -45,12 +49,20 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
 
     Raises:
         UserError: a file, config or folder that cannot work, or weights that do not fit the config.
+        OSError: the folder cannot be written.
     """
     check_config(config)
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    class_names(config.dataset.name, config.model.num_classes)
+    create_hyperparams_fn(config, steps_per_epoch=1)
+    if os.path.lexists(workdir) and not (workdir.is_dir() and not any(workdir.iterdir())):
         raise UserError(f"--workdir={workdir} exists; give a new or an empty folder: a run is never overwritten")
     checkpoint = read_torch_file(file)
-    variables = from_state_dict(checkpoint.state_dict, config.model)
+    try:
+        variables = from_state_dict(checkpoint.state_dict, config.model)
+    except UnfitWeights:
+        raise
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     if epochs is None:
         epochs = checkpoint.epochs or 0
     if epochs < 0:
@@ -64,14 +76,16 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         "accuracy": checkpoint.accuracy,
         COUNTERS: {key: int(count) for key, count in to_state_dict(variables).items() if key.endswith(COUNTERS)},
     }
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with Checkpointer(workdir) as checkpointer:
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside and then renamed, so that there is a whole run or none.
+    with tempfile.TemporaryDirectory(prefix=f".{workdir.name}.", dir=workdir.parent) as folder:
+        new = pathlib.Path(folder) / workdir.name
+        new.mkdir()
+        with Checkpointer(new) as checkpointer:
             checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
-        write_imported(origin, workdir)
-        save_config(config, workdir)  # last, for it is what makes the folder a run
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written ({error}); give another") from error
+        write_imported(origin, new)
+        save_config(config, new)
+        new.rename(workdir)
     claims = "" if checkpoint.accuracy is None else f" The file says {checkpoint.accuracy:.2f}%."
     return (
         f"{workdir}: {count_parameters(state.params):,} parameters of {file}, counted as trained for {epochs} of "
@@ -112,16 +126,28 @@ def guess_configs(state_dict: StateDict, configs: pathlib.Path) -> list[str]:
     return sorted(fitting, key=lambda name: ".py:" in name)
 
 
-def explain_misfit(error: UnfitWeights, file: pathlib.Path, config_path: str) -> UserError:
-    """The misfit, and which config the file may belong to."""
+def explain_misfit(error: UnfitWeights, file: pathlib.Path, config: ConfigDict, configs: pathlib.Path) -> UserError:
+    """The misfit, and which config the file may belong to.
+
+    Args:
+        error: the misfit.
+        file: that does not fit.
+        config: that it does not fit.
+        configs: a folder of config files to look for one that fits. They are run.
+    """
     state_dict = read_torch_file(file).state_dict
-    fitting = guess_configs(state_dict, pathlib.Path(config_path.partition(":")[0]).parent)
-    found = describe_architecture(state_dict)
-    if fitting:
+    found = infer_architecture(state_dict)
+    if fitting := guess_configs(state_dict, configs):
         more = f" and {len(fitting) - GUESSES} more" if len(fitting) > GUESSES else ""
-        guess = f"it fits --config={', '.join(fitting[:GUESSES])}{more}"
-    elif found:
-        guess = f"no config beside this one fits; it looks like model.{found.replace(', ', ', model.')}"
+        guess = f"it fits {', '.join(fitting[:GUESSES])}{more}"
+    elif not found:
+        guess = "it is no ResNet of basic blocks with these names"
     else:
-        guess = "it looks like no ResNet of basic blocks"
-    return UserError(f"{file} does not fit --config={config_path}; {guess}\n{error}")
+        ours = dict(config.model) | {"stem_channels": config.model.stem_channels or config.model.channels[0]}
+        flags = [
+            f"--config.model.{name}={str(value).replace(' ', '')}"
+            for name, value in found.items()
+            if (tuple(ours[name]) if isinstance(value, tuple) else ours[name]) != value
+        ]
+        guess = f"it looks like {' '.join(flags)}" if flags else "but for that it looks like this config's"
+    return UserError(f"{file} does not fit the config; {guess}\n{error}")

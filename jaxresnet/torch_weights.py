@@ -66,24 +66,36 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], model_config: Mapping[
 
     Raises:
         UnfitWeights: keys that are missing, unexpected, or of another shape, all of them.
-        UserError: values that are no floating-point numbers, or are NaN or infinite.
+        UserError: weights that are no floating-point numbers or are NaN or infinite in float32, counters that cannot
+            be, or a model that cannot be built.
     """
-    arrays = {_unwrapped(key): array for key, array in state_dict.items()}
-    expected = _expected(model_from_fields(model_config))
-    if misfit := describe_misfit(arrays, model_config):
+    if misfit := describe_misfit(state_dict, model_config):
         raise UnfitWeights(misfit)
-    flat = {}
-    for key, (path, _) in expected.items():
-        array = np.asarray(arrays.get(key, 0))
-        if path[0] == COUNTERS:
-            flat[path] = array.astype(np.int64)
-            continue
-        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-            raise UserError(f"{key} is {array.dtype}: expected floating-point numbers")
-        if not np.isfinite(array).all():
-            raise UserError(f"{key} holds NaN or infinity, so these weights are of a run that diverged")
-        flat[path] = _transpose(array, to_torch=False).astype(np.float32)
-    return traverse_util.unflatten_dict(flat)
+    arrays = unwrap(state_dict)
+    return traverse_util.unflatten_dict(
+        {
+            path: _counter(key, arrays.get(key, 0)) if path[0] == COUNTERS else _weights(key, arrays[key])
+            for key, (path, _) in _expected(model_from_fields(model_config)).items()
+        }
+    )
+
+
+def _counter(key: str, array: np.ndarray | int) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind not in "iu" or array < 0 or array > np.iinfo(np.int64).max:
+        raise UserError(f"{key} is {array} ({array.dtype}): expected a number of batches")
+    return array.astype(np.int64)
+
+
+def _weights(key: str, array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise UserError(f"{key} is {array.dtype}: expected floating-point numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = _transpose(array, to_torch=False).astype(np.float32)
+    if not np.isfinite(weights).all():
+        raise UserError(f"{key} holds NaN or infinity, as after a run that diverged")
+    return weights
 
 
 def to_state_dict(variables: Mapping[str, Any]) -> StateDict:
@@ -104,7 +116,7 @@ def to_state_dict(variables: Mapping[str, Any]) -> StateDict:
 
 def describe_misfit(state_dict: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:
     """What keeps a state dict from being the weights of a model: a line for each kind, or None where it fits."""
-    shapes = {_unwrapped(key): tuple(array.shape) for key, array in state_dict.items()}
+    shapes = {key: tuple(array.shape) for key, array in unwrap(state_dict).items()}
     expected = _expected(model_from_fields(model_config))
     missing = [key for key in expected if key not in shapes and not key.endswith(COUNTERS)]
     unexpected = [key for key in shapes if key not in expected]
@@ -118,13 +130,13 @@ def describe_misfit(state_dict: Mapping[str, Any], model_config: Mapping[str, An
     return "\n".join(lines) or None
 
 
-def describe_architecture(state_dict: Mapping[str, Any]) -> str | None:
-    """The config's fields that a state dict gives away, or None where it is no ResNet of basic blocks."""
-    shapes = {_unwrapped(key): tuple(array.shape) for key, array in state_dict.items()}
+def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config's ``model`` that a state dict gives away; none where it is no ResNet of basic blocks."""
+    shapes = {key: tuple(array.shape) for key, array in unwrap(state_dict).items()}
     first = {key: shape for key, shape in shapes.items() if re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", key)}
     stem, linear = shapes.get("conv1.weight", ()), shapes.get("linear.weight", ())
     if not first or len(stem) != 4 or len(linear) != 2 or any(len(shape) != 4 for shape in first.values()):
-        return None
+        return {}
     stages: dict[int, list[tuple[int, ...]]] = {}
     for key, shape in first.items():
         stages.setdefault(int(key.split(".")[0].removeprefix("layer")), []).append(shape)
@@ -135,10 +147,8 @@ def describe_architecture(state_dict: Mapping[str, Any]) -> str | None:
         "stem_channels": stem[0],
         "num_classes": linear[0],
     }
-    projections = [shape for key, shape in shapes.items() if key.endswith(".shortcut.0.weight")]
-    if projections:
-        fields["shortcut_kernel_size"] = projections[0][-1]
-    return ", ".join(f"{name}={value}" for name, value in fields.items())
+    projections = [shape for key, shape in shapes.items() if key.endswith(".shortcut.0.weight") and len(shape) == 4]
+    return fields | ({"shortcut_kernel_size": projections[0][-1]} if projections else {})
 
 
 @functools.cache
@@ -168,10 +178,12 @@ def _transpose(array: np.ndarray, *, to_torch: bool) -> np.ndarray:
     return array.T
 
 
-def _unwrapped(key: str) -> str:
-    while (wrapper := next((wrapper for wrapper in _WRAPPERS if key.startswith(wrapper)), None)) is not None:
-        key = key.removeprefix(wrapper)
-    return key
+def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what ``DataParallel`` and ``torch.compile`` put before every key."""
+    arrays = dict(state_dict)
+    while wrapper := next((each for each in _WRAPPERS if arrays and all(key.startswith(each) for key in arrays)), None):
+        arrays = {key.removeprefix(wrapper): array for key, array in arrays.items()}
+    return arrays
 
 
 def _torch_order(key: str) -> Sequence[int]:

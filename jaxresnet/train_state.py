@@ -1,5 +1,6 @@
 """What a training step reads and returns, and how it begins."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from flax.training import train_state
 from ml_collections import ConfigDict
 
 from jaxresnet.augment import Transform
+from jaxresnet.errors import UserError
 from jaxresnet.models import ResNet
 from jaxresnet.optim import create_optimizer
 
@@ -37,10 +39,19 @@ def create_model(config: ConfigDict) -> ResNet:
 
 
 def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -> ResNet:
-    """The model that a config's ``model`` describes; a plain dictionary of these fields will do."""
+    """The model that a config's ``model`` describes; a plain dictionary of these fields will do.
+
+    Raises:
+        UserError: a field that models do not have, or a pooling that is no window.
+    """
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(model_config).items()}
-    if fields.get("pooling", "global") != "global":
-        fields["pooling"] = int(fields["pooling"])
+    if unknown := fields.keys() - {field.name for field in dataclasses.fields(ResNet)}:
+        raise UserError(f"model.{min(unknown)}: models have no such field")
+    pooling = str(fields.get("pooling", "global"))
+    if pooling != "global":
+        if not pooling.isdecimal():
+            raise UserError(f'model.pooling={pooling!r}: expected "global" or the size of a window')
+        fields["pooling"] = int(pooling)
     return _model(
         **fields,
         dtype=jnp.dtype(dtype),

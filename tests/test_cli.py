@@ -40,7 +40,7 @@ QUICKSTART = "--config=configs/quickstart.py"
         (["--config=configs/fynal.py"], "there is no file 'configs/fynal.py'"),
         (["--config", "configs/fynal.py"], "there is no file 'configs/fynal.py'"),
         (["--config"], "there is no file ''"),
-        ([], "flag --config=None"),
+        ([], "--config is missing"),
         ([QUICKSTART, "--wrkdir=x"], "wrkdir"),
         ([QUICKSTART, "final"], "'final' is no flag"),
         ([QUICKSTART, "--config.num_epochs=0"], "num_epochs=0: expected at least 1"),
@@ -143,7 +143,7 @@ def test_weights_of_another_config_are_listed_with_a_guess(run, tmp_path, quicks
     done = run("jaxresnet.convert", f"--from_torch={out}", "--config=configs/final.py", f"--workdir={tmp_path / 'run'}")
     first, *kinds = done.stderr.splitlines()
     assert done.returncode == 1 and not (tmp_path / "run").exists()
-    assert "does not fit --config=configs/final.py; it fits --config=configs/cpu.py, configs/quickstart.py" in first
+    assert "does not fit the config; it fits configs/cpu.py, configs/quickstart.py" in first
     assert [kind.split(":")[0].split(" ", 1)[1] for kind in kinds] == ["missing", "of another shape"]
     assert "layer3.2.bn2.running_var" in kinds[0] and "conv1.weight (16, 3, 3, 3), expected (64, 3, 3, 3)" in kinds[1]
 
@@ -155,8 +155,10 @@ def test_weights_of_another_config_are_listed_with_a_guess(run, tmp_path, quicks
         (["--workdir=x", "--from_torch=a", "--to_torch=b"], "give one of"),
         (["--workdir=x", "--from_torch=a"], "--from_torch needs --config"),
         (["--workdir=x", "--from_torch=none.pth", QUICKSTART], "none.pth: there is no such file"),
+        (["--workdir=x", "--from_torch=a", "--force"], "--force means nothing with --from_torch"),
+        (["--workdir=x", "--to_torch=a", "--epoch=3"], "--epoch means nothing with --to_torch"),
         (["--workdir=x", "--to_torch=none/out.pth"], "there is no folder none"),
-        (["--to_torch=out.pth"], "workdir"),
+        (["--to_torch=out.pth"], "--workdir is missing"),
         ([QUICKSTART, "--config.lerning_rate=1", "--workdir=x", "--from_torch=a"], "did you mean"),
         (["--workdir=x", "--to_torch=out.pth"], "x holds no run"),
     ],
@@ -195,7 +197,7 @@ def test_the_summary_of_the_final_model(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "flag --config=None"),
+        ([], "--config is missing"),
         (["--config=configs/final.py", "--config.model.pooling=9"], "model.pooling=9: the window is larger"),
         (["--config=configs/final.py", "--drawing=x.nothing"], "nothing"),
         (["--config=configs/architecture.py:none"], "none"),

@@ -19,9 +19,9 @@ from jaxresnet.metrics import read_metrics
 from jaxresnet.run_files import read_summary
 from jaxresnet.runs import read_runs
 from jaxresnet.steps import epoch_order
-from jaxresnet.torch_files import read_torch_file, write_torch_file
-from jaxresnet.torch_runs import export_weights, guess_configs, import_weights
-from jaxresnet.torch_weights import to_state_dict
+from jaxresnet.torch_files import read_torch_file, to_torch_file
+from jaxresnet.torch_runs import explain_misfit, export_weights, guess_configs, import_weights
+from jaxresnet.torch_weights import UnfitWeights
 from jaxresnet.train import train_and_evaluate
 from tests.conftest import REPOSITORY
 from tests.torch_reference import TorchResNet, to_torch_images
@@ -87,7 +87,7 @@ def test_other_files_are_read(torch_model, tmp_path, form):
 @pytest.mark.parametrize("name", ["out.pth", "out.safetensors"])
 def test_through_a_run_directory_and_back_is_bit_exact(authors_file, torch_model, tiny_config, tmp_path, name):
     import_weights(authors_file, tiny_config, tmp_path / "run")
-    write_torch_file(export_weights(tmp_path / "run", "last"), tmp_path / name)
+    (tmp_path / name).write_bytes(to_torch_file(export_weights(tmp_path / "run", "last"), tmp_path / name))
     back = safetensors.numpy.load_file(tmp_path / name) if name.endswith("s") else torch.load(tmp_path / name)
     expected = torch_model.state_dict()
     back = {key: np.asarray(back[key]) for key in (expected if name.endswith("s") else back)}  # one sorts by size
@@ -302,8 +302,79 @@ def test_the_config_is_guessed():
     assert guess_configs({"a": np.zeros(1)}, REPOSITORY / "configs") == []
 
 
-def test_to_state_dict_has_what_the_reference_has(torch_model):
-    from jaxresnet.torch_weights import from_state_dict
+def explained(state_dict, config, tmp_path):
+    torch.save(state_dict, tmp_path / "w.pth")
+    with pytest.raises(UnfitWeights) as raised:
+        import_weights(tmp_path / "w.pth", config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    return str(explain_misfit(raised.value, tmp_path / "w.pth", config, REPOSITORY / "configs")).splitlines()[0]
 
-    arrays = {key: tensor.numpy() for key, tensor in torch_model.state_dict().items()}
-    assert_same_bits(to_state_dict(from_state_dict(arrays, dict(channels=(4, 8), blocks=(1, 1)))), arrays)
+
+def test_where_no_config_fits_the_fields_are_given_that_differ(torch_model, tiny_config, tmp_path):
+    other = TorchResNet(channels=(6, 8, 10), blocks=(1, 2, 1), stem_channels=3, shortcut_kernel_size=3)
+    assert explained(other.state_dict(), tiny_config, tmp_path).endswith(
+        "it looks like --config.model.channels=(6,8,10) --config.model.blocks=(1,2,1) --config.model.stem_channels=3 "
+        "--config.model.shortcut_kernel_size=3"
+    )
+    extra = {**torch_model.state_dict(), "n_averaged": torch.tensor(3)}
+    assert explained(extra, tiny_config, tmp_path).endswith("but for that it looks like this config's")
+    assert explained({"a": torch.zeros(1)}, tiny_config, tmp_path).endswith(
+        "it is no ResNet of basic blocks with these names"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "epoch", "epochs"),
+    [
+        ("net", 197, 198),
+        ("net", np.int64(4), 5),
+        ("state_dict", 90, 90),
+        ("net", torch.zeros(2), None),
+        ("net", "x", None),
+    ],
+)
+def test_how_many_epochs_a_file_says(torch_model, tmp_path, wrapper, epoch, epochs):
+    """The authors count from 0; PyTorch's own examples save how many have passed."""
+    torch.save({wrapper: torch_model.state_dict(), "acc": np.float64(93.5), "epoch": epoch}, tmp_path / "w.pth")
+    checkpoint = read_torch_file(tmp_path / "w.pth")
+    assert (checkpoint.epochs, checkpoint.accuracy) == (epochs, 93.5)
+
+
+@pytest.mark.parametrize("epoch", [-5, 1e30, 2.5])
+def test_epochs_that_cannot_be_are_refused(torch_model, tmp_path, epoch):
+    torch.save({"net": torch_model.state_dict(), "epoch": epoch}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="says that it is of epoch"):
+        read_torch_file(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dataset.name", "foo"), ("schedule.name", "foo"), ("optimizer.name", "foo")]
+)
+def test_a_config_that_could_not_be_trained_is_refused(authors_file, tiny_config, tmp_path, field, value):
+    section, name = field.split(".")
+    tiny_config[section][name] = value
+    with pytest.raises(UserError, match=f"{field}='foo': expected one of"):
+        import_weights(authors_file, tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_import_that_fails_half_way_leaves_nothing(authors_file, tiny_config, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("jaxresnet.torch_runs.save_config", fail)
+    with pytest.raises(OSError, match="No space left"):
+        import_weights(authors_file, tiny_config, tmp_path / "runs" / "a")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_config_changed_afterwards_is_named_and_the_checkpoint_is_not_blamed(authors_file, tiny_config, tmp_path):
+    import_weights(authors_file, tiny_config, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["model"]["channels"] = [8, 8]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UserError, match=r"are not those of the run's config: \d+ differ, .* restore the config.json"
+    ) as raised:
+        evaluate.evaluate_run(str(tmp_path / "run"), "last")
+    assert "\n" not in str(raised.value)

@@ -44,6 +44,13 @@ def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path):
     assert notes == ["16-bit grey: scaled to 8 bits and taken as red, green and blue alike"]
 
 
+def test_16_bit_grey_of_another_format(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 32 32 65535\n" + (GREY.astype(">u2") * 257).tobytes())
+    pixels, notes = read_image(tmp_path / "a.pgm")
+    np.testing.assert_array_equal(pixels[..., 2], GREY)
+    assert notes[0].startswith("16-bit grey")
+
+
 def png(width, height, bit_depth, colour_type, rows):
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -95,6 +102,28 @@ def test_of_an_animated_image_the_first_frame_is_taken(tmp_path, ending):
     assert notes == ["animated: its first frame is taken"]
 
 
+def test_of_an_animated_image_that_ends_too_early_the_first_frame_is_taken(tmp_path):
+    frames = [Image.fromarray(array) for array in RNG.integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    whole, _ = read_image(tmp_path / "a.gif")
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: len(content) // 2])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.gif")[0], whole)
+
+
+def test_a_photograph_with_a_preview_is_not_animated(tmp_path):
+    photograph, preview = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32))
+    photograph.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    pixels, notes = read_image(tmp_path / "a.jpg")
+    assert notes == [] and (pixels[..., 0] > 250).all()
+
+
+def test_large_photographs_are_read_at_less_than_their_size(tmp_path):
+    Image.new("RGB", (9000, 7000), "blue").save(tmp_path / "a.jpg")  # more than MAX_PIXELS
+    pixels, notes = read_image(tmp_path / "a.jpg")
+    assert pixels[16, 16, 2] > 250 and notes == ["resized to 32x32 from its central square"]
+
+
 def test_other_sizes_are_resized_in_proportion_from_the_central_square(tmp_path):
     wide = np.zeros((64, 200, 3), np.uint8)
     wide[:, 68:132] = RGB.repeat(2, 0).repeat(2, 1)
@@ -138,8 +167,10 @@ REFUSED = {
     "damaged": (checksum_wrong, "cannot be read as an image"),
     "bomb": (bomb, "too many"),
     "large": (lambda path: path.write_bytes(png(20_000, 15_000, 8, 2, b"")), "too many"),
+    "somewhat large": (lambda path: path.write_bytes(png(10_000, 6_000, 8, 2, b"")), "has 10000x6000 pixels, too many"),
+    "PostScript, a program": (lambda path: Image.fromarray(RGB).save(path, format="EPS"), "is no image"),
     "floats": (lambda path: Image.fromarray(GREY.astype(np.float32)).save(path, format="TIFF"), "no known range"),
-    "32-bit": (lambda path: Image.fromarray(GREY.astype(np.int32)).save(path, format="TIFF"), "no known range"),
+    "32-bit": (lambda path: Image.fromarray(GREY.astype(np.int32) << 20).save(path, format="TIFF"), "no known range"),
     "folder": (lambda path: path.mkdir(), "cannot be read as an image"),
 }
 

@@ -20,7 +20,7 @@ from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import UserError
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.gallery import Gallery
-from jaxresnet.predictions import Predictions, join, select
+from jaxresnet.predictions import Predictions, join, select, with_unique_ids
 from jaxresnet.sources import UNLABELLED, FileReader, find_files
 from tests.conftest import REPOSITORY
 
@@ -35,8 +35,9 @@ def save(path, pixels):
 
 
 def read_all(paths, size=1000):
-    reader = FileReader(find_files([str(path) for path in paths]))
+    reader = FileReader(find_files([str(path) for path in paths]), num_classes=10)
     batches = list(reader.batches(size))
+    assert reader.total == sum(len(batch.names) for batch in batches)
     return (
         [text for batch in batches for text in batch.names],
         [text for batch in batches for text in batch.ids],
@@ -60,9 +61,25 @@ def test_folders_are_read_in_the_order_of_their_numbers_without_hidden_files(tmp
     assert (batches[0].labels == UNLABELLED).all()
 
 
-def test_ids_of_files_with_the_same_name_are_their_paths(tmp_path):
-    files = [save(tmp_path / folder / "1.png", IMAGES[0]) for folder in ("a", "b")]
-    assert read_all(files)[1] == [str(file) for file in files]
+def test_ids_that_are_not_unique_give_way_to_names():
+    predictions = Predictions(["a/1.png", "b/1.png"], ["1", "1"], np.zeros(2), np.zeros((2, 1)), np.zeros((2, 1)))
+    assert with_unique_ids(predictions).ids == ["a/1.png", "b/1.png"]
+    unique = dataclasses.replace(predictions, ids=["1", "2"])
+    assert with_unique_ids(unique) is unique
+
+
+def test_a_file_that_is_given_twice_is_read_once(tmp_path, monkeypatch):
+    save(tmp_path / "a.png", IMAGES[0])
+    monkeypatch.chdir(tmp_path)
+    assert [str(file) for file in find_files(["a.png", ".", "./a.png"])] == ["a.png"]
+
+
+def test_names_of_no_encoding_and_with_line_breaks_are_made_printable(tmp_path):
+    for name in (b"caf\xe9.png", b"a\nb.png", "x\N{SUPERSCRIPT TWO}3.png".encode()):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            Image.fromarray(IMAGES[0]).save(file, format="PNG")
+    unknown = "\N{REPLACEMENT CHARACTER}"
+    assert sorted(read_all([tmp_path])[1]) == sorted([f"caf{unknown}", f"a{unknown}b", "x\N{SUPERSCRIPT TWO}3"])
 
 
 @pytest.mark.parametrize("missing", ["none.png", "folder"])
@@ -102,7 +119,7 @@ def test_the_unlabelled_pickle_of_the_course(tmp_path, protocol, shape):
     path = tmp_path / "cifar_test_nolabels.pkl"
     path.write_bytes(pickle.dumps({b"data": data}, protocol=protocol))
     names, ids, (batch,) = read_all([path])
-    assert ids == list("0123456") and names[2] == "cifar_test_nolabels.pkl[2]"
+    assert ids == list("0123456") and names[2] == f"{path}[2]"
     np.testing.assert_array_equal(batch.pixels, IMAGES)
     assert (batch.labels == UNLABELLED).all()
 
@@ -121,7 +138,7 @@ def test_labelled_batches_need_no_ending_and_are_cut(tmp_path):
         (tmp_path / name).write_bytes(pickle.dumps({b"data": PLANES, b"labels": [0, 1, 2, 3, 4, 5, 6]}, protocol=2))
     names, ids, batches = read_all([tmp_path], size=4)
     assert [len(batch.names) for batch in batches] == [4, 3, 4, 3]
-    assert names == ids and names[7] == "test_batch[0]"  # of several files, positions alone would not tell
+    assert ids == 2 * list("0123456") and names[7] == f"{tmp_path / 'test_batch'}[0]"
     np.testing.assert_array_equal(batches[1].labels, [4, 5, 6])
     np.testing.assert_array_equal(batches[1].pixels, IMAGES[4:])
 
@@ -144,6 +161,9 @@ BAD_PICKLES = {
     "no images": lambda path: pickle.dumps({b"data": PLANES[:0]}),
     "few labels": lambda path: pickle.dumps({b"data": PLANES, b"labels": [1, 2]}),
     "labels that are no numbers": lambda path: pickle.dumps({b"data": PLANES, b"labels": list("abcdefg")}),
+    "labels beyond the classes": lambda path: pickle.dumps({b"data": PLANES, b"labels": [10] * 7}),
+    "labels beyond 32 bits": lambda path: pickle.dumps({b"data": PLANES, b"labels": [2**32] * 7}),
+    "ids of another kind": lambda path: pickle.dumps({b"data": PLANES, b"ids": [None] * 7}),
     "negative labels": lambda path: pickle.dumps({b"data": PLANES, b"labels": [-1] * 7}),
     "few ids": lambda path: pickle.dumps({b"data": PLANES, b"ids": [1]}),
     "text": lambda path: b"no pickle",
@@ -269,21 +289,45 @@ def test_nothing_is_overwritten_without_force(quickstart_run, tmp_path, capsys, 
     [
         (["--out=x.txt"], "expected a name that ends in .csv or .jsonl"),
         (["--out=none/x.csv"], "there is no folder none"),
-        (["--out=."], "is a folder"),
-        (["--grid=x.nothing"], "nothing"),
+        (["--out=folder.csv", "--force"], "is no file but a folder or a device"),
+        (["--grid=x.nothing"], "expected a name that ends in .png"),
         (["none.png"], "there is no such file"),
+        (["a" * 300], "File name too long"),
+        ([""], "there is no such file or folder"),
+        (["pipe"], "is neither a file nor a folder"),
+        (["text.png", "--data_dir=x"], "--data_dir says where the run's test set lies"),
         (["--checkpoint=7"], "--checkpoint=7: expected best, last, or one of"),
         (["text.png"], "none of these files could be read"),
         (["empty"], "there are no files in this folder"),
-        (["labels.pkl"], "labels up to 99 in this file, and the model knows 10 classes"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(quickstart_run, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("x")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "labels.pkl").write_bytes(pickle.dumps({b"data": PLANES, b"labels": [99] * 7}))
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     assert message in refuse(capsys, f"--workdir={quickstart_run}", *arguments)
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(quickstart_run, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "o.csv"
+
+    def appear(*arguments):
+        out.write_text("mine")
+        return ""
+
+    monkeypatch.setattr(predict, "to_submission", appear)
+    assert "exists; give another name" in refuse(capsys, f"--workdir={quickstart_run}", f"--out={out}")
+    assert out.read_text() == "mine" and [file.name for file in tmp_path.iterdir()] == ["o.csv"]
+
+
+def test_a_dangling_link_and_files_beside_stay_as_they_are(quickstart_run, tmp_path, capsys):
+    (tmp_path / "link.csv").symlink_to("nowhere")
+    (tmp_path / "o.csv.tmp").write_text("mine")
+    assert "exists" in refuse(capsys, f"--workdir={quickstart_run}", f"--out={tmp_path / 'link.csv'}")
+    run(capsys, f"--workdir={quickstart_run}", f"--out={tmp_path / 'o.csv'}")
+    assert (tmp_path / "o.csv.tmp").read_text() == "mine" and (tmp_path / "link.csv").is_symlink()
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):

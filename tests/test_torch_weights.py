@@ -9,7 +9,7 @@ import torch
 
 from jaxresnet.errors import UserError
 from jaxresnet.models import ResNet
-from jaxresnet.torch_weights import UnfitWeights, describe_architecture, from_state_dict, to_state_dict
+from jaxresnet.torch_weights import UnfitWeights, from_state_dict, infer_architecture, to_state_dict
 from tests.test_models import ARCHITECTURES, HEAD, assert_close, each_architecture, images
 from tests.torch_reference import TorchResNet, to_torch_images
 
@@ -59,7 +59,7 @@ def test_from_flax_to_torch_and_back_is_bit_exact_and_torch_accepts_it():
     variables = model.init(jax.random.key(0), images(), train=False)
     state_dict = to_state_dict(variables)
     reference = TorchResNet(channels=(4, 8), blocks=(1, 2))
-    reference.load_state_dict({key: torch.from_numpy(array) for key, array in state_dict.items()}, strict=True)
+    reference.load_state_dict({key: torch.tensor(array) for key, array in state_dict.items()}, strict=True)
     with torch.no_grad():
         assert_close(model.apply(variables, images(), train=False), reference.eval()(to_torch_images(images())))
     back = from_state_dict(state_dict, dict(channels=(4, 8), blocks=(1, 2)))
@@ -122,10 +122,36 @@ def test_weights_of_integers_are_refused():
 
 def test_the_architecture_is_read_off_the_shapes():
     fields, _ = ARCHITECTURES["other-kernels"]
-    described = describe_architecture(to_numpy(torch_model("other-kernels").state_dict()))
-    assert described == (
-        f"channels={fields['channels']}, blocks={fields['blocks']}, kernel_size=5, stem_channels=6, num_classes=10, "
-        "shortcut_kernel_size=3"
-    )
-    assert describe_architecture({"conv1.weight": np.zeros((2, 3, 3, 3))}) is None
-    assert describe_architecture({}) is None
+    found = infer_architecture(to_numpy(torch_model("other-kernels").state_dict()))
+    assert found == {name: value for name, value in fields.items() if name != "pooling"} | {"num_classes": 10}
+    assert infer_architecture({"conv1.weight": np.zeros((2, 3, 3, 3))}) == {}
+    assert infer_architecture({}) == {}
+
+
+def test_a_prefix_is_taken_off_only_where_every_key_has_it():
+    state_dict = small_state_dict()
+    compiled = {f"_orig_mod.module.{key}": array for key, array in state_dict.items()}
+    assert from_state_dict(compiled, SMALL).keys() == {"params", "batch_stats", "num_batches_tracked"}
+    with pytest.raises(UnfitWeights, match=r"unexpected: module\.conv1\.weight"):
+        from_state_dict(state_dict | {"module.conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, SMALL)
+
+
+@pytest.mark.parametrize("count", [np.float32(3), np.int64(-1), np.uint64(2**63)])
+def test_counters_that_cannot_be_are_refused(count):
+    with pytest.raises(UserError, match="expected a number of batches"):
+        from_state_dict(small_state_dict() | {"bn1.num_batches_tracked": np.asarray(count)}, SMALL)
+
+
+def test_float64_beyond_float32_is_refused():
+    state_dict = small_state_dict()
+    state_dict["conv1.weight"] = np.full((4, 3, 3, 3), 1e300)
+    with pytest.raises(UserError, match="holds NaN or infinity"):
+        from_state_dict(state_dict, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"chanels": (4,)}, "no such field"), ({"pooling": "abc"}, 'expected "global"')]
+)
+def test_models_that_cannot_be_built_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        from_state_dict({}, SMALL | fields)
