@@ -53,7 +53,8 @@ def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[La
         if kind == "dropout" and context.module.rate == 0:
             kind = None
         if kind:
-            params = context.module.variables.get("params", {})
+            # Pooling is a method of the whole network, whose parameters are not its own.
+            params = {} if kind == "pool" else context.module.variables.get("params", {})
             # Every weight is used once for each position of the output; biases are added, not multiplied.
             weights = params["kernel"].size if "kernel" in params else 0
             layers.append(
