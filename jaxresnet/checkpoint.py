@@ -170,7 +170,7 @@ class Checkpointer:
         """Refuses a state whose parameters are not those of the checkpoint, before orbax says so in its own words."""
         folder = self._manager.directory / str(step)
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
                 there = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
         except Exception:  # a damaged one: restoring it will say so
             return
@@ -196,7 +196,7 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax's notes on a folder that was meant to be read only."""
+    """Without orbax's notes on folders that were meant to be as they are."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
