@@ -99,9 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
     print(format_table(predictions, classifier.class_names, ROWS))
     known = int(predictions.labelled.sum())
     right = f"; {100 * (1 - predictions.wrong.sum() / known):.2f}% of {known:,} labelled ones right" if known else ""
-    print(
-        f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''} in {seconds:.1f} s, {len(predictions) / seconds:,.0f} a second{right}"
-    )
+    images = f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''}"
+    print(f"{images} in {seconds:.1f} s, {len(predictions) / seconds:,.0f} a second{right}")
     if out:
         is_csv = out.path.suffix == ".csv"
         out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
