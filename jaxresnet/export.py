@@ -33,8 +33,12 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
     """A pure function from pixels to probabilities, and what it takes."""
     (batch,) = jax.export.symbolic_shape("batch")
-    # As constants on the host, which any platform can hold.
-    constants = dataclasses.replace(classifier, variables=jax.device_get(classifier.variables))
+    # Weights as constants on the host, which any platform can hold, and convolutions that suit any.
+    constants = dataclasses.replace(
+        classifier,
+        variables=jax.device_get(classifier.variables),
+        model=classifier.model.clone(conv_general_dilated=jax.lax.conv_general_dilated),
+    )
     return lambda images: jax.nn.softmax(constants.forward(images)), jax.ShapeDtypeStruct(
         (batch, *IMAGE_SHAPE), jnp.uint8
     )

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxresnet.convolution import conv_general_dilated, materialise
 from jaxresnet.errors import UserError
 
 # variance_scaling draws from U(+-sqrt(3 * scale / fan_in)), which scale = 1/3 makes PyTorch's U(+-1/sqrt(fan_in)).
@@ -135,6 +136,8 @@ class ResNet(nn.Module):
         num_classes: how many logits.
         dtype: of the computation. Pooling and the linear layer run in at least float32.
         param_dtype: of parameters and BatchNorm statistics.
+        conv_general_dilated: what computes convolutions. ``lax.conv_general_dilated`` for a program that is to run
+            elsewhere than where it is traced.
     """
 
     channels: Sequence[int] = (64, 128, 256)
@@ -147,6 +150,7 @@ class ResNet(nn.Module):
     num_classes: int = 10
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    conv_general_dilated: Callable[..., jax.Array] = conv_general_dilated
 
     @nn.compact
     def __call__(
@@ -155,7 +159,12 @@ class ResNet(nn.Module):
         """Logits, in at least float32. ``train=True`` wants ``mutable=["batch_stats"]`` and a ``dropout`` rng."""
         self._check()
         conv = functools.partial(
-            nn.Conv, use_bias=False, kernel_init=torch_kernel_init, dtype=self.dtype, param_dtype=self.param_dtype
+            nn.Conv,
+            use_bias=False,
+            kernel_init=torch_kernel_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            conv_general_dilated=self.conv_general_dilated,
         )
         norm = functools.partial(BatchNorm, dtype=self.dtype, param_dtype=self.param_dtype)
 
@@ -163,6 +172,8 @@ class ResNet(nn.Module):
         x = nn.relu(norm(name="bn1")(x, train=train))
         for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for block in range(num_blocks):
+                if self.conv_general_dilated is conv_general_dilated:
+                    x = materialise(x)
                 x = BasicBlock(
                     features=features,
                     stride=2 if stage > 0 and block == 0 else 1,

@@ -1,0 +1,255 @@
+"""Convolutions for CPUs: the results of ``lax.conv_general_dilated``, in less time where much time goes.
+
+XLA:CPU computes convolutions, their gradients above all, at a fraction of the speed of its matrix products. Here they
+become matrix products: 3x3 at stride 1 by Winograd's F(2x2, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional
+Neural Networks", 2015), which takes 16 multiplications for 4 outputs in place of 36; 3x3 and 1x1 at stride 2 by
+patches. A few images are done at a time, so that what lies in between stays in the cache. ``docs/performance.md`` has
+the measurements.
+
+Layouts: images (batch, height, width, channels), kernels (height, width, in, out).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+Images = Float[Array, "batch height width channels"]
+Kernel = Float[Array, "size size channels features"]
+
+# What is served: smaller convolutions gain nothing, or were not measured to.
+MIN_CHANNELS = 64
+MIN_INPUT = 2**14  # values an image
+
+# Values of an input that are worked on at a time: with the transforms, about what a core's cache holds. Measured.
+FORWARD_VALUES = 2**19
+BACKWARD_VALUES = 2**18
+
+
+def conv_general_dilated(
+    lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Any, **options: Any
+) -> jax.Array:
+    """``lax.conv_general_dilated`` for ``flax.linen.Conv``: by the algorithms of this module where they are faster.
+
+    That is on a single CPU device, in float32, without dilation or groups, for the kernels, strides and paddings of
+    this project's networks at an even height and width. Anything else is XLA's own, as is everything on GPU and TPU.
+    """
+    algorithm = None
+    dilated = any(factor != 1 for name in ("lhs_dilation", "rhs_dilation") for factor in options.get(name) or ())
+    if not dilated and options.get("feature_group_count", 1) == 1 and is_served(lhs) and rhs.dtype == lhs.dtype:
+        algorithm = _ALGORITHMS.get((rhs.shape[:2], tuple(window_strides), tuple(map(tuple, padding))))
+    if algorithm is None or rhs.shape[3] < MIN_CHANNELS:
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    return algorithm(lhs, rhs)
+
+
+def is_served(images: jax.Array) -> bool:
+    """Whether convolutions of such images may be computed here."""
+    _, height, width, channels = images.shape
+    return (
+        jax.default_backend() == "cpu"
+        and jax.device_count() == 1
+        and images.dtype == jnp.float32
+        and channels >= MIN_CHANNELS
+        and height * width * channels >= MIN_INPUT
+        and height % 2 == width % 2 == 0
+    )
+
+
+def materialise(images: Images) -> Images:
+    """The same images, as an array of their own where they are served.
+
+    Otherwise XLA:CPU recomputes a residual block's input from all blocks before it, wherever it is used.
+    """
+    return lax.optimization_barrier(images) if is_served(images) else images
+
+
+# 3x3, stride 1, padding 1. With V = B'dB of overlapping 4x4 tiles d of the input and U = GwG' of the kernel w, the 2x2
+# tiles of the output are A'[VU]A, where VU are 16 products of matrices (tiles, in) and (in, out), one for each place.
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+
+
+@jax.custom_vjp
+def winograd(x: Images, kernel: Kernel) -> Images:
+    """Convolution with a 3x3 kernel at stride 1 and padding 1; height and width are even."""
+    u = _transform_kernel(kernel)
+    return _by_chunks(lambda part: _output_tiles(_batched_dot(_input_tiles(part), u), part.shape), x, FORWARD_VALUES)
+
+
+def _winograd_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
+    return winograd(x, kernel), (x, kernel)
+
+
+def _winograd_backward(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+    x, kernel = saved
+    # The input's gradient is a convolution of the output's, with the kernel turned around.
+    u = _transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
+
+    def accumulate(total: jax.Array, parts: tuple[Images, Images]) -> tuple[jax.Array, Images]:
+        part, grad_part = parts
+        dx = _output_tiles(_batched_dot(_input_tiles(grad_part), u), grad_part.shape)
+        du = lax.dot_general(_input_tiles(part), _grad_tiles(grad_part), (((1,), (1,)), ((0,), (0,))))
+        return total + du, dx
+
+    zeros = jnp.zeros((16, *kernel.shape[2:]), x.dtype)
+    du, dx = lax.scan(accumulate, zeros, (_chunks(x, BACKWARD_VALUES, x), _chunks(grad, BACKWARD_VALUES, x)))
+    g = jnp.asarray(_G, x.dtype)
+    return dx.reshape(x.shape), jnp.einsum("ai,bj,abcf->ijcf", g, g, du.reshape(4, 4, *kernel.shape[2:]))
+
+
+winograd.defvjp(_winograd_forward, _winograd_backward)
+
+
+def _transform_kernel(kernel: Kernel) -> Float[Array, "16 channels features"]:
+    g = jnp.asarray(_G, kernel.dtype)
+    return jnp.einsum("ai,bj,ijcf->abcf", g, g, kernel).reshape(16, *kernel.shape[2:])
+
+
+def _input_tiles(x: Images) -> Float[Array, "16 tiles channels"]:
+    """B'dB of every 4x4 tile d, at steps of 2."""
+
+    def transform(d0: jax.Array, d1: jax.Array, d2: jax.Array, d3: jax.Array) -> list[jax.Array]:
+        return [d0 - d2, d1 + d2, d2 - d1, d1 - d3]
+
+    _, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = transform(*(padded[:, i : i + height - 1 : 2] for i in range(4)))
+    tiles = [tile for row in rows for tile in transform(*(row[:, :, j : j + width - 1 : 2] for j in range(4)))]
+    return jnp.stack([tile.reshape(-1, channels) for tile in tiles])
+
+
+def _output_tiles(products: Float[Array, "16 tiles features"], shape: tuple[int, ...]) -> Images:
+    """A'mA of every 4x4 tile m, put together to images of the given batch, height and width."""
+
+    def transform(m0: jax.Array, m1: jax.Array, m2: jax.Array, m3: jax.Array) -> list[jax.Array]:
+        return [m0 + m1 + m2, m1 - m2 - m3]
+
+    batch, height, width, _ = shape
+    features = products.shape[-1]
+    rows = transform(*products.reshape(4, 4, batch, height // 2, width // 2, features))
+    return _interleave([transform(*row) for row in rows])
+
+
+def _grad_tiles(grad: Images) -> Float[Array, "16 tiles features"]:
+    """AgA' of every 2x2 tile g: the transpose of what makes the output tiles."""
+
+    def transform(g0: jax.Array, g1: jax.Array) -> list[jax.Array]:
+        return [g0, g0 + g1, g0 - g1, -g1]
+
+    rows = transform(grad[:, 0::2], grad[:, 1::2])
+    tiles = [tile for row in rows for tile in transform(row[:, :, 0::2], row[:, :, 1::2])]
+    return jnp.stack([tile.reshape(-1, grad.shape[-1]) for tile in tiles])
+
+
+def _batched_dot(a: Float[Array, "16 tiles channels"], b: Float[Array, "16 channels features"]) -> jax.Array:
+    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))))
+
+
+# 3x3, stride 2, padding 1: the nine values that an output needs, side by side, times the kernel as a matrix.
+
+
+@jax.custom_vjp
+def strided(x: Images, kernel: Kernel) -> Images:
+    """Convolution with a 3x3 kernel at stride 2 and padding 1; height and width are even."""
+    matrix = kernel.reshape(-1, kernel.shape[3])
+    return _by_chunks(lambda part: _patches(part) @ matrix, x, BACKWARD_VALUES)
+
+
+def _strided_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
+    return strided(x, kernel), (x, kernel)
+
+
+def _strided_backward(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+    x, kernel = saved
+    channels, features = kernel.shape[2:]
+    matrix = kernel.reshape(-1, features)
+
+    def accumulate(total: jax.Array, parts: tuple[Images, Images]) -> tuple[jax.Array, Images]:
+        part, grad_part = parts
+        patches, flat = _patches(part).reshape(-1, len(matrix)), grad_part.reshape(-1, features)
+        return total + patches.T @ flat, _sum_patches(
+            (grad_part @ matrix.T).reshape(*grad_part.shape[:3], 3, 3, channels)
+        )
+
+    zeros = jnp.zeros(matrix.shape, x.dtype)
+    dk, dx = lax.scan(accumulate, zeros, (_chunks(x, BACKWARD_VALUES, x), _chunks(grad, BACKWARD_VALUES, x)))
+    return dx.reshape(x.shape), dk.reshape(kernel.shape)
+
+
+strided.defvjp(_strided_forward, _strided_backward)
+
+
+def _patches(x: Images) -> Float[Array, "batch h w values"]:
+    _, height, width, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jnp.concatenate(
+        [padded[:, i : i + height - 1 : 2, j : j + width - 1 : 2] for i in range(3) for j in range(3)], axis=-1
+    )
+
+
+def _sum_patches(patches: Float[Array, "batch h w 3 3 channels"]) -> Images:
+    """The transpose of ``_patches``: an odd row or column is read by two patches, an even one by one."""
+
+    def next_row(x: jax.Array) -> jax.Array:
+        return jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
+
+    def next_column(x: jax.Array) -> jax.Array:
+        return jnp.pad(x[:, :, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
+
+    p = [[patches[:, :, :, i, j] for j in range(3)] for i in range(3)]
+    even = [p[1][1], next_column(p[1][0]) + p[1][2]]
+    odd = [next_row(p[0][1]) + p[2][1], next_row(next_column(p[0][0]) + p[0][2]) + next_column(p[2][0]) + p[2][2]]
+    return _interleave([even, odd])
+
+
+# 1x1, stride 2: a product with every other pixel.
+
+
+@jax.custom_vjp
+def pointwise_strided(x: Images, kernel: Kernel) -> Images:
+    """Convolution with a 1x1 kernel at stride 2, without padding; height and width are even."""
+    return x[:, ::2, ::2] @ kernel[0, 0]
+
+
+def _pointwise_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
+    return pointwise_strided(x, kernel), (x[:, ::2, ::2], kernel)
+
+
+def _pointwise_backward(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+    x, kernel = saved
+    dx = grad @ kernel[0, 0].T
+    zeros = jnp.zeros_like(dx)
+    return _interleave([[dx, zeros], [zeros, zeros]]), jnp.einsum("nhwc,nhwf->cf", x, grad)[None, None]
+
+
+pointwise_strided.defvjp(_pointwise_forward, _pointwise_backward)
+
+# By kernel, strides and padding.
+_ALGORITHMS: dict[tuple, Callable[[Images, Kernel], Images]] = {
+    ((3, 3), (1, 1), ((1, 1), (1, 1))): winograd,
+    ((3, 3), (2, 2), ((1, 1), (1, 1))): strided,
+    ((1, 1), (2, 2), ((0, 0), (0, 0))): pointwise_strided,
+}
+
+
+def _interleave(quarters: list[list[jax.Array]]) -> Images:
+    """Images from their even and odd rows' even and odd columns."""
+    batch, height, width, channels = quarters[0][0].shape
+    rows = [jnp.stack(row, axis=3) for row in quarters]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
+
+
+def _chunks(array: jax.Array, values: int, sized_by: Images) -> jax.Array:
+    """Divides the batch into equal parts, of which ``sized_by`` has at most ``values`` in each, or one image."""
+    batch, most = len(array), max(values // (sized_by.size // len(sized_by)), 1)
+    size = max(size for size in range(1, min(most, batch) + 1) if batch % size == 0)
+    return array.reshape(batch // size, size, *array.shape[1:])
+
+
+def _by_chunks(function: Callable[[Images], Images], x: Images, values: int) -> Images:
+    y = lax.map(function, _chunks(x, values, x))
+    return y.reshape(len(x), *y.shape[2:])

@@ -1,0 +1,142 @@
+"""The CPU's convolutions against XLA's, and where they are used."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxresnet import convolution
+from jaxresnet.convolution import conv_general_dilated, pointwise_strided, strided, winograd
+from jaxresnet.models import ResNet
+
+# Algorithm, and the kernel's size, stride and padding.
+ALGORITHMS = {"winograd": (winograd, 3, 1, 1), "strided": (strided, 3, 2, 1), "pointwise": (pointwise_strided, 1, 2, 0)}
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def arrays(batch, height, width, channels, features, size, stride, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, height, width, channels))
+    kernel = rng.normal(size=(size, size, channels, features)) / (size * channels**0.5)
+    grad = rng.normal(size=(batch, height // stride, width // stride, features))
+    return [np.asarray(array, dtype) for array in (x, kernel, grad)]
+
+
+def reference(stride, padding):
+    return lambda x, kernel: lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=DIMENSIONS
+    )
+
+
+def value_and_gradients(function, x, kernel, grad):
+    value, pullback = jax.vjp(function, x, kernel)
+    return value, *pullback(grad)
+
+
+# Batches of one image, of a prime number, of several chunks; not square; more channels in, and out.
+SHAPES = [(1, 2, 2, 1, 1), (7, 4, 6, 3, 5), (6, 8, 8, 5, 2), (13, 16, 16, 4, 4), (32, 32, 32, 3, 3), (5, 10, 4, 8, 8)]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("values", [1, 3000, 2**30])
+def test_in_float64_the_algorithms_are_exact(name, shape, values, monkeypatch):
+    """One image at a time, a few, and all at once."""
+    monkeypatch.setattr(convolution, "FORWARD_VALUES", values)
+    monkeypatch.setattr(convolution, "BACKWARD_VALUES", values)
+    algorithm, size, stride, padding = ALGORITHMS[name]
+    with jax.enable_x64(True):
+        inputs = arrays(*shape, size, stride, np.float64)
+        actual = value_and_gradients(algorithm, *inputs)
+        expected = value_and_gradients(reference(stride, padding), *inputs)
+        for a, b in zip(actual, expected, strict=True):
+            assert a.dtype == np.float64
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("shape", [(16, 32, 32, 64, 64), (16, 16, 16, 128, 64), (8, 8, 8, 256, 256)])
+def test_in_float32_they_are_as_exact_as_xlas(name, shape):
+    """Errors against float64, relative to the largest value, are those of float32 sums: within four times XLA's own."""
+    algorithm, size, stride, padding = ALGORITHMS[name]
+    inputs = arrays(*shape, size, stride, np.float32)
+    actual = jax.jit(lambda *a: value_and_gradients(algorithm, *a))(*inputs)
+    xla = jax.jit(lambda *a: value_and_gradients(reference(stride, padding), *a))(*inputs)
+    with jax.enable_x64(True):
+        exact = value_and_gradients(reference(stride, padding), *(np.asarray(array, np.float64) for array in inputs))
+        exact = [np.asarray(array) for array in exact]
+    for a, b, true in zip(actual, xla, exact, strict=True):
+        ours, theirs = (np.abs(np.asarray(each, np.float64) - true).max() / np.abs(true).max() for each in (a, b))
+        assert ours < max(4 * theirs, 2e-6)
+
+
+def is_used(x_shape, kernel_shape, strides=(1, 1), padding=((1, 1), (1, 1)), dtype=jnp.float32, **options):
+    """Whether a convolution is computed by the algorithms here."""
+    x, kernel = jax.ShapeDtypeStruct(x_shape, dtype), jax.ShapeDtypeStruct(kernel_shape, dtype)
+
+    def convolve(x, kernel):
+        return conv_general_dilated(x, kernel, strides, padding, dimension_numbers=DIMENSIONS, **options)
+
+    assert (
+        jax.eval_shape(convolve, x, kernel).shape
+        == jax.eval_shape(
+            lambda x, k: lax.conv_general_dilated(x, k, strides, padding, dimension_numbers=DIMENSIONS, **options),
+            x,
+            kernel,
+        ).shape
+    )
+    return "custom_vjp" in str(jax.make_jaxpr(convolve)(x, kernel))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (((4, 32, 32, 64), (3, 3, 64, 64)), {}),
+        (((4, 8, 8, 256), (3, 3, 256, 256)), {}),
+        (((4, 32, 32, 64), (3, 3, 64, 128)), {"strides": (2, 2)}),
+        (((4, 32, 32, 64), (1, 1, 64, 128)), {"strides": (2, 2), "padding": ((0, 0), (0, 0))}),
+        (((4, 32, 32, 64), (3, 3, 64, 64)), {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}),
+    ],
+)
+def test_where_they_are_used(arguments, options):
+    assert is_used(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (((4, 32, 32, 3), (3, 3, 3, 64)), {}),  # the stem
+        (((4, 32, 32, 16), (3, 3, 16, 16)), {}),  # small networks
+        (((4, 8, 8, 64), (3, 3, 64, 64)), {}),
+        (((4, 32, 32, 64), (5, 5, 64, 64)), {"padding": ((2, 2), (2, 2))}),
+        (((4, 32, 32, 64), (3, 3, 64, 64)), {"padding": ((0, 0), (0, 0))}),
+        (((4, 33, 32, 64), (3, 3, 64, 64)), {}),
+        (((4, 32, 32, 64), (3, 3, 64, 64)), {"dtype": jnp.bfloat16}),
+        (((4, 32, 32, 64), (3, 3, 64, 64)), {"rhs_dilation": (2, 2)}),
+        (((4, 32, 32, 128), (3, 3, 64, 64)), {"feature_group_count": 2}),
+    ],
+)
+def test_where_they_are_not(arguments, options):
+    assert not is_used(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("default_backend", "gpu"), ("default_backend", "tpu"), ("device_count", 8)]
+)
+def test_elsewhere_than_on_a_single_cpu_everything_is_xlas(monkeypatch, name, value):
+    """To the letter: the traced program of the model is that of lax's convolutions."""
+
+    def traced(model):
+        def forward(x):
+            return model.init_with_output(jax.random.key(0), x, train=False)[0]
+
+        return str(jax.make_jaxpr(forward)(jnp.zeros((2, 32, 32, 3))))
+
+    plain = ResNet(channels=(64, 128), blocks=(1, 1), conv_general_dilated=lax.conv_general_dilated)
+    on_cpu = traced(plain.clone(conv_general_dilated=conv_general_dilated))
+    monkeypatch.setattr(jax, name, lambda *arguments: value)
+    elsewhere = traced(plain.clone(conv_general_dilated=conv_general_dilated))
+    assert elsewhere == traced(plain)
+    assert "custom_vjp" in on_cpu and "optimization_barrier" in on_cpu and "optimization_barrier" not in traced(plain)
+    assert "optimization_barrier" not in elsewhere
