@@ -121,10 +121,8 @@ def main(argv: list[str]) -> None:
             median = statistics.median(each)
             ratios = [theirs / ours for theirs, ours in zip(each, seconds["jaxresnet"], strict=True)]
             spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(
-                f"{name:24}{1e3 * median:>7.0f} ms{config.batch_size / median:>10,.0f}{operations / median / 1e12:>10.3f}"
-                f"{spread:>28}"
-            )
+            speed = f"{config.batch_size / median:>10,.0f}{operations / median / 1e12:>10.3f}"
+            print(f"{name:24}{1e3 * median:>7.0f} ms{speed}{spread:>28}")
         if out:
             import importlib.metadata
 
