@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -76,7 +75,7 @@ def to_torch_file(state_dict: StateDict, path: pathlib.Path) -> bytes:
         return safetensors.numpy.save(state_dict)
     torch = _import_torch(path)
     buffer = io.BytesIO()
-    torch.save({key: torch.from_numpy(array.copy()) for key, array in state_dict.items()}, buffer)
+    torch.save({key: torch.from_numpy(array) for key, array in state_dict.items()}, buffer)
     return buffer.getvalue()
 
 
@@ -95,15 +94,13 @@ def _load_pickled(path: pathlib.Path) -> Any:
             warnings.simplefilter("ignore")  # of PyTorch about its own older formats
             with torch.serialization.safe_globals(_HARMLESS):
                 return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a damaged file can raise anything
         # PyTorch names what was asked for in the text alone.
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"{path}: asks for {asked[1]} when loaded, which may run code and is refused; save model.state_dict() "
                 "alone"
             ) from error
-        raise UserError(f"{path}: is no PyTorch checkpoint, or a damaged one ({_reason(error)})") from error
-    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: is no PyTorch checkpoint, or a damaged one ({_reason(error)})") from error
 
 

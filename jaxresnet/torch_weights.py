@@ -14,7 +14,7 @@ Everything here is NumPy: PyTorch is only needed to read and write its own files
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,11 +32,10 @@ Path = tuple[str, ...]
 COUNTERS = "num_batches_tracked"
 
 # The last part of a key, in PyTorch's order, and what it is in Flax. Convolutions and linear layers have a kernel.
-_WEIGHT, _BIAS = "weight", "bias"
 _NAMES = {
-    ("params", "kernel"): _WEIGHT,
-    ("params", "scale"): _WEIGHT,
-    ("params", "bias"): _BIAS,
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
     ("batch_stats", "mean"): "running_mean",
     ("batch_stats", "var"): "running_var",
     (COUNTERS, "count"): COUNTERS,
@@ -106,11 +105,8 @@ def to_state_dict(variables: Mapping[str, Any]) -> StateDict:
             where it is missing.
     """
     flat = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}
-    for path in [path for path in flat if path[0] == "batch_stats" and path[-1] == "mean"]:
-        flat.setdefault((COUNTERS, *path[1:-1], "count"), np.zeros((), np.int64))
-    state_dict = {_key(path): np.ascontiguousarray(_transpose(array, to_torch=True)) for path, array in flat.items()}
-    # ascontiguousarray makes scalars one-dimensional.
-    state_dict = {key: array.reshape(()) if key.endswith(COUNTERS) else array for key, array in state_dict.items()}
+    flat = dict.fromkeys(_counter_paths(flat), np.zeros((), np.int64)) | flat
+    state_dict = {_key(path): _transpose(array, to_torch=True).copy() for path, array in flat.items()}
     return dict(sorted(state_dict.items(), key=lambda item: _torch_order(item[0])))
 
 
@@ -157,10 +153,14 @@ def _expected(model: ResNet) -> dict[str, tuple[Path, tuple[int, ...]]]:
     images = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), np.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     state_dict = to_state_dict(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
-    paths = list(traverse_util.flatten_dict(dict(variables)))
-    paths += [(COUNTERS, *path[1:-1], "count") for path in paths if path[0] == "batch_stats" and path[-1] == "mean"]
-    by_key = {_key(path): path for path in paths}
+    flat = traverse_util.flatten_dict(dict(variables))
+    by_key = {_key(path): path for path in (*flat, *_counter_paths(flat))}
     return {key: (by_key[key], array.shape) for key, array in state_dict.items()}
+
+
+def _counter_paths(paths: Iterable[Path]) -> list[Path]:
+    """One for each BatchNorm among ``paths``."""
+    return [(COUNTERS, *path[1:-1], "count") for path in paths if path[0] == "batch_stats" and path[-1] == "mean"]
 
 
 def _key(path: Path) -> str:

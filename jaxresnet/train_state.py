@@ -42,16 +42,13 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
     """The model that a config's ``model`` describes; a plain dictionary of these fields will do.
 
     Raises:
-        UserError: a field that models do not have, or a pooling that is no window.
+        UserError: a field that models do not have.
     """
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(model_config).items()}
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(ResNet)}:
         raise UserError(f"model.{min(unknown)}: models have no such field")
-    pooling = str(fields.get("pooling", "global"))
-    if pooling != "global":
-        if not pooling.isdecimal():
-            raise UserError(f'model.pooling={pooling!r}: expected "global" or the size of a window')
-        fields["pooling"] = int(pooling)
+    if str(fields.get("pooling")).isdecimal():  # configs hold it as text; what is no number is left to the model
+        fields["pooling"] = int(fields["pooling"])
     return _model(
         **fields,
         dtype=jnp.dtype(dtype),

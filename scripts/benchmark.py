@@ -6,6 +6,7 @@ Medians over the rounds, the first one left out; every timing ends when the resu
 """
 
 import functools
+import importlib.metadata
 import json
 import pathlib
 import statistics
@@ -124,8 +125,6 @@ def main(argv: list[str]) -> None:
             speed = f"{config.batch_size / median:>10,.0f}{operations / median / 1e12:>10.3f}"
             print(f"{name:24}{1e3 * median:>7.0f} ms{speed}{spread:>28}")
         if out:
-            import importlib.metadata
-
             versions = {"torch": importlib.metadata.version("torch")} if AGAINST.value else {}
             report = {"config": config.name, "batch_size": config.batch_size, "dtype": config.dtype}
             report |= {"seconds": seconds, "compile_and_first_step_seconds": compile_seconds}
