@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 Images = Float[Array, "batch height width channels"]
@@ -26,8 +27,7 @@ MIN_CHANNELS = 64
 MIN_INPUT = 2**14  # values an image
 
 # Values of an input that are worked on at a time: with the transforms, about what a core's cache holds. Measured.
-FORWARD_VALUES = 2**19
-BACKWARD_VALUES = 2**18
+CHUNK_VALUES = 2**17
 
 
 def conv_general_dilated(
@@ -35,8 +35,9 @@ def conv_general_dilated(
 ) -> jax.Array:
     """``lax.conv_general_dilated`` for ``flax.linen.Conv``: by the algorithms of this module where they are faster.
 
-    That is on a single CPU device, in float32, without dilation or groups, for the kernels, strides and paddings of
-    this project's networks at an even height and width. Anything else is XLA's own, as is everything on GPU and TPU.
+    That is on CPU, in float32, without dilation or groups, for the kernels, strides and paddings of this project's
+    networks at an even height and width. Of several devices each computes its share of the batch; they are those of
+    ``jax.sharding.get_abstract_mesh()``. Anything else is XLA's own, as is everything on GPU and TPU.
     """
     algorithm = None
     dilated = any(factor != 1 for name in ("lhs_dilation", "rhs_dilation") for factor in options.get(name) or ())
@@ -49,10 +50,13 @@ def conv_general_dilated(
 
 def is_served(images: jax.Array) -> bool:
     """Whether convolutions of such images may be computed here."""
-    _, height, width, channels = images.shape
+    batch, height, width, channels = images.shape
+    mesh = jax.sharding.get_abstract_mesh()
+    # Without a mesh, nothing tells how several devices divide the images.
+    divisible = jax.device_count() == 1 if mesh.empty else batch % mesh.size == 0
     return (
-        jax.default_backend() == "cpu"
-        and jax.device_count() == 1
+        divisible
+        and jax.default_backend() == "cpu"
         and images.dtype == jnp.float32
         and channels >= MIN_CHANNELS
         and height * width * channels >= MIN_INPUT
@@ -68,48 +72,83 @@ def materialise(images: Images) -> Images:
     return lax.optimization_barrier(images) if is_served(images) else images
 
 
+def _convolution(
+    forward: Callable[[Images, Kernel], Images],
+    backward: Callable[[Images, Kernel, Images], tuple[Images, Kernel]],
+) -> Callable[[Images, Kernel], Images]:
+    """A differentiable convolution, at an even height and width, of images that the ambient mesh's devices divide.
+
+    Args:
+        forward: (input, kernel) -> output, for the images of one device.
+        backward: (input, kernel, gradient of the output) -> (gradient of the input, gradient of the kernel), likewise.
+    """
+
+    @jax.custom_vjp
+    def convolve(x: Images, kernel: Kernel) -> Images:
+        mesh, divided, whole = _shardings()
+        if mesh.size <= 1:
+            return forward(x, kernel)
+        return jax.shard_map(forward, in_specs=(divided, whole), out_specs=divided, check_vma=False)(x, kernel)
+
+    def gradients(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+        mesh, divided, whole = _shardings()
+        if mesh.size <= 1:
+            return backward(*saved, grad)
+
+        def of_all_devices(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+            dx, dkernel = backward(x, kernel, grad)
+            return dx, lax.psum(dkernel, mesh.axis_names)
+
+        specs = {"in_specs": (divided, whole, divided), "out_specs": (divided, whole)}
+        return jax.shard_map(of_all_devices, **specs, check_vma=False)(*saved, grad)
+
+    convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
+    return convolve
+
+
+def _shardings() -> tuple[jax.sharding.AbstractMesh, PartitionSpec, PartitionSpec]:
+    """The ambient mesh, and how images and kernels lie on it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh, PartitionSpec(mesh.axis_names), PartitionSpec()
+
+
 # 3x3, stride 1, padding 1. With V = B'dB of overlapping 4x4 tiles d of the input and U = GwG' of the kernel w, the 2x2
 # tiles of the output are A'[VU]A, where VU are 16 products of matrices (tiles, in) and (in, out), one for each place.
+# The 16 are separate arrays, since one array of them all would be put together by a copy.
+Tiles = list[Float[Array, "tiles channels"]]
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
-@jax.custom_vjp
-def winograd(x: Images, kernel: Kernel) -> Images:
-    """Convolution with a 3x3 kernel at stride 1 and padding 1; height and width are even."""
+def _winograd(x: Images, kernel: Kernel) -> Images:
     u = _transform_kernel(kernel)
-    return _by_chunks(lambda part: _output_tiles(_batched_dot(_input_tiles(part), u), part.shape), x, FORWARD_VALUES)
+    return _by_chunks(lambda part: _winograd_chunk(part, u), x)
 
 
-def _winograd_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
-    return winograd(x, kernel), (x, kernel)
-
-
-def _winograd_backward(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
-    x, kernel = saved
+def _winograd_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
     # The input's gradient is a convolution of the output's, with the kernel turned around.
     u = _transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
 
-    def accumulate(total: jax.Array, parts: tuple[Images, Images]) -> tuple[jax.Array, Images]:
-        part, grad_part = parts
-        dx = _output_tiles(_batched_dot(_input_tiles(grad_part), u), grad_part.shape)
-        du = lax.dot_general(_input_tiles(part), _grad_tiles(grad_part), (((1,), (1,)), ((0,), (0,))))
-        return total + du, dx
+    def accumulate(totals: list[jax.Array], parts: tuple[Images, Images]) -> tuple[list[jax.Array], Images]:
+        x_part, grad_part = parts
+        products = (v.T @ g for v, g in zip(_input_tiles(x_part), _grad_tiles(grad_part), strict=True))
+        return [total + du for total, du in zip(totals, products, strict=True)], _winograd_chunk(grad_part, u)
 
-    zeros = jnp.zeros((16, *kernel.shape[2:]), x.dtype)
-    du, dx = lax.scan(accumulate, zeros, (_chunks(x, BACKWARD_VALUES, x), _chunks(grad, BACKWARD_VALUES, x)))
+    zeros = [jnp.zeros(kernel.shape[2:], x.dtype)] * 16
+    du, dx = lax.scan(accumulate, zeros, (_chunks(x, x), _chunks(grad, x)))
     g = jnp.asarray(_G, x.dtype)
-    return dx.reshape(x.shape), jnp.einsum("ai,bj,abcf->ijcf", g, g, du.reshape(4, 4, *kernel.shape[2:]))
+    return dx.reshape(x.shape), jnp.einsum("ai,bj,abcf->ijcf", g, g, jnp.stack(du).reshape(4, 4, *kernel.shape[2:]))
 
 
-winograd.defvjp(_winograd_forward, _winograd_backward)
+def _winograd_chunk(x: Images, u: Tiles) -> Images:
+    return _output_tiles([v @ each for v, each in zip(_input_tiles(x), u, strict=True)], x.shape)
 
 
-def _transform_kernel(kernel: Kernel) -> Float[Array, "16 channels features"]:
+def _transform_kernel(kernel: Kernel) -> Tiles:
     g = jnp.asarray(_G, kernel.dtype)
-    return jnp.einsum("ai,bj,ijcf->abcf", g, g, kernel).reshape(16, *kernel.shape[2:])
+    return list(jnp.einsum("ai,bj,ijcf->abcf", g, g, kernel).reshape(16, *kernel.shape[2:]))
 
 
-def _input_tiles(x: Images) -> Float[Array, "16 tiles channels"]:
+def _input_tiles(x: Images) -> Tiles:
     """B'dB of every 4x4 tile d, at steps of 2."""
 
     def transform(d0: jax.Array, d1: jax.Array, d2: jax.Array, d3: jax.Array) -> list[jax.Array]:
@@ -119,22 +158,23 @@ def _input_tiles(x: Images) -> Float[Array, "16 tiles channels"]:
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows = transform(*(padded[:, i : i + height - 1 : 2] for i in range(4)))
     tiles = [tile for row in rows for tile in transform(*(row[:, :, j : j + width - 1 : 2] for j in range(4)))]
-    return jnp.stack([tile.reshape(-1, channels) for tile in tiles])
+    return [tile.reshape(-1, channels) for tile in tiles]
 
 
-def _output_tiles(products: Float[Array, "16 tiles features"], shape: tuple[int, ...]) -> Images:
+def _output_tiles(products: Tiles, shape: tuple[int, ...]) -> Images:
     """A'mA of every 4x4 tile m, put together to images of the given batch, height and width."""
 
     def transform(m0: jax.Array, m1: jax.Array, m2: jax.Array, m3: jax.Array) -> list[jax.Array]:
         return [m0 + m1 + m2, m1 - m2 - m3]
 
     batch, height, width, _ = shape
-    features = products.shape[-1]
-    rows = transform(*products.reshape(4, 4, batch, height // 2, width // 2, features))
-    return _interleave([transform(*row) for row in rows])
+    m = [product.reshape(batch, height // 2, width // 2, -1) for product in products]
+    rows = [transform(*m[first : first + 4]) for first in range(0, 16, 4)]
+    columns = [transform(*column) for column in zip(*rows, strict=True)]
+    return _interleave(list(zip(*columns, strict=True)))
 
 
-def _grad_tiles(grad: Images) -> Float[Array, "16 tiles features"]:
+def _grad_tiles(grad: Images) -> Tiles:
     """AgA' of every 2x2 tile g: the transpose of what makes the output tiles."""
 
     def transform(g0: jax.Array, g1: jax.Array) -> list[jax.Array]:
@@ -142,45 +182,34 @@ def _grad_tiles(grad: Images) -> Float[Array, "16 tiles features"]:
 
     rows = transform(grad[:, 0::2], grad[:, 1::2])
     tiles = [tile for row in rows for tile in transform(row[:, :, 0::2], row[:, :, 1::2])]
-    return jnp.stack([tile.reshape(-1, grad.shape[-1]) for tile in tiles])
+    return [tile.reshape(-1, grad.shape[-1]) for tile in tiles]
 
 
-def _batched_dot(a: Float[Array, "16 tiles channels"], b: Float[Array, "16 channels features"]) -> jax.Array:
-    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))))
+winograd = _convolution(_winograd, _winograd_gradients)
 
 
 # 3x3, stride 2, padding 1: the nine values that an output needs, side by side, times the kernel as a matrix.
 
 
-@jax.custom_vjp
-def strided(x: Images, kernel: Kernel) -> Images:
-    """Convolution with a 3x3 kernel at stride 2 and padding 1; height and width are even."""
+def _strided(x: Images, kernel: Kernel) -> Images:
     matrix = kernel.reshape(-1, kernel.shape[3])
-    return _by_chunks(lambda part: _patches(part) @ matrix, x, BACKWARD_VALUES)
+    return _by_chunks(lambda part: _patches(part) @ matrix, x)
 
 
-def _strided_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
-    return strided(x, kernel), (x, kernel)
-
-
-def _strided_backward(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
-    x, kernel = saved
+def _strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
     channels, features = kernel.shape[2:]
     matrix = kernel.reshape(-1, features)
 
     def accumulate(total: jax.Array, parts: tuple[Images, Images]) -> tuple[jax.Array, Images]:
-        part, grad_part = parts
-        patches, flat = _patches(part).reshape(-1, len(matrix)), grad_part.reshape(-1, features)
+        x_part, grad_part = parts
+        patches, flat = _patches(x_part).reshape(-1, len(matrix)), grad_part.reshape(-1, features)
         return total + patches.T @ flat, _sum_patches(
             (grad_part @ matrix.T).reshape(*grad_part.shape[:3], 3, 3, channels)
         )
 
     zeros = jnp.zeros(matrix.shape, x.dtype)
-    dk, dx = lax.scan(accumulate, zeros, (_chunks(x, BACKWARD_VALUES, x), _chunks(grad, BACKWARD_VALUES, x)))
-    return dx.reshape(x.shape), dk.reshape(kernel.shape)
-
-
-strided.defvjp(_strided_forward, _strided_backward)
+    dkernel, dx = lax.scan(accumulate, zeros, (_chunks(x, x), _chunks(grad, x)))
+    return dx.reshape(x.shape), dkernel.reshape(kernel.shape)
 
 
 def _patches(x: Images) -> Float[Array, "batch h w values"]:
@@ -206,27 +235,24 @@ def _sum_patches(patches: Float[Array, "batch h w 3 3 channels"]) -> Images:
     return _interleave([even, odd])
 
 
+strided = _convolution(_strided, _strided_gradients)
+
+
 # 1x1, stride 2: a product with every other pixel.
 
 
-@jax.custom_vjp
-def pointwise_strided(x: Images, kernel: Kernel) -> Images:
-    """Convolution with a 1x1 kernel at stride 2, without padding; height and width are even."""
+def _pointwise_strided(x: Images, kernel: Kernel) -> Images:
     return x[:, ::2, ::2] @ kernel[0, 0]
 
 
-def _pointwise_forward(x: Images, kernel: Kernel) -> tuple[Images, tuple[Images, Kernel]]:
-    return pointwise_strided(x, kernel), (x[:, ::2, ::2], kernel)
-
-
-def _pointwise_backward(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
-    x, kernel = saved
+def _pointwise_strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
     dx = grad @ kernel[0, 0].T
     zeros = jnp.zeros_like(dx)
-    return _interleave([[dx, zeros], [zeros, zeros]]), jnp.einsum("nhwc,nhwf->cf", x, grad)[None, None]
+    dkernel = jnp.einsum("nhwc,nhwf->cf", x[:, ::2, ::2], grad)
+    return _interleave([[dx, zeros], [zeros, zeros]]), dkernel[None, None]
 
 
-pointwise_strided.defvjp(_pointwise_forward, _pointwise_backward)
+pointwise_strided = _convolution(_pointwise_strided, _pointwise_strided_gradients)
 
 # By kernel, strides and padding.
 _ALGORITHMS: dict[tuple, Callable[[Images, Kernel], Images]] = {
@@ -236,20 +262,20 @@ _ALGORITHMS: dict[tuple, Callable[[Images, Kernel], Images]] = {
 }
 
 
-def _interleave(quarters: list[list[jax.Array]]) -> Images:
+def _interleave(quarters: Sequence[Sequence[jax.Array]]) -> Images:
     """Images from their even and odd rows' even and odd columns."""
     batch, height, width, channels = quarters[0][0].shape
     rows = [jnp.stack(row, axis=3) for row in quarters]
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
 
 
-def _chunks(array: jax.Array, values: int, sized_by: Images) -> jax.Array:
-    """Divides the batch into equal parts, of which ``sized_by`` has at most ``values`` in each, or one image."""
-    batch, most = len(array), max(values // (sized_by.size // len(sized_by)), 1)
+def _chunks(array: jax.Array, sized_by: Images) -> jax.Array:
+    """Divides the batch into equal parts, so that each of ``sized_by`` has at most CHUNK_VALUES, or is one image."""
+    batch, most = len(array), max(CHUNK_VALUES // (sized_by.size // len(sized_by)), 1)
     size = max(size for size in range(1, min(most, batch) + 1) if batch % size == 0)
     return array.reshape(batch // size, size, *array.shape[1:])
 
 
-def _by_chunks(function: Callable[[Images], Images], x: Images, values: int) -> Images:
-    y = lax.map(function, _chunks(x, values, x))
+def _by_chunks(function: Callable[[Images], Images], x: Images) -> Images:
+    y = lax.map(function, _chunks(x, x))
     return y.reshape(len(x), *y.shape[2:])

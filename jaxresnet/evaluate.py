@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from jaxresnet import cli
 from jaxresnet.datasets import load_dataset
+from jaxresnet.environment import use_all_cores
 from jaxresnet.errors import user_path
 from jaxresnet.inference import restore_run
 from jaxresnet.metrics import Sums, image_bar
@@ -83,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
     arguments = parser.parse_args(argv)
     with cli.command():
+        use_all_cores()
         step, sums = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir)
         means = sums.means("test")
         print(

@@ -149,4 +149,5 @@ def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transf
 @functools.partial(jax.jit, static_argnames=("model", "transform", "mesh"))
 def _compiled_forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform, mesh: Mesh) -> jax.Array:
     divided = NamedSharding(mesh, PartitionSpec("data"))
-    return _forward(variables, jax.lax.with_sharding_constraint(images, divided), model, transform)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for jaxresnet.convolution
+        return _forward(variables, jax.lax.with_sharding_constraint(images, divided), model, transform)

@@ -126,7 +126,7 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
                 f"{summary['best']['accuracy']:.2f} ({summary['best']['epoch']:g})",
                 format_seconds(summary["wall_seconds"]),
                 f"{summary['images_per_second']:,.0f}",
-                f"{summary['device_count']} x {summary['device']}",
+                _devices(summary),
                 summary["versions"]["jax"],
             ]
         rows.append(row + [""] * (9 - len(row)))
@@ -141,6 +141,11 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
             f"**Not all of these runs read the same images in the same order**: their data have the checksums "
             f"{', '.join(sorted(fingerprints))}."
         )
+
+
+def _devices(summary: dict) -> str:
+    # Cores are devices too, and a processor's name tells how many it has.
+    return summary["device"] if summary["platform"] == "cpu" else f"{summary['device_count']} x {summary['device']}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,7 @@ NOT_COMPARED = ("seed", "dtype")
 # What is read of a summary.
 SUMMARY_FIELDS = {
     "best", "last", "evaluated_on", "wall_seconds", "train_seconds", "images_per_second", "device", "device_count",
-    "versions",
+    "platform", "versions",
 }  # fmt: skip
 
 

@@ -125,6 +125,8 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     replicated = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec("data"))
 
+    ambient = functools.partial(jax.sharding.use_abstract_mesh, mesh.abstract_mesh)  # for jaxresnet.convolution
+
     def gather(data: Batch, indices: jax.Array, **extra: jax.Array) -> Batch:
         batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
         return jax.lax.with_sharding_constraint(batch, divided)
@@ -136,14 +138,16 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
             index, step_hyperparams = step_inputs
             return train_step(state, gather(data, index), step_hyperparams, transform)
 
-        return _scan(step, state, (indices, hyperparams))
+        with ambient():
+            return _scan(step, state, (indices, hyperparams))
 
     def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
         def step(carry: None, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[None, Metrics]:
             index, step_mask = step_inputs
             return carry, eval_step(state, gather(data, index, mask=step_mask), transform)
 
-        return _scan(step, None, (indices, mask))[1]
+        with ambient():
+            return _scan(step, None, (indices, mask))[1]
 
     jit = functools.partial(jax.jit, in_shardings=replicated, out_shardings=replicated)
     return Steps(train=jit(train, donate_argnums=0), evaluate=jit(evaluate))

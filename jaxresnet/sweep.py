@@ -10,6 +10,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
+from jaxresnet.environment import use_all_cores
 from jaxresnet.errors import Interrupted, UserError, one_line, user_path
 from jaxresnet.experiments import load_experiment
 from jaxresnet.jobs import Job, plan_jobs
@@ -92,7 +93,10 @@ def main(argv: list[str]) -> None:
             from jaxresnet.costs import describe
 
             print(describe(jobs, user_path(WORKDIR.value)))
-        elif failures := run_jobs(jobs):
+        else:
+            use_all_cores()
+            failures = run_jobs(jobs)
+        if failures:
             raise UserError(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
 
 

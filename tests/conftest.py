@@ -18,6 +18,7 @@ def _compile_once(tmp_path_factory):
     """Many tests compile the same small programs; within one session each is compiled once."""
     import jax
 
+    jax.config.update("jax_num_cpu_devices", 1)  # whatever the machine, and whichever command a test calls first
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
@@ -84,5 +85,5 @@ def quickstart_run(tmp_path_factory):
 
 @pytest.fixture
 def subprocess_environment():
-    """For commands started by tests: CPU, and this repository first on the path."""
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    """For commands started by tests: one CPU device, as in the tests, and this repository first on the path."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(REPOSITORY)}

@@ -1,5 +1,9 @@
 """The CPU's convolutions against XLA's, and where they are used."""
 
+import json
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,7 @@ from jax import lax
 from jaxresnet import convolution
 from jaxresnet.convolution import conv_general_dilated, pointwise_strided, strided, winograd
 from jaxresnet.models import ResNet
+from tests.conftest import REPOSITORY
 
 # Algorithm, and the kernel's size, stride and padding.
 ALGORITHMS = {"winograd": (winograd, 3, 1, 1), "strided": (strided, 3, 2, 1), "pointwise": (pointwise_strided, 1, 2, 0)}
@@ -43,8 +48,7 @@ SHAPES = [(1, 2, 2, 1, 1), (7, 4, 6, 3, 5), (6, 8, 8, 5, 2), (13, 16, 16, 4, 4),
 @pytest.mark.parametrize("values", [1, 3000, 2**30])
 def test_in_float64_the_algorithms_are_exact(name, shape, values, monkeypatch):
     """One image at a time, a few, and all at once."""
-    monkeypatch.setattr(convolution, "FORWARD_VALUES", values)
-    monkeypatch.setattr(convolution, "BACKWARD_VALUES", values)
+    monkeypatch.setattr(convolution, "CHUNK_VALUES", values)
     algorithm, size, stride, padding = ALGORITHMS[name]
     with jax.enable_x64(True):
         inputs = arrays(*shape, size, stride, np.float64)
@@ -124,7 +128,7 @@ def test_where_they_are_not(arguments, options):
 @pytest.mark.parametrize(
     ("name", "value"), [("default_backend", "gpu"), ("default_backend", "tpu"), ("device_count", 8)]
 )
-def test_elsewhere_than_on_a_single_cpu_everything_is_xlas(monkeypatch, name, value):
+def test_elsewhere_than_on_cpus_of_a_known_mesh_everything_is_xlas(monkeypatch, name, value):
     """To the letter: the traced program of the model is that of lax's convolutions."""
 
     def traced(model):
@@ -140,3 +144,55 @@ def test_elsewhere_than_on_a_single_cpu_everything_is_xlas(monkeypatch, name, va
     assert elsewhere == traced(plain)
     assert "custom_vjp" in on_cpu and "optimization_barrier" in on_cpu and "optimization_barrier" not in traced(plain)
     assert "optimization_barrier" not in elsewhere
+
+
+ON_SEVERAL_DEVICES = """
+import json
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxresnet.convolution import conv_general_dilated
+from jaxresnet.steps import create_mesh
+from tests.test_convolution import ALGORITHMS, DIMENSIONS, arrays, value_and_gradients
+
+results = {}
+for name, (_, size, stride, padding) in ALGORITHMS.items():
+    inputs = arrays(8, 16, 16, 64, 64, size, stride, np.float32)
+    for count in (1, 2, 3, 4):
+        mesh = create_mesh(jax.devices()[:count])
+        divided, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
+
+        def convolve(x, kernel):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                x = jax.lax.with_sharding_constraint(x, divided)
+                paddings = ((padding, padding),) * 2
+                return conv_general_dilated(x, kernel, (stride, stride), paddings, dimension_numbers=DIMENSIONS)
+
+        def differentiate(x, kernel, grad):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return value_and_gradients(convolve, x, kernel, grad)
+
+        outputs = jax.jit(differentiate, in_shardings=whole, out_shardings=whole)(*inputs)
+        traced = str(jax.make_jaxpr(differentiate)(*inputs))
+        results[f"{name} {count}"] = {
+            "served": "conv_general_dilated" not in traced,
+            "divided": "shard_map" in traced,
+            "outputs": [np.asarray(output).ravel()[::37].tolist() for output in outputs],
+        }
+print(json.dumps(results))
+"""
+
+
+def test_several_devices_agree_with_one(subprocess_environment):
+    """Each computes its own images; where three do not divide a batch of eight, XLA's convolutions are used."""
+    environment = subprocess_environment | {"JAX_NUM_CPU_DEVICES": "4"}
+    command = [sys.executable, "-c", ON_SEVERAL_DEVICES]
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(done.stdout.splitlines()[-1])
+    for name in ALGORITHMS:
+        for count in (1, 2, 3, 4):
+            result = results[f"{name} {count}"]
+            assert (result["served"], result["divided"]) == (count != 3, count in (2, 4))
+            for actual, expected in zip(result["outputs"], results[f"{name} 1"]["outputs"], strict=True):
+                np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=3e-6 * np.abs(expected).max())

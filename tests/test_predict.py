@@ -338,7 +338,7 @@ def test_several_devices_say_the_same(quickstart_run, tmp_path, subprocess_envir
     """Three devices, which no batch size here is divided by without a rest."""
     for index in range(4):
         save(tmp_path / "images" / f"{index}.png", DIGITS.images[index])
-    environment = subprocess_environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    environment = subprocess_environment | {"JAX_NUM_CPU_DEVICES": "3"}
     command = [sys.executable, "-m", "jaxresnet.predict", f"--workdir={quickstart_run}", "images", "--out=o.jsonl"]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]

@@ -38,6 +38,7 @@ def write_run(folder, config, accuracies, finished=True, **summary):
             "images_per_second": 1000.0,
             "device": "a device",
             "device_count": 1,
+            "platform": "gpu",
             "versions": {"jax": "1.2.3"},
             **summary,
         },

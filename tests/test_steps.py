@@ -190,7 +190,7 @@ print(json.dumps(results))
 
 def test_one_device_equals_eight_also_where_batches_do_not_divide(subprocess_environment):
     """Batches of 16 and 2 over 1, 3 and 8 devices: the same losses, BatchNorm statistics and evaluation."""
-    environment = subprocess_environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = subprocess_environment | {"JAX_NUM_CPU_DEVICES": "8"}
     command = [sys.executable, "-c", ON_MANY_DEVICES]
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
