@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxresnet.errors import UserError, one_line
+from jaxresnet.files import cache_folder
 
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 IMAGE_SHAPE = (32, 32, 3)
@@ -99,9 +100,8 @@ def _decode_tfds(folder: pathlib.Path) -> Arrays:
 
 def _cache_file(records: list[pathlib.Path]) -> pathlib.Path:
     """Named after the records' identity, so that a changed file is decoded anew."""
-    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     identity = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in records]
-    return root / "jaxresnet" / f"cifar10-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.npz"
+    return cache_folder() / f"cifar10-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.npz"
 
 
 def _read_cache(cache: pathlib.Path) -> Arrays | None:

@@ -50,11 +50,11 @@ def count_costs(jobs: list[Job]) -> dict[pathlib.Path, Cost]:
             splits[key] = load_dataset(*key).train
         images = len(splits[key]) - config.dataset.validation_size
         steps = -(-images // config.batch_size) * config.num_epochs
-        costs[job.workdir] = Cost(steps, _flop_per_image(config) * images * config.num_epochs)
+        costs[job.workdir] = Cost(steps, flop_per_image(config) * images * config.num_epochs)
     return costs
 
 
-def _flop_per_image(config: ConfigDict) -> float:
+def flop_per_image(config: ConfigDict) -> float:
     """Two a multiply-add, forward and twice that backward."""
     return 6.0 * multiply_adds(create_model(config), IMAGE_SHAPE)
 
@@ -99,7 +99,7 @@ def describe(jobs: list[Job], workdir: pathlib.Path) -> str:
     """
     costs, paces = count_costs(jobs), _measured_paces(workdir)
     guessed = [job for job in jobs if _kind(job.config) not in paces]
-    guess = MODEL_SHARE * _matrix_product_pace() if guessed else 0.0
+    guess = MODEL_SHARE * matrix_product_pace() if guessed else 0.0
     rows = []
     for job in jobs:
         cost = costs[job.workdir]
@@ -139,15 +139,15 @@ def _measured_paces(workdir: pathlib.Path) -> dict[str, float]:
         if run.summary and run.summary["device"] == device_name():
             kind = _kind(run.config)
             images = run.summary["images_per_second"] * run.summary["train_seconds"]
-            flop[kind] = flop.get(kind, 0.0) + images * _flop_per_image(run.config)
+            flop[kind] = flop.get(kind, 0.0) + images * flop_per_image(run.config)
             seconds[kind] = seconds.get(kind, 0.0) + run.summary["wall_seconds"]
     return {kind: flop[kind] / seconds[kind] for kind in flop}
 
 
-def _matrix_product_pace() -> float:
-    """FLOP/s of a large float32 matrix product, the best of five."""
-    size = 1024 if jax.default_backend() == "cpu" else 8192
-    matrix = jnp.ones((size, size))
+def matrix_product_pace(dtype: str = "float32") -> float:
+    """FLOP/s of a large matrix product, the best of five: what a model could reach at the utmost."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
     seconds = []

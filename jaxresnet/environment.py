@@ -1,4 +1,4 @@
-"""What a run runs on: cores as devices, and what its summary says of them."""
+"""What a run runs on: how JAX is set up for it, and what its summary says of it."""
 
 import contextlib
 import importlib.metadata
@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from jaxresnet.files import cache_folder
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
 
 
@@ -17,7 +19,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jax
 MAX_CPU_DEVICES = 8
 
 
-def use_all_cores() -> None:
+def set_up_jax() -> None:
+    """What every command that computes begins with: cores as devices, and compiled programs kept for the next start."""
+    _use_all_cores()
+    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+
+
+def _use_all_cores() -> None:
     """Makes each core of a CPU a device, so that batches are divided over them, as over GPUs.
 
     XLA:CPU otherwise divides each operation of a program, and waits for all cores between any two. The number of

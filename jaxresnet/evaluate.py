@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from jaxresnet import cli
 from jaxresnet.datasets import load_dataset
-from jaxresnet.environment import use_all_cores
+from jaxresnet.environment import set_up_jax
 from jaxresnet.errors import user_path
 from jaxresnet.inference import restore_run
 from jaxresnet.metrics import Sums, image_bar
@@ -46,7 +46,9 @@ def evaluate(
     at_once = steps_per_dispatch(-(-size // batch_size))
     for indices, mask in eval_dispatches(size, batch_size, at_once):
         start = time.monotonic()
-        metrics = jax.device_get(steps.evaluate(state, data, indices, mask))
+        with jax.transfer_guard("disallow"):  # but for these two, on purpose
+            inputs = jax.device_put((indices, mask), data["label"].sharding)
+            metrics = jax.device_get(steps.evaluate(state, data, *inputs))
         sums.add(metrics, time.monotonic() - start)
         confusion += metrics["confusion"].sum(0)
         after_dispatch()
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
     arguments = parser.parse_args(argv)
     with cli.command():
-        use_all_cores()
+        set_up_jax()
         step, sums = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir)
         means = sums.means("test")
         print(

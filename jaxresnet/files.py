@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old content or the new, never a half, and nothing else is touched."""
+"""Where files go, and writing them so that a crash leaves the old content or the new, and nothing else is touched."""
 
 import contextlib
 import io
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+
+
+def cache_folder() -> pathlib.Path:
+    """Where what can be made again is kept: ``$XDG_CACHE_HOME/jaxresnet``, or ``~/.cache/jaxresnet``."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxresnet"
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:

@@ -15,10 +15,10 @@ def main(argv: list[str]) -> None:
     with cli.command():
         cli.refuse_arguments(argv)
         # Imported here so that a mistyped flag is answered before JAX has started.
-        from jaxresnet.environment import use_all_cores
+        from jaxresnet.environment import set_up_jax
         from jaxresnet.train import train_and_evaluate
 
-        use_all_cores()
+        set_up_jax()
         train_and_evaluate(CONFIG.value, WORKDIR.value)
 
 

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from jaxresnet import cli
 from jaxresnet.config import load_config
 from jaxresnet.datasets import load_dataset
-from jaxresnet.environment import use_all_cores
+from jaxresnet.environment import set_up_jax
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.files import PICTURES, output_file
 from jaxresnet.inference import Classifier, load
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite what --out and --grid name")
     arguments = parser.parse_args(argv)
     with cli.command():
-        use_all_cores()
+        set_up_jax()
         run(arguments)
 
 

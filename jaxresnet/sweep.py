@@ -10,7 +10,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.environment import use_all_cores
+from jaxresnet.environment import set_up_jax
 from jaxresnet.errors import Interrupted, UserError, one_line, user_path
 from jaxresnet.experiments import load_experiment
 from jaxresnet.jobs import Job, plan_jobs
@@ -94,10 +94,9 @@ def main(argv: list[str]) -> None:
 
             print(describe(jobs, user_path(WORKDIR.value)))
         else:
-            use_all_cores()
-            failures = run_jobs(jobs)
-        if failures:
-            raise UserError(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
+            set_up_jax()
+            if failures := run_jobs(jobs):
+                raise UserError(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
 
 
 if __name__ == "__main__":

@@ -1,134 +1,148 @@
-"""Times a training step of a config against PyTorch's: ``python scripts/benchmark.py --config=configs/final.py``.
+"""Times the training of a config: ``python scripts/benchmark.py --config=configs/final.py --against=torch``.
 
-The same model, batch and recipe, in one process and by turns: as this project trains it; with XLA's own convolutions;
-and, with ``--against=torch``, in PyTorch as the paper's authors wrote it (float32, default layout) and channels_last.
-Medians over the rounds, the first one left out; every timing ends when the result is there.
+The program that training runs is timed with the config's data, by turns with what ``--against`` names: ``xla``, the
+same with XLA's own convolutions (on CPU there are others), and ``torch``, PyTorch as the paper's authors wrote it and
+tuned. Medians over the rounds, of which a first one does not count; every timing ends when the result is there.
+``JAX_PLATFORMS`` chooses the device and ``--config.dtype=bfloat16`` the type.
 """
 
-import functools
+import time
+
+START = time.perf_counter()  # before the imports, which a user waits for too
+# ruff: noqa: E402
+
 import importlib.metadata
 import json
 import pathlib
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/ and the tests' PyTorch model
 
-import jax
-import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli, environment
-from jaxresnet.architecture import multiply_adds
-from jaxresnet.cifar10 import IMAGE_SHAPE
 from jaxresnet.config import check_config
+from jaxresnet.costs import flop_per_image, matrix_product_pace
+from jaxresnet.datasets import load_dataset
+from jaxresnet.errors import UserError
 from jaxresnet.files import output_file
-from jaxresnet.schedules import Hyperparams
-from jaxresnet.steps import train_step
-from jaxresnet.train_state import create_model, create_train_state, create_transform
+from jaxresnet.steps import steps_per_dispatch
+from scripts.benchmark_report import OURS, format_report
+from scripts.contenders import Contender, jax_evaluation, jax_training, torch_trainings
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file whose training step is timed.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "How many times each is timed, after a first time that does not count.")
-AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Also time PyTorch, which has to be installed.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config file whose training is timed.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "How many times each is timed, after a first time that does not count.", 1)
+AGAINST = flags.DEFINE_multi_enum("against", [], ["torch", "xla"], "What to time by turns with it; may be repeated.")
+BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Also time these batch sizes, such as 32,64,128,256,512,1024,2048.")
+WIDTHS = flags.DEFINE_list("widths", [], "Also time the model with its channels times these, such as 0.5,1,2.")
 OUT = flags.DEFINE_string("out", None, "A JSON file to write.")
 FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --out names.")
 
-Step = Callable[[], None]
 
-
-def jax_step(config: ConfigDict, pixels: np.ndarray, labels: np.ndarray, xla: bool) -> tuple[Step, float]:
-    """A training step, and the seconds that compiling it and running it once took."""
-    state, transform = create_train_state(config, IMAGE_SHAPE), create_transform(config)
-    if xla:
-        model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated)
-        state = state.replace(apply_fn=model.apply)
-    rates = Hyperparams(np.float32(config.schedule.learning_rate), np.float32(config.optimizer.momentum))
-    step = jax.jit(functools.partial(train_step, hyperparams=rates, transform=transform), donate_argnums=0)
-
-    def run() -> None:
-        nonlocal state
-        state, metrics = step(state, {"image": pixels, "label": labels})
-        jax.block_until_ready((state, metrics))
-
-    start = time.perf_counter()
-    run()
-    return run, time.perf_counter() - start
-
-
-def torch_step(config: ConfigDict, pixels: np.ndarray, labels: np.ndarray, channels_last: bool) -> Step:
-    """A training step of the tests' reference model; its images are cropped and flipped already, ours are not."""
-    import torch
-    import torch.nn.functional as F
-
-    from tests.torch_reference import TorchResNet, to_torch_images
-
-    pooling = config.model.pooling if config.model.pooling == "global" else int(config.model.pooling)
-    model = TorchResNet(
-        config.model.channels, config.model.blocks, config.model.kernel_size, config.model.shortcut_kernel_size,
-        config.model.stem_channels, pooling, config.model.dropout_rate,
-    ).train()  # fmt: skip
-    images, targets = to_torch_images(pixels / np.float32(255)), torch.tensor(labels, dtype=torch.int64)
-    if channels_last:
-        model, images = (each.to(memory_format=torch.channels_last) for each in (model, images))
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.schedule.learning_rate, config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-    )  # fmt: skip
-
-    def run() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), targets).backward()
-        optimizer.step()
-
-    return run
-
-
-def time_by_turns(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round."""
-    seconds = {name: [] for name in steps}
+def time_by_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step of each in each round."""
+    seconds = {name: [] for name in contenders}
     for number in range(rounds + 1):
-        print(f"round {number} of {rounds}", file=sys.stderr, end="\r")
-        for name, step in steps.items():
+        for name, contender in contenders.items():
+            _say(f"round {number} of {rounds}: {name}")
             start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
+            contender.run()
+            seconds[name].append((time.perf_counter() - start) / contender.steps)
     return {name: each[1:] for name, each in seconds.items()}
+
+
+def measure(config: ConfigDict, against: list[str], rounds: int) -> dict[str, Any]:
+    """Everything about a config but how it grows; what ``--out`` writes."""
+    start = time.perf_counter()
+    dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+    load_seconds = time.perf_counter() - start
+    steps = steps_per_dispatch(config.steps_per_dispatch)
+    _say("compiling")
+    contenders = {OURS: jax_training(config, dataset.train, steps)}
+    contenders[OURS].run()
+    first_step_seconds = time.perf_counter() - START
+    if "xla" in against:
+        _say("compiling with XLA's convolutions")
+        contenders["XLA's convolutions"] = jax_training(config, dataset.train, steps, xla=True)
+    if "torch" in against:
+        contenders |= torch_trainings(config, dataset.train, steps)
+    seconds = time_by_turns(contenders, rounds)
+    evaluation = time_by_turns({"evaluation": jax_evaluation(config, dataset.test, steps)}, rounds)["evaluation"]
+    _say("a large matrix product")
+    versions = {"torch": importlib.metadata.version("torch")} if "torch" in against else {}
+    report = environment.describe()
+    return report | {
+        "config": config.name,
+        "dtype": config.dtype,
+        "batch_size": config.batch_size,
+        "steps_per_dispatch": steps,
+        "flop_per_image": flop_per_image(config),
+        "matrix_product_flop_per_second": matrix_product_pace(config.dtype),
+        "step_seconds": seconds,
+        "compile_seconds": {name: each.compile_seconds for name, each in contenders.items() if each.compile_seconds},
+        "memory": {name: each.memory for name, each in contenders.items() if each.memory},
+        "load_seconds": load_seconds,
+        "first_step_seconds": first_step_seconds,
+        "eval_batch_size": config.eval_batch_size,
+        "eval_step_seconds": evaluation,
+        "versions": report["versions"] | versions,
+    }
+
+
+def measure_growth(config: ConfigDict, batch_sizes: list[int], widths: list[float], rounds: int) -> list[dict]:
+    """The training step at other batch sizes, and at other widths of the model."""
+    dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+    variants = [{"batch_size": size} for size in batch_sizes]
+    variants += [{"width": width} for width in widths]
+    measured = []
+    for variant in variants:
+        changed = config.copy_and_resolve_references()
+        with changed.unlocked():
+            changed.batch_size = variant.get("batch_size", config.batch_size)
+            changed.model.channels = _widen(config, variant.get("width", 1))
+        check_config(changed)
+        _say(f"compiling {variant}")
+        training = jax_training(changed, dataset.train, steps_per_dispatch(config.steps_per_dispatch))
+        seconds = time_by_turns({str(variant): training}, rounds)[str(variant)]
+        measured.append(
+            variant | {"step_seconds": seconds, "memory": training.memory, "flop_per_image": flop_per_image(changed)}
+        )
+    return measured
+
+
+def _widen(config: ConfigDict, width: float) -> tuple[int, ...]:
+    return tuple(max(round(channels * width), 1) for channels in config.model.channels)
+
+
+def _numbers(flag: flags.FlagHolder, kind: type) -> list:
+    try:
+        numbers = [kind(text) for text in flag.value]
+        if all(number > 0 for number in numbers):
+            return numbers
+    except ValueError:
+        pass
+    raise UserError(f"--{flag.name}={','.join(flag.value)}: expected positive numbers, with commas between them")
+
+
+def _say(text: str) -> None:
+    print(f"\r{text:<60}", file=sys.stderr, end="", flush=True)
 
 
 def main(argv: list[str]) -> None:
     with cli.command():
         cli.refuse_arguments(argv)
         out = output_file("--out", OUT.value, FORCE.value, (".json",)) if OUT.value else None
-        config = CONFIG.value
-        check_config(config)
-        rng = np.random.default_rng(0)
-        pixels = rng.integers(0, 256, (config.batch_size, *IMAGE_SHAPE)).astype(np.uint8)
-        labels = rng.integers(0, 10, config.batch_size).astype(np.int32)
-        steps, compile_seconds = {}, {}
-        for name, xla in (("jaxresnet", False), ("XLA's convolutions", True)):
-            steps[name], compile_seconds[name] = jax_step(config, pixels, labels, xla)
-        if AGAINST.value:
-            steps["PyTorch"] = torch_step(config, pixels, labels, channels_last=False)
-            steps["PyTorch, channels_last"] = torch_step(config, pixels, labels, channels_last=True)
-        seconds = time_by_turns(steps, ROUNDS.value)
-
-        operations = 6 * multiply_adds(create_model(config), IMAGE_SHAPE) * config.batch_size
-        print(f"{'':24}{'step':>10}{'images/s':>10}{'TFLOP/s':>10}{'of ours (least to most)':>28}")
-        for name, each in seconds.items():
-            median = statistics.median(each)
-            ratios = [theirs / ours for theirs, ours in zip(each, seconds["jaxresnet"], strict=True)]
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            speed = f"{config.batch_size / median:>10,.0f}{operations / median / 1e12:>10.3f}"
-            print(f"{name:24}{1e3 * median:>7.0f} ms{speed}{spread:>28}")
+        batch_sizes, widths = _numbers(BATCH_SIZES, int), _numbers(WIDTHS, float)
+        check_config(CONFIG.value)
+        environment.set_up_jax()
+        report = measure(CONFIG.value, AGAINST.value, ROUNDS.value)
+        report["growth"] = measure_growth(CONFIG.value, batch_sizes, widths, ROUNDS.value)
+        _say("")
+        print(f"\n{format_report(report)}")
         if out:
-            versions = {"torch": importlib.metadata.version("torch")} if AGAINST.value else {}
-            report = {"config": config.name, "batch_size": config.batch_size, "dtype": config.dtype}
-            report |= {"seconds": seconds, "compile_and_first_step_seconds": compile_seconds}
-            report |= environment.describe() | {"other_versions": versions}
             out.write(json.dumps(report, indent=2) + "\n")
             print(out.path)
 

@@ -1,6 +1,5 @@
 """The commands as a user types them: one line for a mistake, a status that is not 0, no traceback."""
 
-import json
 import re
 import subprocess
 import sys
@@ -208,19 +207,3 @@ def test_mistaken_summaries(run, arguments, message):
     done = run("jaxresnet.summary", *arguments)
     assert done.returncode not in (0, None) and "Traceback" not in done.stderr
     assert message in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-def test_the_benchmark_of_a_small_network(run, tmp_path, subprocess_environment):
-    small = ["--config.model.channels=4,8", "--config.model.blocks=1,1", "--config.batch_size=8", "--rounds=2"]
-    command = ["scripts/benchmark.py", "--config=configs/final.py", "--against=torch", f"--out={tmp_path / 'o.json'}"]
-    done = subprocess.run(
-        [sys.executable, *command, *small], env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    names = ["jaxresnet", "XLA's convolutions", "PyTorch", "PyTorch, channels_last"]
-    lines = done.stdout.splitlines()[1:5]
-    assert [line[:24].strip() for line in lines] == names
-    assert all(float(re.search(r"([\d.]+) \(", line)[1]) > 0 for line in lines)
-    report = json.loads((tmp_path / "o.json").read_text())
-    assert {name: len(seconds) for name, seconds in report["seconds"].items()} == dict.fromkeys(names, 2)
-    assert report["other_versions"]["torch"] and report["versions"]["jax"]

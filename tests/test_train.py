@@ -1,5 +1,6 @@
 """Whole runs: what they leave, how they resume, and what they refuse."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -206,6 +207,27 @@ def test_a_run_stopped_while_evaluating_resumes_bit_for_bit(finished, tmp_path, 
     assert "test_accuracy" not in read_metrics(tmp_path / "run")[-1]
     train_and_evaluate(config, str(tmp_path / "run"))
     assert_same_run(config, tmp_path / "run", expected)
+
+
+def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch):
+    """Of a run whose epochs move anything else to the devices, the first step fails; one that does not is a run."""
+    compiled = train.compile_steps
+
+    def compile_careless_steps(*arguments):
+        steps = compiled(*arguments)
+        return dataclasses.replace(
+            steps, train=lambda state, data, *rest: steps.train(state, jax.tree.map(np.asarray, data), *rest)
+        )
+
+    guards = []
+    guard = jax.transfer_guard
+    monkeypatch.setattr(jax, "transfer_guard", lambda level: guards.append(level) or guard(level))
+    train_and_evaluate(tiny_config, str(tmp_path / "careful"))
+    assert guards == ["disallow"] * (2 * 6 + 2 * 3)  # two epochs of six dispatches, and of three in evaluation
+
+    monkeypatch.setattr(train, "compile_steps", compile_careless_steps)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        train_and_evaluate(tiny_config, str(tmp_path / "careless"))
 
 
 def test_a_killed_process_resumes_bit_for_bit(finished, tmp_path, subprocess_environment):

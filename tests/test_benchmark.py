@@ -1,0 +1,86 @@
+"""The benchmark, of a network that takes no time, and the table that the README shows of it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from scripts.benchmark_report import format_report
+from tests.conftest import REPOSITORY
+
+SMALL = ["--config=configs/quickstart.py", "--config.model.channels=4,8", "--config.model.blocks=1,1"]
+SMALL += ["--config.batch_size=8", "--rounds=3"]
+
+
+@pytest.fixture
+def run(subprocess_environment):
+    def run(*arguments):
+        command = [sys.executable, "scripts/benchmark.py", *SMALL, *arguments]
+        return subprocess.run(command, env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True)
+
+    return run
+
+
+def test_everything_is_measured(run, tmp_path):
+    out = tmp_path / "o.json"
+    growth = ["--batch_sizes=4,16", "--widths=0.5,2"]
+    done = run("--against=torch", "--against=xla", *growth, f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+
+    names = ["jaxresnet", "XLA's convolutions", "PyTorch", "PyTorch, channels_last"]
+    assert list(report["step_seconds"]) == names
+    assert all(len(each) == 3 and min(each) > 0 for each in report["step_seconds"].values())
+    assert report["versions"]["torch"] and report["versions"]["jax"] and report["device"]
+    assert report["load_seconds"] < report["first_step_seconds"]
+    assert report["compile_seconds"].keys() == report["memory"].keys() == set(names[:2])
+    assert min(report["memory"].values()) > 1437 * 32 * 32 * 3  # the training images alone
+    assert len(report["eval_step_seconds"]) == 3
+
+    batch_4, batch_16, half, twice = report["growth"]
+    assert (batch_4["batch_size"], batch_16["batch_size"], half["width"], twice["width"]) == (4, 16, 0.5, 2)
+    assert batch_4["memory"] < batch_16["memory"] and half["memory"] < twice["memory"]
+    assert batch_4["flop_per_image"] == batch_16["flop_per_image"] == report["flop_per_image"]
+    assert half["flop_per_image"] < report["flop_per_image"] < twice["flop_per_image"]
+    assert format_report(report) in done.stdout
+
+
+def test_a_report_says_what_its_figures_say():
+    report = {
+        "device": "a GPU", "device_count": 1, "dtype": "bfloat16", "batch_size": 100, "steps_per_dispatch": 130,
+        "flop_per_image": 2e9, "matrix_product_flop_per_second": 8e14, "compile_seconds": {"jaxresnet": 12.34},
+        "step_seconds": {"jaxresnet": [0.001, 0.002, 0.0005], "PyTorch": [0.002, 0.005, 0.002]},
+        "memory": {"jaxresnet": 3 * 2**29}, "load_seconds": 0.5, "first_step_seconds": 20.0,
+        "eval_batch_size": 1000, "eval_step_seconds": [0.1, 0.2, 0.5], "growth": [],
+    }  # fmt: skip
+    text = format_report(report)
+    # 100 images of 2 GFLOP in 1 ms are 200 TFLOP/s, a quarter of 800; the rounds' ratios are 2, 2.5 and 4.
+    assert "| jaxresnet | 1.00 ms | 100,000 | 200 | 25% | 1 |" in text
+    assert "| PyTorch | 2.00 ms | 50,000 | 100 | 12% | 2.50 (2.00 to 4.00) |" in text
+    assert "| evaluation | 5,000 images/s |" in text and "1.50 GiB" in text and "12.3 s" in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("--batch_sizes=32,many", "--batch_sizes=32,many: expected positive numbers, with commas between them"),
+        ("--widths=0", "--widths=0: expected positive numbers"),
+        ("--batch_sizes=100000", "batch_size"),
+        ("--rounds=0", "--rounds=0"),
+        ("--against=keras", "--against=keras"),
+    ],
+)
+def test_mistakes_get_one_line(run, flag, reason):
+    done = run(flag)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert reason in done.stderr.splitlines()[-1]
+
+
+def test_the_readme_shows_what_was_measured():
+    report = json.loads((REPOSITORY / "results" / "benchmarks" / "cpu-final.json").read_text())
+    table = format_report(report).split("\n\n")[0]
+    for page in ("README.md", "docs/performance.md"):
+        assert table in (REPOSITORY / page).read_text(), f"{page}: replace the table by\n{table}"
+    assert re.search(r"\| PyTorch, channels_last \|", table)

@@ -1,0 +1,78 @@
+"""How commands set JAX up."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxresnet.environment import MAX_CPU_DEVICES
+from tests.conftest import REPOSITORY, make_tiny_config
+
+PROGRAM = """
+import json, os, sys
+os.sched_getaffinity = lambda process: range(int(sys.argv[1]))
+import jax
+if sys.argv[2] == "late":
+    jax.devices()
+from jaxresnet.environment import set_up_jax
+set_up_jax()
+print(json.dumps([jax.device_count(), jax.config.jax_compilation_cache_dir]))
+"""
+
+
+@pytest.fixture
+def set_up(subprocess_environment):
+    """Device count and compilation cache after ``set_up_jax`` on so many cores."""
+    unset = {name: value for name, value in subprocess_environment.items() if name != "JAX_NUM_CPU_DEVICES"}
+
+    def set_up(cores, when="early", **environment):
+        command = [sys.executable, "-c", PROGRAM, str(cores), when]
+        done = subprocess.run(command, env=unset | environment, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    return set_up
+
+
+@pytest.mark.parametrize(("cores", "devices"), [(1, 1), (2, 2), (3, 2), (7, 4), (64, MAX_CPU_DEVICES)])
+def test_cores_are_devices(set_up, cores, devices):
+    assert set_up(cores)[0] == devices
+
+
+def test_the_user_decides(set_up, tmp_path):
+    assert set_up(4, JAX_NUM_CPU_DEVICES="3")[0] == 3
+    assert set_up(4, XLA_FLAGS="--xla_force_host_platform_device_count=5")[0] == 5
+    assert set_up(4, JAX_COMPILATION_CACHE_DIR=str(tmp_path))[1] == str(tmp_path)
+
+
+def test_what_has_begun_is_left_alone(set_up):
+    assert set_up(4, "late")[0] == 1
+
+
+def test_the_second_start_compiles_nothing_anew(tiny_npz, tmp_path, subprocess_environment):
+    """And a run on two cores, the one that every user gets, is that on one to rounding."""
+    environment = subprocess_environment | {"XDG_CACHE_HOME": str(tmp_path), "JAX_NUM_CPU_DEVICES": "2"}
+    environment |= {"JAX_LOGGING_LEVEL": "DEBUG", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    config = make_tiny_config(tiny_npz)
+    flags = [f"--config.{field}={getattr(config, field)}" for field in ("num_epochs", "batch_size", "eval_batch_size")]
+    flags += [f"--config.dataset.data_dir={tiny_npz}", "--config.model.channels=4,8", "--config.model.blocks=1,1"]
+    flags += ["--config.model.pooling=global", "--config.log_every_steps=1"]
+    command = [sys.executable, "-m", "jaxresnet.main", "--config=configs/default.py", *flags]
+    losses, compiled = {}, []
+    for name, devices in (("first", "2"), ("second", "2"), ("one", "1")):
+        workdir = tmp_path / name
+        variables = environment | {"JAX_NUM_CPU_DEVICES": devices}
+        done = subprocess.run(
+            [*command, f"--workdir={workdir}"], env=variables, cwd=REPOSITORY, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        compiled.append(done.stderr.count("PERSISTENT COMPILATION CACHE MISS"))
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [line["train_loss"] for line in lines]
+        assert json.loads((workdir / "summary.json").read_text())["device_count"] == int(devices)
+    assert compiled[0] > 0 and compiled[1] == 0
+    assert os.listdir(tmp_path / "jaxresnet" / "compiled")
+    assert losses["first"] == losses["second"]
+    # Of the first epoch: rounding grows with the steps.
+    assert losses["one"][:6] == pytest.approx(losses["first"][:6], rel=1e-4)
