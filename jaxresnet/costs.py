@@ -19,7 +19,7 @@ from jaxresnet.metrics import format_seconds
 from jaxresnet.runs import read_runs
 from jaxresnet.train_state import create_model
 
-# Of what a matrix product reaches; configs/cpu.py was measured at a fifth and configs/final.py at a quarter, on CPU.
+# Of what a matrix product reaches; configs/cpu.py was measured at a sixth and configs/final.py at three fifths, on CPU.
 MODEL_SHARE = 0.25
 
 

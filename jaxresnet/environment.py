@@ -20,24 +20,38 @@ MAX_CPU_DEVICES = 8
 
 
 def set_up_jax() -> None:
-    """What every command that computes begins with: cores as devices, and compiled programs kept for the next start."""
+    """What every command that trains, scores or predicts begins with: cores as devices, compiled programs kept."""
     _use_all_cores()
-    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    _keep_compiled_programs()
 
 
 def _use_all_cores() -> None:
-    """Makes each core of a CPU a device, so that batches are divided over them, as over GPUs.
+    """Makes the cores of a CPU devices, so that batches are divided over them, as over GPUs.
 
     XLA:CPU otherwise divides each operation of a program, and waits for all cores between any two. The number of
-    devices is a power of two, which divides most batches, up to ``MAX_CPU_DEVICES``. Changes nothing where
+    devices is a power of two, which divides most batches, at most the cores and ``MAX_CPU_DEVICES``. Changes nothing where
     ``JAX_NUM_CPU_DEVICES`` or ``XLA_FLAGS`` says how many, or where JAX has begun to compute.
     """
-    if jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in flags:
         return
+    if "xla_cpu_collective_call" not in flags:
+        # XLA ends the process where one device is 40 s late, as a core may be on a busy machine.
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has begun
         jax.config.update("jax_num_cpu_devices", min(1 << (cores.bit_length() - 1), MAX_CPU_DEVICES))
+
+
+def _keep_compiled_programs() -> None:
+    """Keeps them in the user's cache, unless ``JAX_COMPILATION_CACHE_DIR`` says where or there is no such place."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # no home
+        folder = cache_folder() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def describe() -> dict[str, Any]:

@@ -144,8 +144,10 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
 
 
 def _devices(summary: dict) -> str:
-    # Cores are devices too, and a processor's name tells how many it has.
-    return summary["device"] if summary["platform"] == "cpu" else f"{summary['device_count']} x {summary['device']}"
+    device, count = summary["device"], summary["device_count"]
+    if summary["platform"] != "cpu":
+        return f"{count} x {device}"
+    return device if count == 1 else f"{device}, {count} devices"  # one processor, whose cores are devices
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,7 +10,6 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.environment import set_up_jax
 from jaxresnet.errors import Interrupted, UserError, one_line, user_path
 from jaxresnet.experiments import load_experiment
 from jaxresnet.jobs import Job, plan_jobs
@@ -94,6 +93,8 @@ def main(argv: list[str]) -> None:
 
             print(describe(jobs, user_path(WORKDIR.value)))
         else:
+            from jaxresnet.environment import set_up_jax
+
             set_up_jax()
             if failures := run_jobs(jobs):
                 raise UserError(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))

@@ -13,12 +13,14 @@ START = time.perf_counter()  # before the imports, which a user waits for too
 
 import importlib.metadata
 import json
+import math
 import pathlib
 import sys
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/ and the tests' PyTorch model
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
@@ -26,8 +28,8 @@ from ml_collections.config_flags import config_flags
 from jaxresnet import cli, environment
 from jaxresnet.config import check_config
 from jaxresnet.costs import flop_per_image, matrix_product_pace
-from jaxresnet.datasets import load_dataset
-from jaxresnet.errors import UserError
+from jaxresnet.datasets import Dataset, Split, load_dataset
+from jaxresnet.errors import UserError, one_line, user_path
 from jaxresnet.files import output_file
 from jaxresnet.steps import steps_per_dispatch
 from scripts.benchmark_report import OURS, format_report
@@ -39,6 +41,7 @@ AGAINST = flags.DEFINE_multi_enum("against", [], ["torch", "xla"], "What to time
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Also time these batch sizes, such as 32,64,128,256,512,1024,2048.")
 WIDTHS = flags.DEFINE_list("widths", [], "Also time the model with its channels times these, such as 0.5,1,2.")
 OUT = flags.DEFINE_string("out", None, "A JSON file to write.")
+PROFILE = flags.DEFINE_string("profile", None, "A folder to write a profile of one dispatch to.")
 FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --out names.")
 
 
@@ -54,11 +57,10 @@ def time_by_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, li
     return {name: each[1:] for name, each in seconds.items()}
 
 
-def measure(config: ConfigDict, against: list[str], rounds: int) -> dict[str, Any]:
-    """Everything about a config but how it grows; what ``--out`` writes."""
-    start = time.perf_counter()
-    dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
-    load_seconds = time.perf_counter() - start
+def measure(
+    config: ConfigDict, dataset: Dataset, against: list[str], rounds: int, profile: pathlib.Path | None
+) -> dict[str, Any]:
+    """Everything about a config but how it grows; what ``--out`` writes. And a profile, to the folder named."""
     steps = steps_per_dispatch(config.steps_per_dispatch)
     _say("compiling")
     contenders = {OURS: jax_training(config, dataset.train, steps)}
@@ -70,6 +72,9 @@ def measure(config: ConfigDict, against: list[str], rounds: int) -> dict[str, An
     if "torch" in against:
         contenders |= torch_trainings(config, dataset.train, steps)
     seconds = time_by_turns(contenders, rounds)
+    if profile:
+        with jax.profiler.trace(str(profile), create_perfetto_trace=True):
+            contenders[OURS].run()
     evaluation = time_by_turns({"evaluation": jax_evaluation(config, dataset.test, steps)}, rounds)["evaluation"]
     _say("a large matrix product")
     versions = {"torch": importlib.metadata.version("torch")} if "torch" in against else {}
@@ -80,47 +85,57 @@ def measure(config: ConfigDict, against: list[str], rounds: int) -> dict[str, An
         "batch_size": config.batch_size,
         "steps_per_dispatch": steps,
         "flop_per_image": flop_per_image(config),
-        "matrix_product_flop_per_second": matrix_product_pace(config.dtype),
+        # Of all devices. On CPU they are the cores, which share a product.
+        "matrix_product_flop_per_second": matrix_product_pace(config.dtype)
+        * (1 if report["platform"] == "cpu" else report["device_count"]),
         "step_seconds": seconds,
         "compile_seconds": {name: each.compile_seconds for name, each in contenders.items() if each.compile_seconds},
         "memory": {name: each.memory for name, each in contenders.items() if each.memory},
-        "load_seconds": load_seconds,
         "first_step_seconds": first_step_seconds,
-        "eval_batch_size": config.eval_batch_size,
+        "eval_batch_size": min(config.eval_batch_size, len(dataset.test)),
         "eval_step_seconds": evaluation,
         "versions": report["versions"] | versions,
     }
 
 
-def measure_growth(config: ConfigDict, batch_sizes: list[int], widths: list[float], rounds: int) -> list[dict]:
-    """The training step at other batch sizes, and at other widths of the model."""
-    dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
-    variants = [{"batch_size": size} for size in batch_sizes]
-    variants += [{"width": width} for width in widths]
-    measured = []
-    for variant in variants:
+def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> list[tuple[dict[str, float], ConfigDict]]:
+    """Configs of other batch sizes, and of other widths of the model, each with what is other about it.
+
+    Raises:
+        UserError: one that cannot work.
+    """
+    variants = []
+    for variant in [{"batch_size": size} for size in batch_sizes] + [{"width": width} for width in widths]:
         changed = config.copy_and_resolve_references()
         with changed.unlocked():
             changed.batch_size = variant.get("batch_size", config.batch_size)
-            changed.model.channels = _widen(config, variant.get("width", 1))
+            width = variant.get("width", 1)
+            changed.model.channels = tuple(max(round(channels * width), 1) for channels in config.model.channels)
         check_config(changed)
+        variants.append((variant, changed))
+    return variants
+
+
+def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], train: Split, rounds: int) -> list[dict]:
+    """The training step of each; where one does not fit into memory, that."""
+    measured = []
+    for variant, config in variants:
         _say(f"compiling {variant}")
-        training = jax_training(changed, dataset.train, steps_per_dispatch(config.steps_per_dispatch))
-        seconds = time_by_turns({str(variant): training}, rounds)[str(variant)]
-        measured.append(
-            variant | {"step_seconds": seconds, "memory": training.memory, "flop_per_image": flop_per_image(changed)}
-        )
+        growth = variant | {"flop_per_image": flop_per_image(config)}
+        try:
+            training = jax_training(config, train, steps_per_dispatch(config.steps_per_dispatch))
+            growth |= {"memory": training.memory}
+            growth |= {"step_seconds": time_by_turns({str(variant): training}, rounds)[str(variant)]}
+        except jax.errors.JaxRuntimeError as error:
+            growth |= {"error": one_line(error)}
+        measured.append(growth)
     return measured
-
-
-def _widen(config: ConfigDict, width: float) -> tuple[int, ...]:
-    return tuple(max(round(channels * width), 1) for channels in config.model.channels)
 
 
 def _numbers(flag: flags.FlagHolder, kind: type) -> list:
     try:
         numbers = [kind(text) for text in flag.value]
-        if all(number > 0 for number in numbers):
+        if all(0 < number < math.inf for number in numbers):
             return numbers
     except ValueError:
         pass
@@ -135,11 +150,21 @@ def main(argv: list[str]) -> None:
     with cli.command():
         cli.refuse_arguments(argv)
         out = output_file("--out", OUT.value, FORCE.value, (".json",)) if OUT.value else None
+        profile = user_path(PROFILE.value) if PROFILE.value else None
         batch_sizes, widths = _numbers(BATCH_SIZES, int), _numbers(WIDTHS, float)
-        check_config(CONFIG.value)
+        config = CONFIG.value
+        check_config(config)
+        variants = vary(config, batch_sizes, widths)
         environment.set_up_jax()
-        report = measure(CONFIG.value, AGAINST.value, ROUNDS.value)
-        report["growth"] = measure_growth(CONFIG.value, batch_sizes, widths, ROUNDS.value)
+        start = time.perf_counter()
+        dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+        load_seconds = time.perf_counter() - start
+        if (largest := max(config.batch_size, *batch_sizes, 1)) > len(dataset.train):
+            raise UserError(
+                f"batch size {largest} is larger than the {len(dataset.train):,} training images; give fewer"
+            )
+        report = measure(config, dataset, AGAINST.value, ROUNDS.value, profile) | {"load_seconds": load_seconds}
+        report["growth"] = measure_growth(variants, dataset.train, ROUNDS.value)
         _say("")
         print(f"\n{format_report(report)}")
         if out:

@@ -40,6 +40,9 @@ def format_report(report: dict[str, Any]) -> str:
         ]
     for each in report.get("growth", []):
         name, size = next((name.replace("_", " "), each[name]) for name in ("batch_size", "width") if name in each)
+        if "error" in each:
+            lines.append(f"| {name} {size:g} | {each['error']} | | | | |")
+            continue
         speed = _speed(each["step_seconds"], each.get("batch_size", batch_size), each["flop_per_image"], ceiling)
         lines.append(f"| {name} {size:g} | {speed} | {each['memory'] / 2**30:.2f} GiB |")
     return "\n".join(lines)

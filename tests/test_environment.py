@@ -46,6 +46,12 @@ def test_the_user_decides(set_up, tmp_path):
     assert set_up(4, JAX_COMPILATION_CACHE_DIR=str(tmp_path))[1] == str(tmp_path)
 
 
+def test_without_a_cache_nothing_is_kept(set_up, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert set_up(4, XDG_CACHE_HOME=str(tmp_path / "file")) == [4, None]
+    assert set_up(4, XDG_CACHE_HOME=str(tmp_path)) == [4, str(tmp_path / "jaxresnet" / "compiled")]
+
+
 def test_what_has_begun_is_left_alone(set_up):
     assert set_up(4, "late")[0] == 1
 
