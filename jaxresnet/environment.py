@@ -20,7 +20,7 @@ MAX_CPU_DEVICES = 8
 
 
 def set_up_jax() -> None:
-    """What every command that trains, scores or predicts begins with: cores as devices, compiled programs kept."""
+    """What commands that train, score or predict begin with: cores as devices, and compiled programs kept."""
     _use_all_cores()
     _keep_compiled_programs()
 
