@@ -29,7 +29,7 @@ def _use_all_cores() -> None:
     """Makes the cores of a CPU devices, so that batches are divided over them, as over GPUs.
 
     XLA:CPU otherwise divides each operation of a program, and waits for all cores between any two. The number of
-    devices is a power of two, which divides most batches, at most the cores and ``MAX_CPU_DEVICES``. Changes nothing where
+    devices is a power of two, which divides most batches, up to ``MAX_CPU_DEVICES``. Changes nothing where
     ``JAX_NUM_CPU_DEVICES`` or ``XLA_FLAGS`` says how many, or where JAX has begun to compute.
     """
     flags = os.environ.get("XLA_FLAGS", "")
