@@ -16,7 +16,7 @@ from jaxresnet.environment import set_up_jax
 from jaxresnet.errors import user_path
 from jaxresnet.inference import restore_run
 from jaxresnet.metrics import Sums, image_bar
-from jaxresnet.steps import Steps, compile_steps, eval_dispatches, put_on_devices, steps_per_dispatch
+from jaxresnet.steps import Steps, compile_steps, dispatch, eval_dispatches, put_on_devices, steps_per_dispatch
 from jaxresnet.train_state import TrainState, create_transform
 
 
@@ -46,9 +46,7 @@ def evaluate(
     at_once = steps_per_dispatch(-(-size // batch_size))
     for indices, mask in eval_dispatches(size, batch_size, at_once):
         start = time.monotonic()
-        with jax.transfer_guard("disallow"):  # but for these two, on purpose
-            inputs = jax.device_put((indices, mask), data["label"].sharding)
-            metrics = jax.device_get(steps.evaluate(state, data, *inputs))
+        metrics = jax.device_get(dispatch(steps.evaluate, state, data, indices, mask))
         sums.add(metrics, time.monotonic() - start)
         confusion += metrics["confusion"].sum(0)
         after_dispatch()

@@ -20,7 +20,7 @@ from jaxresnet.config import load_config
 from jaxresnet.datasets import class_names
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.models import ResNet
-from jaxresnet.steps import create_mesh, replicate
+from jaxresnet.steps import ambient, create_mesh, replicate
 from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform, split_seed
 
 
@@ -149,5 +149,5 @@ def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transf
 @functools.partial(jax.jit, static_argnames=("model", "transform", "mesh"))
 def _compiled_forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform, mesh: Mesh) -> jax.Array:
     divided = NamedSharding(mesh, PartitionSpec("data"))
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for jaxresnet.convolution
+    with ambient(mesh):
         return _forward(variables, jax.lax.with_sharding_constraint(images, divided), model, transform)

@@ -5,6 +5,7 @@ that run a whole series of steps on all devices without the host: the data set l
 gets for each step is the indices of its images.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -113,6 +114,11 @@ def put_on_devices(split: Split, mesh: Mesh) -> Batch:
     return replicate({"image": split.images, "label": split.labels}, mesh)
 
 
+def ambient(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Within it, programs are traced for the devices of ``mesh``, for which ``jaxresnet.convolution`` asks."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
 @functools.cache
 def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     """Programs for the devices of ``mesh``: state and data replicated, each batch divided.
@@ -125,8 +131,6 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     replicated = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec("data"))
 
-    ambient = functools.partial(jax.sharding.use_abstract_mesh, mesh.abstract_mesh)  # for jaxresnet.convolution
-
     def gather(data: Batch, indices: jax.Array, **extra: jax.Array) -> Batch:
         batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
         return jax.lax.with_sharding_constraint(batch, divided)
@@ -138,7 +142,7 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
             index, step_hyperparams = step_inputs
             return train_step(state, gather(data, index), step_hyperparams, transform)
 
-        with ambient():
+        with ambient(mesh):
             return _scan(step, state, (indices, hyperparams))
 
     def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
@@ -146,11 +150,17 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
             index, step_mask = step_inputs
             return carry, eval_step(state, gather(data, index, mask=step_mask), transform)
 
-        with ambient():
+        with ambient(mesh):
             return _scan(step, None, (indices, mask))[1]
 
     jit = functools.partial(jax.jit, in_shardings=replicated, out_shardings=replicated)
     return Steps(train=jit(train, donate_argnums=0), evaluate=jit(evaluate))
+
+
+def dispatch(program: Callable, state: TrainState, data: Batch, *inputs: Any) -> Any:
+    """What a program of ``Steps`` returns for inputs from the host; nothing else may move to the devices."""
+    with jax.transfer_guard("disallow"):  # a transfer on purpose, as this one, is allowed
+        return program(state, data, *jax.device_put(inputs, data["label"].sharding))
 
 
 def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:

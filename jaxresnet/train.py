@@ -25,6 +25,7 @@ from jaxresnet.schedules import create_hyperparams_fn
 from jaxresnet.steps import (
     compile_steps,
     create_mesh,
+    dispatch,
     epoch_order,
     put_on_devices,
     replicate,
@@ -169,10 +170,8 @@ class _Trainer:
             start = time.monotonic()
             hyperparams = self.hyperparams_fn(np.arange(step, step + len(indices)))
             hyperparams = jax.tree.map(np.float32, hyperparams)
-            with jax.transfer_guard("disallow"):  # but for these two, on purpose
-                inputs = replicate((indices, hyperparams), self.mesh)
-                self.state, metrics = self.steps.train(self.state, self.train_data, *inputs)
-                metrics = jax.device_get(metrics)
+            self.state, metrics = dispatch(self.steps.train, self.state, self.train_data, indices, hyperparams)
+            metrics = jax.device_get(metrics)
             before, step = step, step + len(indices)
             self._check_loss(metrics["loss"], before)
             self.progress.sums.add(metrics, time.monotonic() - start)

@@ -28,10 +28,10 @@ from ml_collections.config_flags import config_flags
 from jaxresnet import cli, environment
 from jaxresnet.config import check_config
 from jaxresnet.costs import flop_per_image, matrix_product_pace
-from jaxresnet.datasets import Dataset, Split, load_dataset
+from jaxresnet.datasets import Dataset, load_dataset
 from jaxresnet.errors import UserError, one_line, user_path
 from jaxresnet.files import output_file
-from jaxresnet.steps import steps_per_dispatch
+from jaxresnet.steps import Batch, create_mesh, put_on_devices, steps_per_dispatch
 from scripts.benchmark_report import OURS, format_report
 from scripts.contenders import Contender, jax_evaluation, jax_training, torch_trainings
 
@@ -58,24 +58,29 @@ def time_by_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, li
 
 
 def measure(
-    config: ConfigDict, dataset: Dataset, against: list[str], rounds: int, profile: pathlib.Path | None
+    config: ConfigDict, dataset: Dataset, data: Batch, against: list[str], rounds: int, profile: pathlib.Path | None
 ) -> dict[str, Any]:
-    """Everything about a config but how it grows; what ``--out`` writes. And a profile, to the folder named."""
+    """Everything about a config but how it grows; what ``--out`` writes. And a profile, to the folder named.
+
+    ``data``: the training images, on the devices.
+    """
     steps = steps_per_dispatch(config.steps_per_dispatch)
     _say("compiling")
-    contenders = {OURS: jax_training(config, dataset.train, steps)}
+    contenders = {OURS: jax_training(config, data, steps)}
     contenders[OURS].run()
     first_step_seconds = time.perf_counter() - START
     if "xla" in against:
         _say("compiling with XLA's convolutions")
-        contenders["XLA's convolutions"] = jax_training(config, dataset.train, steps, xla=True)
+        contenders["XLA's convolutions"] = jax_training(config, data, steps, xla=True)
     if "torch" in against:
         contenders |= torch_trainings(config, dataset.train, steps)
     seconds = time_by_turns(contenders, rounds)
     if profile:
         with jax.profiler.trace(str(profile), create_perfetto_trace=True):
             contenders[OURS].run()
-    evaluation = time_by_turns({"evaluation": jax_evaluation(config, dataset.test, steps)}, rounds)["evaluation"]
+    eval_batch_size = min(config.eval_batch_size, len(dataset.test))
+    evaluation = jax_evaluation(config, put_on_devices(dataset.test, create_mesh()), eval_batch_size, steps)
+    eval_seconds = time_by_turns({"evaluation": evaluation}, rounds)["evaluation"]
     _say("a large matrix product")
     versions = {"torch": importlib.metadata.version("torch")} if "torch" in against else {}
     report = environment.describe()
@@ -92,8 +97,8 @@ def measure(
         "compile_seconds": {name: each.compile_seconds for name, each in contenders.items() if each.compile_seconds},
         "memory": {name: each.memory for name, each in contenders.items() if each.memory},
         "first_step_seconds": first_step_seconds,
-        "eval_batch_size": min(config.eval_batch_size, len(dataset.test)),
-        "eval_step_seconds": evaluation,
+        "eval_batch_size": eval_batch_size,
+        "eval_step_seconds": eval_seconds,
         "versions": report["versions"] | versions,
     }
 
@@ -116,14 +121,14 @@ def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> lis
     return variants
 
 
-def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], train: Split, rounds: int) -> list[dict]:
+def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], data: Batch, rounds: int) -> list[dict]:
     """The training step of each; where one does not fit into memory, that."""
     measured = []
     for variant, config in variants:
         _say(f"compiling {variant}")
         growth = variant | {"flop_per_image": flop_per_image(config)}
         try:
-            training = jax_training(config, train, steps_per_dispatch(config.steps_per_dispatch))
+            training = jax_training(config, data, steps_per_dispatch(config.steps_per_dispatch))
             growth |= {"memory": training.memory}
             growth |= {"step_seconds": time_by_turns({str(variant): training}, rounds)[str(variant)]}
         except jax.errors.JaxRuntimeError as error:
@@ -163,8 +168,9 @@ def main(argv: list[str]) -> None:
             raise UserError(
                 f"batch size {largest} is larger than the {len(dataset.train):,} training images; give fewer"
             )
-        report = measure(config, dataset, AGAINST.value, ROUNDS.value, profile) | {"load_seconds": load_seconds}
-        report["growth"] = measure_growth(variants, dataset.train, ROUNDS.value)
+        data = put_on_devices(dataset.train, create_mesh())
+        report = measure(config, dataset, data, AGAINST.value, ROUNDS.value, profile) | {"load_seconds": load_seconds}
+        report["growth"] = measure_growth(variants, data, ROUNDS.value)
         _say("")
         print(f"\n{format_report(report)}")
         if out:

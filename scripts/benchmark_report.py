@@ -32,13 +32,13 @@ def format_report(report: dict[str, Any]) -> str:
         "evaluation": f"{report['eval_batch_size'] / statistics.median(report['eval_step_seconds']):,.0f} images/s",
     }
     lines += ["", "| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]
-    if report.get("growth"):
+    if report["growth"]:
         lines += [
             "",
             "| | step | images/s | TFLOP/s | of the ceiling | memory |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
-    for each in report.get("growth", []):
+    for each in report["growth"]:
         name, size = next((name.replace("_", " "), each[name]) for name in ("batch_size", "width") if name in each)
         if "error" in each:
             lines.append(f"| {name} {size:g} | {each['error']} | | | | |")

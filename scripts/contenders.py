@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet.datasets import Split
 from jaxresnet.schedules import Hyperparams
-from jaxresnet.steps import Steps, compile_steps, create_mesh, eval_dispatches, put_on_devices, replicate
+from jaxresnet.steps import Batch, Steps, compile_steps, create_mesh, dispatch, eval_dispatches, replicate
 from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform
 
 
@@ -30,13 +30,20 @@ class Contender(NamedTuple):
     memory: int | None = None
 
 
-def jax_training(config: ConfigDict, split: Split, steps: int, xla: bool = False) -> Contender:
-    """The program that training runs, with random images of ``split``; ``xla``: with XLA's own convolutions."""
-    programs, state, data = _on_devices(config, split)
+def jax_training(config: ConfigDict, data: Batch, steps: int, xla: bool = False) -> Contender:
+    """The program that training runs, with random images of ``data``, which lie on the devices.
+
+    Args:
+        config: of the run.
+        data: from ``put_on_devices``.
+        steps: how many in a dispatch.
+        xla: with XLA's own convolutions.
+    """
+    programs, state = _create(config, data)
     if xla:
         model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated)
         state = state.replace(apply_fn=model.apply)
-    indices = np.random.default_rng(0).integers(0, len(split), (steps, config.batch_size), np.int32)
+    indices = np.random.default_rng(0).integers(0, len(data["label"]), (steps, config.batch_size), np.int32)
     hyperparams = Hyperparams(config.schedule.learning_rate, config.optimizer.momentum)
     hyperparams = jax.tree.map(lambda value: np.full(steps, value, np.float32), hyperparams)
     start = time.perf_counter()
@@ -45,7 +52,7 @@ def jax_training(config: ConfigDict, split: Split, steps: int, xla: bool = False
 
     def run() -> None:
         nonlocal state
-        state, metrics = program(state, data, indices, hyperparams)
+        state, metrics = dispatch(program, state, data, indices, hyperparams)
         jax.block_until_ready((state, metrics))
 
     sizes = program.memory_analysis()
@@ -53,17 +60,21 @@ def jax_training(config: ConfigDict, split: Split, steps: int, xla: bool = False
     return Contender(run, steps, compile_seconds, memory - sizes.alias_size_in_bytes)
 
 
-def jax_evaluation(config: ConfigDict, split: Split, steps: int) -> Contender:
-    """As ``jax_training``, of evaluation steps of ``config.eval_batch_size`` images."""
-    programs, state, data = _on_devices(config, split)
-    indices, mask = next(eval_dispatches(len(split), min(config.eval_batch_size, len(split)), steps))
-    return Contender(lambda: jax.block_until_ready(programs.evaluate(state, data, indices, mask)), len(indices))
+def jax_evaluation(config: ConfigDict, data: Batch, batch_size: int, steps: int) -> Contender:
+    """As ``jax_training``, of evaluation steps of ``batch_size`` images."""
+    programs, state = _create(config, data)
+    indices, mask = next(eval_dispatches(len(data["label"]), batch_size, steps))
+
+    def run() -> None:
+        jax.block_until_ready(dispatch(programs.evaluate, state, data, indices, mask))
+
+    return Contender(run, len(indices))
 
 
-def _on_devices(config: ConfigDict, split: Split) -> tuple[Steps, TrainState, dict[str, jax.Array]]:
+def _create(config: ConfigDict, data: Batch) -> tuple[Steps, TrainState]:
     mesh = create_mesh()
-    state = replicate(create_train_state(config, split.images.shape[1:]), mesh)
-    return compile_steps(create_transform(config), mesh), state, put_on_devices(split, mesh)
+    state = replicate(create_train_state(config, data["image"].shape[1:]), mesh)
+    return compile_steps(create_transform(config), mesh), state
 
 
 def torch_trainings(config: ConfigDict, split: Split, steps: int) -> dict[str, Contender]:

@@ -1,7 +1,10 @@
 """Shapes in the package's signatures are enforced while testing, and a run small enough to train in seconds."""
 
+import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import jaxtyping
 import pytest
@@ -87,3 +90,17 @@ def quickstart_run(tmp_path_factory):
 def subprocess_environment():
     """For commands started by tests: one CPU device, as in the tests, and this repository first on the path."""
     return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+@pytest.fixture
+def run_on_devices(subprocess_environment):
+    """Runs a program on so many CPU devices and returns the JSON of the last line that it prints."""
+
+    def run(program, count):
+        environment = subprocess_environment | {"JAX_NUM_CPU_DEVICES": str(count)}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run

@@ -1,9 +1,5 @@
 """The CPU's convolutions against XLA's, and where they are used."""
 
-import json
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +9,6 @@ from jax import lax
 from jaxresnet import convolution
 from jaxresnet.convolution import conv_general_dilated, pointwise_strided, strided, winograd
 from jaxresnet.models import ResNet
-from tests.conftest import REPOSITORY
 
 # Algorithm, and the kernel's size, stride and padding.
 ALGORITHMS = {"winograd": (winograd, 3, 1, 1), "strided": (strided, 3, 2, 1), "pointwise": (pointwise_strided, 1, 2, 0)}
@@ -152,7 +147,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxresnet.convolution import conv_general_dilated
-from jaxresnet.steps import create_mesh
+from jaxresnet.steps import ambient, create_mesh
 from tests.test_convolution import ALGORITHMS, DIMENSIONS, arrays, value_and_gradients
 
 results = {}
@@ -163,13 +158,13 @@ for name, (_, size, stride, padding) in ALGORITHMS.items():
         divided, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
 
         def convolve(x, kernel):
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            with ambient(mesh):
                 x = jax.lax.with_sharding_constraint(x, divided)
                 paddings = ((padding, padding),) * 2
                 return conv_general_dilated(x, kernel, (stride, stride), paddings, dimension_numbers=DIMENSIONS)
 
         def differentiate(x, kernel, grad):
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            with ambient(mesh):
                 return value_and_gradients(convolve, x, kernel, grad)
 
         outputs = jax.jit(differentiate, in_shardings=whole, out_shardings=whole)(*inputs)
@@ -183,13 +178,9 @@ print(json.dumps(results))
 """
 
 
-def test_several_devices_agree_with_one(subprocess_environment):
+def test_several_devices_agree_with_one(run_on_devices):
     """Each computes its own images; where three do not divide a batch of eight, XLA's convolutions are used."""
-    environment = subprocess_environment | {"JAX_NUM_CPU_DEVICES": "4"}
-    command = [sys.executable, "-c", ON_SEVERAL_DEVICES]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    results = run_on_devices(ON_SEVERAL_DEVICES, 4)
     for name in ALGORITHMS:
         for count in (1, 2, 3, 4):
             result = results[f"{name} {count}"]

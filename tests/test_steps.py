@@ -1,9 +1,5 @@
 """Steps: pure, recomputable, compiled once, the same on any number of devices."""
 
-import json
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -22,7 +18,6 @@ from jaxresnet.steps import (
     train_dispatches,
 )
 from jaxresnet.train_state import create_train_state
-from tests.conftest import REPOSITORY
 
 TRANSFORM = Transform(4, True, (0.5,) * 3, (0.25,) * 3)
 
@@ -188,13 +183,9 @@ print(json.dumps(results))
 """
 
 
-def test_one_device_equals_eight_also_where_batches_do_not_divide(subprocess_environment):
+def test_one_device_equals_eight_also_where_batches_do_not_divide(run_on_devices):
     """Batches of 16 and 2 over 1, 3 and 8 devices: the same losses, BatchNorm statistics and evaluation."""
-    environment = subprocess_environment | {"JAX_NUM_CPU_DEVICES": "8"}
-    command = [sys.executable, "-c", ON_MANY_DEVICES]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    results = run_on_devices(ON_MANY_DEVICES, 8)
     one = results["1"]
     for count in ("3", "8"):
         many = results[count]
