@@ -1,10 +1,11 @@
 # make quickstart: set up .venv, then train on images that a dependency ships. About a minute on 2 CPU cores.
 # make test:       set up .venv with the test extra, then run the whole suite.
+# make reliability: run the tests of docs/reliability.md with many more kills, damaged files, bad inputs and configs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test reliability clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -12,6 +13,9 @@ quickstart: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+reliability: .venv/installed-test
+	$(BIN)/python -m pytest -m reliability --thorough
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxresnet needs Python 3.11 or newer: make PYTHON=python3.12")'

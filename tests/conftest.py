@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import hypothesis
 import jaxtyping
 import pytest
 
@@ -14,6 +15,45 @@ REPOSITORY = pathlib.Path(__file__).parent.parent
 # The modules whose signatures state shapes. Before the package is imported anywhere.
 CHECKED = [f"jaxresnet.{module}" for module in ("augment", "datasets", "inference", "models", "steps")]
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+# Examples that each property-based test draws: the same ones in every quick run, others in every thorough one.
+_PROFILE = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+hypothesis.settings.register_profile("quick", max_examples=25, derandomize=True, **_PROFILE)
+hypothesis.settings.register_profile("thorough", max_examples=500, print_blob=True, **_PROFILE)
+
+_COUNTS = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="many more kills, damaged files, bad inputs and configs")
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
+    config.stash[_COUNTS] = {}
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What docs/reliability.md states."""
+    for name, count in config.stash[_COUNTS].items():
+        terminalreporter.write_line(f"{count:>7,} {name}")
+
+
+@pytest.fixture(scope="session")
+def thorough(pytestconfig):
+    """Whether there is time for more than a quick run."""
+    return pytestconfig.getoption("--thorough")
+
+
+@pytest.fixture(scope="session")
+def count(pytestconfig):
+    """``count("kills survived")`` adds one to what the end of the test run reports under that name."""
+    counts = pytestconfig.stash[_COUNTS]
+
+    def add(name, number=1):
+        counts[name] = counts.get(name, 0) + number
+
+    return add
 
 
 @pytest.fixture(scope="session", autouse=True)
