@@ -8,11 +8,14 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import filelock
+
 from jaxresnet.errors import UserError, user_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LOCK_FILE = ".lock"
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
@@ -25,6 +28,31 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes ``content`` to ``path``, whole or not at all, over what is there."""
     with _written_beside(path, content) as temporary:
         temporary.replace(path)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Removes what processes that were killed while they wrote have left in a folder that nobody else writes to."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Within it, no other process that asks for the same may write to ``folder``.
+
+    Raises:
+        UserError: another one does already.
+        OSError: the folder cannot be written.
+    """
+    lock = filelock.FileLock(folder / LOCK_FILE)  # the system releases it when a process ends, however it ends
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise UserError(f"{folder} is in use by another process; wait for that, or give another --workdir") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class OutputFile(NamedTuple):

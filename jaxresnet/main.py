@@ -8,6 +8,13 @@ from jaxresnet import cli
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; single fields follow as in --config.batch_size=64.", lock_config=True
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    'For one run by several processes: HOST:PORT of the first, or "auto" under SLURM, mpirun or in a TPU pod.',
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are, unless --coordinator=auto.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, unless --coordinator=auto.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; a run that is there already is resumed.")
 
 
@@ -15,10 +22,13 @@ def main(argv: list[str]) -> None:
     with cli.command():
         cli.refuse_arguments(argv)
         # Imported here so that a mistyped flag is answered before JAX has started.
+        from jaxresnet import hosts
         from jaxresnet.environment import set_up_jax
         from jaxresnet.train import train_and_evaluate
 
         set_up_jax()
+        if COORDINATOR.value is not None:
+            hosts.connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         train_and_evaluate(CONFIG.value, WORKDIR.value)
 
 

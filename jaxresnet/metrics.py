@@ -86,6 +86,16 @@ class MetricsWriter:
         self._tensorboard.close()
 
 
+class NoWriter:
+    """In place of a ``MetricsWriter`` in all processes of a run but the first."""
+
+    def write(self, line: dict[str, float | int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def is_epoch_line(line: dict[str, Any]) -> bool:
     """Whether a line of ``metrics.jsonl`` is an epoch's last, which has been evaluated."""
     return "seconds" in line

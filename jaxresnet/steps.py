@@ -105,8 +105,21 @@ def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A whole copy of each array on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """A whole copy of each array on every device; of several processes, each gives the same arrays."""
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _put(tree: Any, replicated: NamedSharding) -> Any:
+    if replicated.is_fully_addressable:
+        return jax.device_put(tree, replicated)
+
+    def put(leaf: Any) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        # Given arrays of several processes, device_put would send them around to compare them.
+        return jax.make_array_from_process_local_data(replicated, np.asarray(leaf))
+
+    return jax.tree.map(put, tree)
 
 
 def put_on_devices(split: Split, mesh: Mesh) -> Batch:
@@ -159,8 +172,9 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
 
 def dispatch(program: Callable, state: TrainState, data: Batch, *inputs: Any) -> Any:
     """What a program of ``Steps`` returns for inputs from the host; nothing else may move to the devices."""
-    with jax.transfer_guard("disallow"):  # a transfer on purpose, as this one, is allowed
-        return program(state, data, *jax.device_put(inputs, data["label"].sharding))
+    inputs = _put(inputs, data["label"].sharding)
+    with jax.transfer_guard("disallow"):
+        return program(state, data, *inputs)
 
 
 def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet import environment
+from jaxresnet import environment, hosts
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, eval_split_name, save_config
 from jaxresnet.datasets import Dataset, class_names, hold_out, load_dataset
 from jaxresnet.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
-from jaxresnet.metrics import MetricsWriter, ProgressDisplay, Sums, format_seconds, read_metrics
+from jaxresnet.files import alone_in, remove_leftovers
+from jaxresnet.metrics import MetricsWriter, NoWriter, ProgressDisplay, Sums, format_seconds, read_metrics
 from jaxresnet.models import count_parameters
 from jaxresnet.run_files import format_summary, read_summary, write_confusion, write_failure, write_summary
 from jaxresnet.schedules import create_hyperparams_fn
@@ -63,19 +64,26 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
 
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     trainer = _Trainer(config, dataset, status)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(config, folder)
-    except OSError as error:
-        raise UserError(f"workdir {folder} cannot be written ({error}); give another --workdir") from error
-    try:
-        with Checkpointer(folder, keep=config.checkpoint.keep) as checkpointer:
-            summary = trainer.run(folder, checkpointer)
-    except Diverged as error:
-        write_failure(str(error), folder)
-        raise
-    except OSError as error:
-        raise UserError(f"workdir {folder} could no longer be written ({error}); mend that and start again") from error
+    with contextlib.ExitStack() as stack:
+        if hosts.is_first():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(alone_in(folder))
+                remove_leftovers(folder)
+                save_config(config, folder)
+            except OSError as error:
+                raise UserError(f"workdir {folder} cannot be written ({error}); give another --workdir") from error
+        try:
+            with Checkpointer(folder, keep=config.checkpoint.keep) as checkpointer:
+                summary = trainer.run(folder, checkpointer)
+        except Diverged as error:
+            if hosts.is_first():
+                write_failure(str(error), folder)
+            raise
+        except OSError as error:
+            raise UserError(
+                f"workdir {folder} could no longer be written ({error}); mend that and start again"
+            ) from error
     print(format_summary(summary))
     return summary
 
@@ -127,7 +135,7 @@ class _Trainer:
             flush=True,
         )
         with _stop_signal() as self.stop_signal:
-            self.writer = MetricsWriter(workdir, step, self.progress.epoch)
+            self.writer = MetricsWriter(workdir, step, self.progress.epoch) if hosts.is_first() else NoWriter()
             self.display = ProgressDisplay(self.config.num_epochs, self.total_steps, step)
             with contextlib.closing(self.writer), contextlib.closing(self.display):
                 while self.progress.epoch < self.config.num_epochs:
@@ -136,10 +144,11 @@ class _Trainer:
         return self._summarise(workdir)
 
     def _resume(self, workdir: pathlib.Path) -> None:
-        if self.checkpointer.latest_step is None:
+        restored = self.checkpointer.restore_newest(self.state)
+        if restored is None:
             return
         fingerprint = self.progress.data_fingerprint
-        self.state, self.progress = self.checkpointer.restore(self.state, self.checkpointer.latest_step)
+        self.state, self.progress = restored
         if self.progress.data_fingerprint is None:
             self._place_imported_weights(workdir, fingerprint)
         if self.progress.data_fingerprint != fingerprint:
@@ -216,7 +225,7 @@ class _Trainer:
         if best:
             progress.best = {"epoch": progress.epoch, "step": step, "loss": loss, "accuracy": accuracy}
         if best or progress.epoch == self.config.num_epochs or self._save_is_due(step):
-            self._save(best)
+            self._save()
 
     def _metrics_line(self, step: int) -> dict[str, float]:
         sums = self.progress.sums
@@ -240,23 +249,26 @@ class _Trainer:
     def _save_is_due(self, step: int) -> bool:
         every = self.config.checkpoint
         by_steps = every.every_steps > 0 and step - self.last_save.step >= every.every_steps
-        return by_steps or time.monotonic() - self.last_save.time >= 60 * every.every_minutes
+        late = time.monotonic() - self.last_save.time >= 60 * every.every_minutes
+        return by_steps or hosts.largest(late) > 0
 
-    def _save(self, best: bool = False) -> None:
-        self.checkpointer.save(self.state, self.progress, best)
+    def _save(self) -> None:
+        self.checkpointer.save(self.state, self.progress)
         self.last_save = _Save(int(self.state.step), self.progress.epoch, time.monotonic())
 
     def _stop_if_asked(self) -> None:
-        if self.stop_signal:
+        number = hosts.largest(self.stop_signal[0] if self.stop_signal else 0)
+        if number:
             if (int(self.state.step), self.progress.epoch) != self.last_save[:2]:
                 self._save()
             raise Interrupted(
-                f"stopped by {self.stop_signal[0].name} and saved after step {int(self.state.step):,}; the same "
+                f"stopped by {signal.Signals(number).name} and saved after step {int(self.state.step):,}; the same "
                 "command goes on from there",
-                128 + self.stop_signal[0],
+                128 + number,
             )
 
     def _summarise(self, workdir: pathlib.Path) -> dict[str, Any]:
+        hosts.wait_for_all("metrics written")
         progress = self.progress
         last = read_metrics(workdir)[-1]
         epochs_here = self.config.num_epochs - progress.first_step // self.steps_per_epoch
@@ -283,8 +295,9 @@ class _Trainer:
             sums, _ = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **sums.means("test")}
         names = class_names(self.config.dataset.name, self.config.model.num_classes)
-        write_confusion(progress.confusion, names, workdir)
-        write_summary(summary, workdir)
+        if hosts.is_first():
+            write_confusion(progress.confusion, names, workdir)
+            write_summary(summary, workdir)
         return summary
 
 
@@ -294,7 +307,7 @@ def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
             raise UserError(f"workdir {workdir} is a file; give a folder")
         if (workdir / CONFIG_FILE).exists():
             check_same_training(config, workdir)
-        elif workdir.is_dir() and any(workdir.iterdir()):
+        elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
             raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
