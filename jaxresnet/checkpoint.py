@@ -250,8 +250,8 @@ class Checkpointer:
         if damage or noted is not None:
             first = f"; {next(iter(damage.values()))}" if damage else ""
             raise UserError(
-                f"{self._workdir} has no checkpoint left that can be read{first}; put {CHECKPOINTS_FOLDER}/ back from a "
-                "copy, or give another --workdir to start from the beginning"
+                f"{self._workdir} has no checkpoint left that can be read{first}; put {CHECKPOINTS_FOLDER}/ back from "
+                "a copy, or give another --workdir to start from the beginning"
             )
         return None
 

@@ -4,15 +4,20 @@ All of them run the same program on the same workdir and data. Devices exchange 
 from their own clocks and signals they have to agree on. Only the first writes files and speaks on stdout.
 """
 
+import contextlib
+import faulthandler
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxresnet.errors import UserError, one_line
+from jaxresnet.errors import Diverged, UserError, one_line
+
+T = TypeVar("T")
 
 # A process that is silent for so long has died, and the others end.
 HEARTBEAT_SECONDS = 30
@@ -50,8 +55,27 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
         raise UserError(
             f"--coordinator={coordinator}: the processes did not find each other ({one_line(error)})"
         ) from error
+    faulthandler.disable()  # where another process dies, JAX ends this one with a message, which a dump would bury
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Ends one of several processes where it fails: Python's own end would wait for the others, and they for this one.
+
+    Changes nothing for a process on its own, nor where all of them fail alike, as when a run diverges.
+    """
+    try:
+        yield
+    except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
+        if jax.process_count() == 1 or isinstance(error, Diverged):
+            raise
+        reason = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            reason = f"another process of this run has ended, or cannot be reached ({one_line(error)})"
+        print(f"jaxresnet: {reason}; start all processes again, and the run goes on", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def is_first() -> bool:
@@ -62,6 +86,14 @@ def is_first() -> bool:
 def wait_for_all(name: str) -> None:
     """Until every process is here, which ``name`` tells them."""
     multihost_utils.sync_global_devices(name)
+
+
+def first_before_others(action: Callable[[], T]) -> T:
+    """What ``action`` returns, which the first process calls alone: it may leave files that the others then find."""
+    if is_first():
+        result = action()
+    wait_for_all("done by the first")
+    return result if is_first() else action()
 
 
 def in_first(action: Callable[[], object], name: str) -> None:

@@ -29,7 +29,8 @@ def main(argv: list[str]) -> None:
         set_up_jax()
         if COORDINATOR.value is not None:
             hosts.connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        train_and_evaluate(CONFIG.value, WORKDIR.value)
+        with hosts.ending_at_once():
+            train_and_evaluate(CONFIG.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

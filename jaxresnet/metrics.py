@@ -9,7 +9,9 @@ import time
 from typing import Any
 
 import numpy as np
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from jaxresnet.errors import UserError
@@ -71,19 +73,27 @@ class MetricsWriter:
         ]
         write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._file = path.open("a")
-        self._tensorboard = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # tensorboardX's SummaryWriter writes from a thread, where nobody can answer that the disk is full.
+        self._tensorboard = EventsWriter(str(folder / "events"))
+        session = SessionLog(status=SessionLog.START)
+        self._tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=session))
 
     def write(self, line: dict[str, float | int]) -> None:
         """Writes one line, at once."""
         self._file.write(f"{json.dumps(line)}\n")
         self._file.flush()
-        for name, value in line.items():
-            if name != "step":
-                self._tensorboard.add_scalar(name, value, line["step"])
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
+        event = Event(wall_time=time.time(), step=line["step"], summary=Summary(value=values))
+        self._tensorboard.write_event(event)
+        self._tensorboard.flush()
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        try:
+            self._file.close()  # which fails where the disk is full
+        finally:
+            self._tensorboard.close()
 
 
 class NoWriter:

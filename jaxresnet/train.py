@@ -62,7 +62,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
         print(f"{folder} holds this run already, finished.\n{format_summary(summary)}")
         return summary
 
-    dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+    dataset = hosts.first_before_others(
+        lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+    )
     trainer = _Trainer(config, dataset, status)
     with contextlib.ExitStack() as stack:
         if hosts.is_first():
@@ -74,7 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
             except OSError as error:
                 raise UserError(f"workdir {folder} cannot be written ({error}); give another --workdir") from error
         try:
-            with Checkpointer(folder, keep=config.checkpoint.keep) as checkpointer:
+            with Checkpointer(folder, config.checkpoint.keep) as checkpointer, hosts.ending_at_once():
                 summary = trainer.run(folder, checkpointer)
         except Diverged as error:
             if hosts.is_first():

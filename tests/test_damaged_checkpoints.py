@@ -148,7 +148,7 @@ def test_a_run_without_any_good_checkpoint_does_not_silently_begin_anew(run, tmp
     if "note" in left:
         (workdir / "newest-checkpoint.json").write_bytes(b"\0\xff")
     before = {path: path.read_bytes() for path in files_of(workdir)}
-    with pytest.raises(UserError, match="no checkpoint left that can be read.* or give another --workdir") as error:
+    with pytest.raises(UserError, match=r"no checkpoint left that can be read.* or give another --workdir") as error:
         train_and_evaluate(config, str(workdir))
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in files_of(workdir)} == before  # nothing was lost on the way
