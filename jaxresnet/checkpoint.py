@@ -148,6 +148,8 @@ class Checkpointer:
                 hosts.in_first(lambda: self._folder.joinpath(str(step)).rename(replaced), "replacement begun")
                 self._manager.reload()
             self._manager.save(step, args=args)
+        except jax.errors.JaxRuntimeError:  # another process has ended
+            raise
         except Exception as error:  # orbax and tensorstore raise types of their own
             raise self._not_written(error) from error
         if not self._in_background:
@@ -157,6 +159,8 @@ class Checkpointer:
         """Waits for what is being saved, and then notes which is the newest."""
         try:
             self._manager.wait_until_finished()
+        except jax.errors.JaxRuntimeError:
+            raise
         except Exception as error:
             raise self._not_written(error) from error
         if hosts.is_first():

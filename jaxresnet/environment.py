@@ -55,12 +55,13 @@ def _keep_compiled_programs() -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Device, number of devices, versions and git commit."""
+    """Device, number of devices and of processes, versions and git commit."""
     devices = jax.devices()
     return {
         "device": device_name(),
         "platform": devices[0].platform,
         "device_count": len(devices),
+        "process_count": jax.process_count(),
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
         "git_commit": _git_commit(),

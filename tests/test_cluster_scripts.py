@@ -1,0 +1,84 @@
+"""The scripts for clusters, with stand-ins for the programs that only a cluster has."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxresnet.run_files import read_summary
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder like the repository's, with an empty environment in it."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    return tmp_path
+
+
+@pytest.fixture
+def call(root, subprocess_environment):
+    """Runs a script in that folder with stand-ins, given as name and text, in front of all other programs."""
+
+    def call(script, *arguments, stand_ins, **environment):
+        folder = root / "stand-ins"
+        folder.mkdir(exist_ok=True)
+        for name, text in stand_ins.items():
+            (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+            (folder / name).chmod(0o755)
+        path = f"{folder}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", str(REPOSITORY / "scripts" / script), *arguments],
+            env=subprocess_environment | {"PATH": path, **environment},
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return call
+
+
+# Two tasks, each told who it is, as SLURM does; srun ends with the first status that is not 0.
+SRUN = """
+shift
+export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & done
+wait -n && wait -n
+"""
+
+
+def test_a_run_of_several_hosts_under_slurm(call, root):
+    flags = ["--config=configs/quickstart.py", "--config.model.channels=(4,)", "--config.model.blocks=(1,)"]
+    flags += ["--config.model.pooling=global", "--config.num_epochs=1", "--workdir=runs/a run"]
+    # JAX derives a port from the job's number.
+    done = call("hosts.slurm", *flags, stand_ins={"srun": SRUN}, SLURM_JOB_ID=str(os.getpid()))
+    assert done.returncode == 0, done.stderr
+    assert read_summary(root / "runs" / "a run")["process_count"] == 2
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(143, "requeue 17\n"), (1, "")])
+def test_a_run_that_slurm_stops_is_queued_again_and_one_that_fails_is_not(call, status, requeued):
+    stand_ins = {"srun": f"exit {status}", "scontrol": 'echo "$@"'}
+    done = call("hosts.slurm", stand_ins=stand_ins, SLURM_JOB_ID="17")
+    assert (done.returncode, done.stdout) == (status, requeued)
+
+
+def test_a_run_on_a_tpu_pod_is_started_on_all_hosts_with_the_flags_as_they_were_given(call):
+    flags = ["--config=configs/final.py", "--config.model.channels=(4, 8)", "--workdir=/mnt/shared/a run"]
+    done = call("tpu_pod.sh", "slice", "europe-west4-b", *flags, stand_ins={"gcloud": 'printf "%s\\n" "$@"'})
+    *words, command = done.stdout.splitlines()
+    assert words == ["compute", "tpus", "tpu-vm", "ssh", "slice", "--zone=europe-west4-b", "--worker=all"]
+    words = subprocess.run(
+        ["bash", "-c", f'printf "%s\\n" {command.partition(" -m ")[2]}'], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert words == ["jaxresnet.main", "--coordinator=auto", *flags]
+
+
+def test_the_pods_script_says_what_it_needs(call):
+    done = call("tpu_pod.sh", "slice", stand_ins={"gcloud": "exit 9"})
+    assert done.returncode == 2 and "NAME ZONE" in done.stderr
