@@ -159,7 +159,7 @@ class Checkpointer:
         """Waits for what is being saved, and then notes which is the newest."""
         try:
             self._manager.wait_until_finished()
-        except jax.errors.JaxRuntimeError:
+        except jax.errors.JaxRuntimeError:  # as above
             raise
         except Exception as error:
             raise self._not_written(error) from error

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from jaxresnet.augment import Transform
-from jaxresnet.checkpoint import Checkpointer, Progress
+from jaxresnet.checkpoint import Checkpointer, DamagedCheckpoint, Progress
 from jaxresnet.cifar10 import IMAGE_SHAPE
 from jaxresnet.config import load_config
 from jaxresnet.datasets import class_names
@@ -58,8 +58,13 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), abstract)
     with Checkpointer(workdir, read_only=True) as checkpointer:
-        step = checkpointer.find(checkpoint)
-        state, progress = checkpointer.restore(abstract, step)
+        try:
+            step = checkpointer.find(checkpoint)
+            state, progress = checkpointer.restore(abstract, step)
+        except DamagedCheckpoint as error:
+            raise UserError(
+                f"{error}; give another --checkpoint, or train on: the run goes on from the newest that is whole"
+            ) from error
     state = state.replace(rng=replicate(split_seed(config.seed).step, mesh))
     return RestoredRun(config, step, state, progress, mesh)
 

@@ -66,15 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
         lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     )
     trainer = _Trainer(config, dataset, status)
-    with contextlib.ExitStack() as stack:
-        if hosts.is_first():
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(alone_in(folder))
-                remove_leftovers(folder)
-                save_config(config, folder)
-            except OSError as error:
-                raise UserError(f"workdir {folder} cannot be written ({error}); give another --workdir") from error
+    with _opened(folder, config):
         try:
             with Checkpointer(folder, config.checkpoint.keep) as checkpointer, hosts.ending_at_once():
                 summary = trainer.run(folder, checkpointer)
@@ -313,6 +305,22 @@ def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
             raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
+
+
+@contextlib.contextmanager
+def _opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """The workdir, in which the first process of this run, and no other run, may write from now on."""
+    with contextlib.ExitStack() as stack:
+        if hosts.is_first():
+            try:
+                workdir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(alone_in(workdir))
+                _check_workdir(config, workdir)  # again: another run can have begun and ended here since
+                remove_leftovers(workdir)
+                save_config(config, workdir)
+            except OSError as error:
+                raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
+        yield
 
 
 def _crosses(every: int, before: int, after: int) -> bool:

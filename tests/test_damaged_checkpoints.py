@@ -113,8 +113,9 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_it_would_have(run, tmp
     (workdir / "summary.json").unlink()
     largest = max((workdir / "checkpoints" / "12" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
     damage(largest, kind, 0.5)
-    with pytest.raises(UserError, match="12 is damaged"):
+    with pytest.raises(UserError, match=r"12 is damaged .*; give another --checkpoint, or train on"):
         evaluate_run(str(workdir), "last")
+    assert evaluate_run(str(workdir), "11")[0] == 11
     capsys.readouterr()
     train_and_evaluate(config, str(workdir))
     assert "12 is damaged" in capsys.readouterr().err
