@@ -42,7 +42,7 @@ class Progress:
     first_step: int = 0
     epoch: int = 0
     sums: Sums = dataclasses.field(default_factory=Sums)
-    best: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     confusion: list[list[int]] | None = None
@@ -114,7 +114,7 @@ class Checkpointer:
                 state=ocp.args.StandardSave(saved), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
             ),
             # Only a new best carries a metric, so that among equals the first stays the best.
-            metrics={"accuracy": progress.best["accuracy"]} if best else None,
+            metrics={"accuracy": progress.best["accuracy"]} if best and progress.best else None,
         )
 
     def last_good(self) -> str:

@@ -8,7 +8,9 @@ from jaxresnet import cli
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; single fields follow as in --config.batch_size=64.", lock_config=True
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; a run that is there already is resumed.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The folder of the run; a run that is there already is resumed.", required=True
+)
 
 
 def main(argv: list[str]) -> None:
@@ -23,5 +25,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main, flags_parser=cli.parse_flags)

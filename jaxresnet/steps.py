@@ -114,7 +114,7 @@ def put_on_devices(split: Split, mesh: Mesh) -> Batch:
     return replicate({"image": split.images, "label": split.labels}, mesh)
 
 
-def ambient(mesh: Mesh) -> contextlib.AbstractContextManager:
+def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
     """Within it, programs are traced for the devices of ``mesh``, for which ``jaxresnet.convolution`` asks."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
@@ -157,13 +157,13 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     return Steps(train=jit(train, donate_argnums=0), evaluate=jit(evaluate))
 
 
-def dispatch(program: Callable, state: TrainState, data: Batch, *inputs: Any) -> Any:
+def dispatch(program: Callable[..., Any], state: TrainState, data: Batch, *inputs: Any) -> Any:
     """What a program of ``Steps`` returns for inputs from the host; nothing else may move to the devices."""
     with jax.transfer_guard("disallow"):  # a transfer on purpose, as this one, is allowed
         return program(state, data, *jax.device_put(inputs, data["label"].sharding))
 
 
-def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+def _scan(step: Callable[..., Any], carry: Any, xs: Any) -> tuple[Any, Any]:
     """``lax.scan``, without the loop for a single step: XLA:CPU rewrites the weight gradients of convolutions into a
     fast form only outside of loops; inside one, a training step of ``configs/cpu.py`` was measured 31 times slower."""
     if len(jax.tree.leaves(xs)[0]) > 1:
