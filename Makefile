@@ -1,17 +1,27 @@
 # make quickstart: set up .venv, then train on images that a dependency ships. About a minute on 2 CPU cores.
-# make test:       set up .venv with the test extra, then run the whole suite.
+# make test:       set up .venv with the test extra, then run ruff, mypy and the whole suite.
 # make reliability: run the tests of docs/reliability.md with many more kills, damaged files, bad inputs and configs.
+# make lock:       write requirements.lock anew, with the newest versions that pyproject.toml allows. Needs Python 3.11.
+# make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
+#
+# .venv gets the versions in requirements.lock.
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+LOCK := requirements.lock
 
-.PHONY: quickstart test reliability clean
+# An environment of its own for one command, $$venv, which is gone afterwards.
+WITH_VENV = set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; $(PYTHON) -m venv "$$venv"
+
+.PHONY: quickstart test reliability lock audit clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/installed-test
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
 reliability: .venv/installed-test
@@ -21,13 +31,27 @@ reliability: .venv/installed-test
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxresnet needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+.venv/installed: .venv/bin/python pyproject.toml $(LOCK)
+	$(BIN)/python $(PIP_INSTALL) --constraint $(LOCK) -e .
 	@touch $@
 
-.venv/installed-test: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+.venv/installed-test: .venv/bin/python pyproject.toml $(LOCK)
+	$(BIN)/python $(PIP_INSTALL) --constraint $(LOCK) -e '.[test]'
 	@touch $@ .venv/installed
+
+lock:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the lock must suit the oldest Python: make lock PYTHON=python3.11")'
+	$(WITH_VENV); \
+	"$$venv/bin/python" $(PIP_INSTALL) -e '.[test]'; \
+	sed '/^#/!d' $(LOCK) > "$$venv/lock"; \
+	"$$venv/bin/python" -m pip freeze --all --exclude-editable --exclude pip > "$$venv/frozen"; \
+	sed 's/+.*//' "$$venv/frozen" | LC_ALL=C sort -f -t= -k1,1 >> "$$venv/lock"; \
+	cp "$$venv/lock" $(LOCK)
+
+audit:
+	$(WITH_VENV); \
+	"$$venv/bin/python" $(PIP_INSTALL) 'pip-audit>=2.10,<3'; \
+	"$$venv/bin/pip-audit" --requirement $(LOCK) --no-deps --disable-pip --strict
 
 clean:
 	rm -rf .venv

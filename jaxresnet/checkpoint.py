@@ -59,7 +59,7 @@ class Progress:
     first_step: int = 0
     epoch: int = 0
     sums: Sums = dataclasses.field(default_factory=Sums)
-    best: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     confusion: list[list[int]] | None = None
@@ -235,7 +235,8 @@ class Checkpointer:
         Raises:
             UserError: all checkpoints are damaged or gone, so that the run would begin anew.
         """
-        damage, noted = {}, self._noted_step()
+        damage: dict[int, DamagedCheckpoint] = {}
+        noted = self._noted_step()
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self.restore(state, step)
@@ -244,9 +245,9 @@ class Checkpointer:
                 continue
             if noted is not None and noted > max(step, *damage, 0):
                 self._note(f"the checkpoint of step {noted:,} is gone; going on from step {step:,}")
-            for damaged, error in damage.items():
+            for damaged, reason in damage.items():
                 hosts.in_first(functools.partial(self._move_away, damaged), "damaged checkpoint moved")
-                self._note(f"{error}; it is now in {DAMAGED_FOLDER}, and the run goes on from step {step:,}")
+                self._note(f"{reason}; it is now in {DAMAGED_FOLDER}, and the run goes on from step {step:,}")
             if damage:
                 self._manager.reload()
             self._best.step = restored[1].best["step"] if restored[1].best else None
@@ -317,7 +318,7 @@ def _checksum(arrays: Any, fields: dict[str, Any]) -> str:
     """Of every value that a checkpoint holds, so that a restored one is what was saved."""
     crc = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
     for leaf in jax.tree.leaves(jax.device_get(arrays)):
-        crc = zlib.crc32(np.ascontiguousarray(leaf), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
     return f"{crc:08x}"
 
 

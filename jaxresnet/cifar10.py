@@ -13,6 +13,7 @@ import re
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from numpy._core import multiarray, numeric
 from tqdm import tqdm
 
 from jaxresnet.errors import UserError, one_line
@@ -72,7 +73,7 @@ def _decode_tfds(folder: pathlib.Path) -> Arrays:
     # Imported here because it takes a second and a run with a cache does without it.
     import tensorflow_datasets as tfds
 
-    arrays = {}
+    arrays: Arrays = {}
     for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
         try:
             builder = tfds.builder_from_directory(folder, file_format="array_record")
@@ -117,7 +118,7 @@ def _write_cache(cache: pathlib.Path, arrays: Arrays) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         temporary.replace(cache)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -188,7 +189,8 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
         batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
         if b"data" not in batch:
             raise ValueError("it has no b'data'")
-        data, labels, ids = (np.asarray(batch[key]) if key in batch else None for key in (b"data", b"labels", b"ids"))
+        data = np.asarray(batch[b"data"])
+        labels, ids = (np.asarray(batch[key]) if key in batch else None for key in (b"labels", b"ids"))
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({one_line(error)})") from error
     height, width, channels = IMAGE_SHAPE
@@ -206,9 +208,13 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
         raise UserError(f"{path}: holds labels of type {labels.dtype} or negative ones: expected integers from 0")
     if data.shape[1:] != IMAGE_SHAPE:
         data = data.reshape(-1, *planes).transpose(0, 2, 3, 1)
-    if ids is not None:
-        ids = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in ids.tolist()]
-    return PickledImages(data, labels, ids)
+    if ids is None:
+        return PickledImages(data, labels, None)
+    names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in ids.tolist()]
+    return PickledImages(data, labels, names)
+
+
+_frombuffer = numeric._frombuffer  # type: ignore[attr-defined]  # private, but pickled arrays name it
 
 
 class _BatchUnpickler(pickle.Unpickler):
@@ -218,11 +224,11 @@ class _BatchUnpickler(pickle.Unpickler):
         ("numpy", "dtype"): np.dtype,
         ("numpy", "ndarray"): np.ndarray,
         # The official files name the module as NumPy 1 did.
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
         # What arrays become at protocol 5, and bytes below protocol 3.
-        ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
-        ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
+        ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+        ("numpy._core.numeric", "_frombuffer"): _frombuffer,
         ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
     }
 

@@ -17,6 +17,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,6 +31,8 @@ TIMEOUT_SECONDS = 10.0  # of each address that is tried, and of each read
 CONNECT_SECONDS = 20.0  # in all
 FOLDER = "cifar-10-batches-bin"
 RECORD_BYTES = 1 + 32 * 32 * 3
+
+_Example = tuple[int, dict[str, Any]]  # its number and its features, as tfds takes them
 
 WAYS_FORWARD = f"""\
   - with a network, start again: the archive is read from {URL}
@@ -103,20 +106,20 @@ def _write_tfds(archive: pathlib.Path, root: pathlib.Path) -> None:
     import tensorflow_datasets as tfds
     from PIL import Image
 
-    # The class must be called Cifar10: tfds derives the data set's name from it.
-    class Cifar10(tfds.image_classification.Cifar10, skip_registration=True):
+    # The class must be called Cifar10: tfds derives the data set's name from it. Types do not say what tfds takes.
+    class Cifar10(tfds.image_classification.Cifar10, skip_registration=True):  # type: ignore[call-arg, misc]
         __module__ = tfds.image_classification.Cifar10.__module__  # recorded in dataset_info.json
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[_Example]]:
             with tarfile.open(archive) as tar:
-                names = tar.extractfile(f"{FOLDER}/batches.meta.txt").read().decode().split()
+                names = _read_member(tar, "batches.meta.txt").decode().split()
             self.info.features["label"].names = names
             return {
                 "train": self._generate_examples("train_", cifar10.TRAIN_BATCHES),
                 "test": self._generate_examples("test_", (cifar10.TEST_BATCH,)),
             }
 
-        def _generate_examples(self, split_prefix, filepaths):
+        def _generate_examples(self, split_prefix: str, filepaths: tuple[str, ...]) -> Iterator[_Example]:
             for index, (image, label) in enumerate(_read_archive(archive, filepaths)):
                 png = io.BytesIO()
                 Image.fromarray(image).save(png, "PNG")
@@ -131,7 +134,12 @@ def _read_archive(archive: pathlib.Path, batches: tuple[str, ...]) -> Iterator[t
     height, width, channels = cifar10.IMAGE_SHAPE
     with tarfile.open(archive) as tar:
         for batch in batches:
-            data = tar.extractfile(f"{FOLDER}/{batch}.bin").read()
-            for record in np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES):
+            for record in np.frombuffer(_read_member(tar, f"{batch}.bin"), np.uint8).reshape(-1, RECORD_BYTES):
                 image = record[1:].reshape(channels, height, width).transpose(1, 2, 0)
                 yield np.ascontiguousarray(image), int(record[0])
+
+
+def _read_member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(f"{FOLDER}/{name}")
+    assert file is not None, name  # no folder: the archive's hash is the official one's
+    return file.read()

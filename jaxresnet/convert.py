@@ -18,7 +18,10 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file that the weights belong to; with --from_torch.", lock_config=True
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The folder of the run: a new one with --from_torch, the one to read with --to_torch."
+    "workdir",
+    None,
+    "The folder of the run: a new one with --from_torch, the one to read with --to_torch.",
+    required=True,
 )
 FROM_TORCH = flags.DEFINE_string("from_torch", None, "The PyTorch checkpoint or .safetensors file to import.")
 TO_TORCH = flags.DEFINE_string("to_torch", None, "The file to write: .safetensors, or else one for torch.load.")
@@ -50,16 +53,17 @@ def main(argv: list[str]) -> None:
             raise UserError("--from_torch needs --config, the config that the weights belong to")
         # Imported here so that a mistyped flag is answered before JAX has started.
         from jaxresnet.torch_files import to_torch_file
-        from jaxresnet.torch_runs import UnfitWeights, explain_misfit, export_weights, import_weights
+        from jaxresnet.torch_runs import explain_misfit, export_weights, import_weights
+        from jaxresnet.torch_weights import UnfitWeights
 
         workdir = user_path(WORKDIR.value)
-        if imports:
+        if FROM_TORCH.value is not None:
             file = user_path(FROM_TORCH.value)
             try:
                 print(import_weights(file, CONFIG.value, workdir, EPOCH.value))
             except UnfitWeights as error:
                 raise explain_misfit(error, file, CONFIG.value, CONFIGS) from error
-        else:
+        elif TO_TORCH.value is not None:
             out = output_file("--to_torch", TO_TORCH.value, FORCE.value)
             state_dict = export_weights(workdir, CHECKPOINT.value)
             out.write(to_torch_file(state_dict, out.path))
@@ -67,5 +71,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir"])
     app.run(main, flags_parser=cli.parse_flags)

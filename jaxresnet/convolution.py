@@ -99,8 +99,10 @@ def _convolution(
             dx, dkernel = backward(x, kernel, grad)
             return dx, lax.psum(dkernel, mesh.axis_names)
 
-        specs = {"in_specs": (divided, whole, divided), "out_specs": (divided, whole)}
-        return jax.shard_map(of_all_devices, **specs, check_vma=False)(*saved, grad)
+        of_the_batch = jax.shard_map(
+            of_all_devices, in_specs=(divided, whole, divided), out_specs=(divided, whole), check_vma=False
+        )
+        return of_the_batch(*saved, grad)
 
     convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
     return convolve
@@ -255,7 +257,7 @@ def _pointwise_strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tup
 pointwise_strided = _convolution(_pointwise_strided, _pointwise_strided_gradients)
 
 # By kernel, strides and padding.
-_ALGORITHMS: dict[tuple, Callable[[Images, Kernel], Images]] = {
+_ALGORITHMS: dict[tuple[Any, ...], Callable[[Images, Kernel], Images]] = {
     ((3, 3), (1, 1), ((1, 1), (1, 1))): winograd,
     ((3, 3), (2, 2), ((1, 1), (1, 1))): strided,
     ((1, 1), (2, 2), ((0, 0), (0, 0))): pointwise_strided,

@@ -41,7 +41,7 @@ def count_costs(jobs: list[Job]) -> dict[pathlib.Path, Cost]:
     Raises:
         UserError: data that cannot be read.
     """
-    splits: dict[tuple, Any] = {}
+    splits: dict[tuple[str, str | None, int], Any] = {}
     costs = {}
     for job in jobs:
         config = job.config

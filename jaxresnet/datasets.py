@@ -59,7 +59,7 @@ class Dataset:
         crc = 0
         for split in (self.train, self.test):
             for array in (split.images, split.labels):
-                crc = zlib.crc32(np.ascontiguousarray(array), crc)
+                crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
         return f"{crc:08x}"
 
 
@@ -119,12 +119,15 @@ def hold_out(split: Split, size: int) -> tuple[Split, Split]:
 def _load_cifar10(data_dir: str | None) -> tuple[dict[str, np.ndarray], str]:
     if data_dir is None:
         root = cifar10.default_tfds_root()
-        if cifar10.find_tfds(root) is None:
+        folder = cifar10.find_tfds(root)
+        if folder is None:
             # Imported here because only a first run needs it.
             from jaxresnet import cifar10_download
 
             cifar10_download.prepare(root)
-        return cifar10.load_tfds(cifar10.find_tfds(root)), str(root)
+            folder = cifar10.find_tfds(root)
+            assert folder is not None, root  # it has just been prepared
+        return cifar10.load_tfds(folder), str(root)
 
     path = user_path(data_dir)
     try:

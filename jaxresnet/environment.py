@@ -33,7 +33,9 @@ def _use_all_cores() -> None:
     ``JAX_NUM_CPU_DEVICES`` or ``XLA_FLAGS`` says how many, or where JAX has begun to compute.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in flags:
+    # JAX gives its config such attributes while it runs, which no annotation can tell.
+    given = jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
+    if given or "xla_force_host_platform_device_count" in flags:
         return
     if "xla_cpu_collective_call" not in flags:
         # XLA ends the process where one device is 40 s late, as a core may be on a busy machine.
@@ -45,7 +47,7 @@ def _use_all_cores() -> None:
 
 def _keep_compiled_programs() -> None:
     """Keeps them in the user's cache, unless ``JAX_COMPILATION_CACHE_DIR`` says where or there is no such place."""
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # as above
         return
     with contextlib.suppress(OSError, RuntimeError):  # no home
         folder = cache_folder() / "compiled"

@@ -41,16 +41,16 @@ def evaluate(
     after_dispatch: Callable[[], Any] = lambda: None,
 ) -> Scores:
     """The scores of all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
-    sums, confusion = Sums(), 0
+    sums, confusions = Sums(), []
     batch_size = min(batch_size, size)
     at_once = steps_per_dispatch(-(-size // batch_size))
     for indices, mask in eval_dispatches(size, batch_size, at_once):
         start = time.monotonic()
         metrics = jax.device_get(dispatch(steps.evaluate, state, data, indices, mask))
         sums.add(metrics, time.monotonic() - start)
-        confusion += metrics["confusion"].sum(0)
+        confusions.append(metrics["confusion"].sum(0))
         after_dispatch()
-    return Scores(sums, confusion)
+    return Scores(sums, np.sum(confusions, axis=0))
 
 
 def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None) -> tuple[int, Sums]:

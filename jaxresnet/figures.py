@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -43,10 +43,10 @@ class Bar(NamedTuple):
     paper: float | None = None
 
 
-def style_of(label: str, labels: Sequence[str]) -> dict:
+def style_of(label: str, labels: Sequence[str]) -> dict[str, Any]:
     """Colour and dashes of an arm among others: a corrected arm is its faithful twin's colour, dashed."""
     families = list(dict.fromkeys(_family(other) for other in labels))
-    colours = matplotlib.colormaps["tab10" if len(families) <= 10 else "tab20"].colors
+    colours = matplotlib.color_sequences["tab10" if len(families) <= 10 else "tab20"]
     dashes = {"": "-", "_fixed": "--", "_fixed_warmup": "-."}
     return {
         "color": colours[families.index(_family(label)) % len(colours)],
@@ -175,7 +175,9 @@ def draw_architecture(model: ResNet, image_shape: tuple[int, int, int]) -> Figur
     return figure
 
 
-def _architecture_rows(model: ResNet, image_shape: tuple[int, int, int]) -> list[tuple]:
+def _architecture_rows(
+    model: ResNet, image_shape: tuple[int, int, int]
+) -> list[tuple[str, int, tuple[int, ...], str, str]]:
     """For each part: text, number of blocks (0: none), output shape, parameters and multiply-adds as text."""
     layers = describe_layers(model, image_shape)
 

@@ -36,6 +36,7 @@ class Gallery:
 
     def draw(self, class_names: Sequence[str]) -> Figure:
         """The chosen images, with what they were taken for."""
+        assert self._kept is not None  # add was called
         _, pixels, predictions = self._kept
         return draw_predictions(pixels, predictions, class_names)
 

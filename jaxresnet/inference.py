@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,8 @@ def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
 
 
 def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform) -> jax.Array:
-    return model.apply(variables, transform.eval(jnp.asarray(images)), train=False)
+    # Flax also returns the variables that a call may change; here there are none.
+    return cast(jax.Array, model.apply(variables, transform.eval(jnp.asarray(images)), train=False))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "transform", "mesh"))

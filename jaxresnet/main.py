@@ -15,7 +15,9 @@ COORDINATOR = flags.DEFINE_string(
 )
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are, unless --coordinator=auto.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, unless --coordinator=auto.")
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of the run; a run that is there already is resumed.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The folder of the run; a run that is there already is resumed.", required=True
+)
 
 
 def main(argv: list[str]) -> None:
@@ -34,5 +36,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main, flags_parser=cli.parse_flags)

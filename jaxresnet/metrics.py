@@ -174,7 +174,7 @@ class ProgressDisplay:
             self._bar.close()
 
     def _time_left(self, now: float, step: int) -> str:
-        start, start_step = self._start
+        start, start_step = self._start or (now, step)
         if step == start_step:
             return "time left: measuring"
         return f"{format_seconds((now - start) / (step - start_step) * (self._total_steps - step))} left"

@@ -199,7 +199,7 @@ class ResNet(nn.Module):
         )(x)
 
     def _pool(self, x: jax.Array) -> jax.Array:
-        if self.pooling == "global":
+        if not isinstance(self.pooling, int):  # "global"
             return jnp.mean(x, axis=(1, 2), keepdims=True)
         window = (self.pooling, self.pooling)
         if self.pooling > min(x.shape[1:3]):

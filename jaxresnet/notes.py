@@ -227,7 +227,7 @@ def selection_note(groups: list[Group]) -> str:
             run.summary["best"]["accuracy"] - run.summary["last"]["accuracy"]
             for group in groups
             for run in group.runs
-            if group.is_full == is_full and group.split == "test"
+            if group.is_full == is_full and group.split == "test" and run.summary
         ]
         if gains:
             text += (

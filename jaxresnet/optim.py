@@ -6,6 +6,7 @@ They are optax transformations of a learning rate, a momentum and a weight decay
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -173,7 +174,7 @@ def scale_by_torch_radam(b1: Scalar, b2: float, eps: float) -> optax.GradientTra
     return optax.GradientTransformation(init, update)
 
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adadelta": adadelta,
     "adagrad": adagrad,
     "adam": adam,

@@ -89,7 +89,7 @@ class Page:
                 before.attrSet("id", anchor(token.content))
             for child in token.children or ():
                 if child.type == "image":
-                    child.attrSet("src", _data_uri(self._figures[child.attrs["src"]]))
+                    child.attrSet("src", _data_uri(self._figures[str(child.attrs["src"])]))
         body = parser.renderer.render(tokens, parser.options, {})
         return (
             f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}\n'

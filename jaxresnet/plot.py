@@ -3,6 +3,7 @@
 import argparse
 import csv
 import pathlib
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -76,7 +77,7 @@ def read_paper_curve(name: str) -> Series:
     }
 
 
-def _run_series(lines: list[dict], split: str) -> Series:
+def _run_series(lines: list[dict[str, Any]], split: str) -> Series:
     epoch_lines = [line for line in lines if is_epoch_line(line)]
     # Means that start anew each epoch would draw a saw; whole epochs are enough once there are some.
     shown = epoch_lines if len(epoch_lines) > 1 else lines
@@ -92,7 +93,7 @@ def _run_series(lines: list[dict], split: str) -> Series:
 
 def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -> None:
     if paper:
-        style = {"linewidth": 0.9, "linestyle": ":"}
+        style: dict[str, Any] = {"linewidth": 0.9, "linestyle": ":"}
         axes.plot(paper["epoch"], paper[f"train_{key}"], color=TRAIN_COLOUR, label="train, paper", **style)
         axes.plot(paper["eval_epoch"], paper[f"eval_{key}"], color=EVAL_COLOUR, label="test, paper", **style)
     for name, label, colour, x in (

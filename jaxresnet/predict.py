@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
         is_csv = out.path.suffix == ".csv"
         out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
         print(out.path)
-    if gallery:
+    if grid and gallery:
         grid.write_figure(gallery.draw(classifier.class_names))
         print(grid.path)
 

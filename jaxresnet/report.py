@@ -6,6 +6,7 @@ config files.
 
 import argparse
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     failures = [f"- `{run.path.relative_to(workdir)}` diverged: {run.failure}" for run in runs if run.failure]
     if failures:
         page.add("\n".join(failures))
-    fingerprints = {run.summary.get("data_fingerprint") for run in runs if run.summary} - {None}
+    fingerprints = {crc for run in runs if run.summary and (crc := run.summary.get("data_fingerprint"))}
     if len(fingerprints) > 1:
         page.add(
             f"**Not all of these runs read the same images in the same order**: their data have the checksums "
@@ -143,7 +144,7 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
         )
 
 
-def _devices(summary: dict) -> str:
+def _devices(summary: dict[str, Any]) -> str:
     device, count = summary["device"], summary["device_count"]
     if summary["platform"] != "cpu":
         return f"{count} x {device}"

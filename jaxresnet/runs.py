@@ -135,11 +135,11 @@ class Group(NamedTuple):
 
     def accuracy(self, epoch: str) -> Stat:
         """Of the ``"last"`` or the ``"best"`` epoch, in %, on ``split``."""
-        return Stat.of(run.summary[epoch]["accuracy"] for run in self.runs)
+        return Stat.of(run.summary[epoch]["accuracy"] for run in self.runs if run.summary)
 
     def test_accuracy(self) -> Stat:
         """Of the epoch that was the best on held-out training images, in %, on the test set."""
-        return Stat.of(run.summary["test"]["test_accuracy"] for run in self.runs)
+        return Stat.of(run.summary["test"]["test_accuracy"] for run in self.runs if run.summary)
 
     def curves(self) -> tuple[list[int], list[list[float]]]:
         """Epochs, and the accuracy on ``split`` after each, in %, of every run whose log is complete."""
@@ -173,7 +173,7 @@ def group_runs(runs: list[Run], arm: ConfigDict) -> list[Group]:
         elif run.config.seed not in [other.config.seed for other in group.runs]:  # the same run, kept twice, is one
             group.runs.append(run)
 
-    def order(group: Group) -> tuple:
+    def order(group: Group) -> tuple[bool, int, int, str]:
         return not group.is_full, -group.num_epochs, len(group.changes), repr(group.changes)
 
     return sorted(groups.values(), key=order)

@@ -24,6 +24,7 @@ ONE_CYCLE_FINAL_DIV_FACTOR = 1e4
 ONE_CYCLE_BASE_MOMENTUM, ONE_CYCLE_MAX_MOMENTUM = 0.85, 0.95
 
 StepFn = Callable[[np.typing.ArrayLike], np.ndarray]
+TickFn = Callable[[np.ndarray], np.ndarray]
 
 
 class Hyperparams(NamedTuple):
@@ -106,35 +107,35 @@ class _Clock:
 # multiplied with, as a function of the tick.
 
 
-def cosine(config: ConfigDict, length: float) -> StepFn:
+def cosine(config: ConfigDict, length: float) -> TickFn:
     """``CosineAnnealingLR(T_max=length)``: (1 + cos(pi t / length)) / 2. It rises again past ``length``."""
     return lambda tick: (1 + np.cos(np.pi * tick / length)) / 2
 
 
-def warm_restarts(config: ConfigDict, length: float) -> StepFn:
+def warm_restarts(config: ConfigDict, length: float) -> TickFn:
     """``CosineAnnealingWarmRestarts``: ``restarts`` + 1 cosines of equal length, each from 1 to 0."""
     period = length / (config.restarts + 1)
     return lambda tick: (1 + np.cos(np.pi * (tick % period) / period)) / 2
 
 
-def linear(config: ConfigDict, length: float) -> StepFn:
+def linear(config: ConfigDict, length: float) -> TickFn:
     """``LinearLR``: from ``start_factor`` to ``end_factor`` over ``length``, then constant."""
     start, end = config.start_factor, config.end_factor
     return lambda tick: start + (end - start) * np.minimum(tick, length) / length
 
 
-def polynomial(config: ConfigDict, length: float) -> StepFn:
+def polynomial(config: ConfigDict, length: float) -> TickFn:
     """``PolynomialLR``: (1 - t / length) ** ``power``, then 0."""
     return lambda tick: (1 - np.minimum(tick, length) / length) ** config.power
 
 
-def one_cycle(config: ConfigDict, length: float) -> StepFn:
+def one_cycle(config: ConfigDict, length: float) -> TickFn:
     """``OneCycleLR(max_lr=learning_rate, total_steps=length)``: half a cosine up from 1/25, one down to 1/250,000."""
     start = 1 / ONE_CYCLE_DIV_FACTOR
     return _one_cycle(length, start, 1.0, start / ONE_CYCLE_FINAL_DIV_FACTOR)
 
 
-def _one_cycle(length: float, start: float, peak: float, end: float) -> StepFn:
+def _one_cycle(length: float, start: float, peak: float, end: float) -> TickFn:
     peak_tick, last_tick = ONE_CYCLE_PCT_START * length - 1, length - 1
     if peak_tick <= 0:
         raise UserError(f"schedule.name='one_cycle': {length:g} ticks are too few to rise and fall; give at least 4")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Bool, Int
 
 from jaxresnet.augment import Transform
@@ -109,7 +109,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _put(tree: Any, replicated: NamedSharding) -> Any:
+def _put(tree: Any, replicated: Sharding) -> Any:
     if replicated.is_fully_addressable:
         return jax.device_put(tree, replicated)
 
@@ -127,7 +127,7 @@ def put_on_devices(split: Split, mesh: Mesh) -> Batch:
     return replicate({"image": split.images, "label": split.labels}, mesh)
 
 
-def ambient(mesh: Mesh) -> contextlib.AbstractContextManager:
+def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
     """Within it, programs are traced for the devices of ``mesh``, for which ``jaxresnet.convolution`` asks."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
@@ -170,14 +170,14 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     return Steps(train=jit(train, donate_argnums=0), evaluate=jit(evaluate))
 
 
-def dispatch(program: Callable, state: TrainState, data: Batch, *inputs: Any) -> Any:
+def dispatch(program: Callable[..., Any], state: TrainState, data: Batch, *inputs: Any) -> Any:
     """What a program of ``Steps`` returns for inputs from the host; nothing else may move to the devices."""
     inputs = _put(inputs, data["label"].sharding)
     with jax.transfer_guard("disallow"):
         return program(state, data, *inputs)
 
 
-def _scan(step: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+def _scan(step: Callable[..., Any], carry: Any, xs: Any) -> tuple[Any, Any]:
     """``lax.scan``, without the loop for a single step: XLA:CPU rewrites the weight gradients of convolutions into a
     fast form only outside of loops; inside one, a training step of ``configs/cpu.py`` was measured 31 times slower."""
     if len(jax.tree.leaves(xs)[0]) > 1:

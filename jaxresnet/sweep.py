@@ -20,7 +20,9 @@ CONFIG = config_flags.DEFINE_config_file(
     "The config file of the table; single fields follow as in --config.num_epochs=20 and hold for every arm.",
     lock_config=True,
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of all runs; each gets WORKDIR/EXPERIMENT/seedN.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The folder of all runs; each gets WORKDIR/EXPERIMENT/seedN.", required=True
+)
 SEEDS = flags.DEFINE_integer("seeds", 1, "How many seeds each arm is run with, counted from --config.seed.", 1)
 ARMS = flags.DEFINE_list("arms", None, 'Only these arms, as in --arms=adam,sgd; "paper": those that the paper has.')
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be run and what it would cost, and run nothing.")
@@ -101,5 +103,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(["config"])
     app.run(main, flags_parser=cli.parse_flags)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
+from numpy._core import multiarray
 
 from jaxresnet.errors import UserError, one_line
 from jaxresnet.torch_weights import StateDict
@@ -18,8 +19,8 @@ SAFETENSORS = ".safetensors"
 
 # Numbers of NumPy, as which many scripts save an accuracy.
 _HARMLESS = [
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64")),
 ]

@@ -14,7 +14,7 @@ Everything here is NumPy: PyTorch is only needed to read and write its own files
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -186,7 +186,7 @@ def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return arrays
 
 
-def _torch_order(key: str) -> Sequence[int]:
+def _torch_order(key: str) -> tuple[int, ...]:
     """The stem, the blocks by their numbers, the linear layer; within each as PyTorch registers them."""
     *module, name = key.split(".")
     stage, block = (int(module[0].removeprefix("layer")), int(module[1])) if module[0].startswith("layer") else (0, 0)

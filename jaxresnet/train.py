@@ -151,7 +151,7 @@ class _Trainer:
                 "give another --workdir, or the data that this run was started with"
             )
 
-    def _place_imported_weights(self, workdir: pathlib.Path, fingerprint: str) -> None:
+    def _place_imported_weights(self, workdir: pathlib.Path, fingerprint: str | None) -> None:
         """Only the data tell how many steps the epochs took that imported weights have behind them."""
         epoch = self.progress.epoch
         if epoch >= self.config.num_epochs:
@@ -264,6 +264,7 @@ class _Trainer:
     def _summarise(self, workdir: pathlib.Path) -> dict[str, Any]:
         hosts.wait_for_all("metrics written")
         progress = self.progress
+        assert progress.best is not None and progress.confusion is not None  # every epoch is evaluated
         last = read_metrics(workdir)[-1]
         epochs_here = self.config.num_epochs - progress.first_step // self.steps_per_epoch
         summary = {
@@ -332,7 +333,7 @@ def _crosses(every: int, before: int, after: int) -> bool:
 def _stop_signal() -> Iterator[list[signal.Signals]]:
     """A list that the first SIGINT or SIGTERM is put into; a second one acts at once, as it would without this."""
     received: list[signal.Signals] = []
-    previous = {}
+    previous: dict[signal.Signals, Any] = {}
 
     def receive(number: int, frame: object) -> None:
         received.append(signal.Signals(number))

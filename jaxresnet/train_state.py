@@ -44,7 +44,9 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
     Raises:
         UserError: a field that models do not have.
     """
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in dict(model_config).items()}
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in dict(model_config).items()
+    }
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(ResNet)}:
         raise UserError(f"model.{min(unknown)}: models have no such field")
     if str(fields.get("pooling")).isdecimal():  # configs hold it as text; what is no number is left to the model

@@ -16,7 +16,7 @@ import json
 import math
 import pathlib
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/ and the tests' PyTorch model
 
@@ -44,10 +44,12 @@ OUT = flags.DEFINE_string("out", None, "A JSON file to write.")
 PROFILE = flags.DEFINE_string("profile", None, "A folder to write a profile of one dispatch to.")
 FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --out names.")
 
+Number = TypeVar("Number", int, float)
+
 
 def time_by_turns(contenders: dict[str, Contender], rounds: int) -> dict[str, list[float]]:
     """Seconds of a step of each in each round."""
-    seconds = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
             _say(f"round {number} of {rounds}: {name}")
@@ -110,7 +112,9 @@ def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> lis
         UserError: one that cannot work.
     """
     variants = []
-    for variant in [{"batch_size": size} for size in batch_sizes] + [{"width": width} for width in widths]:
+    changes: list[dict[str, float]] = [{"batch_size": size} for size in batch_sizes]
+    changes += [{"width": width} for width in widths]
+    for variant in changes:
         changed = config.copy_and_resolve_references()
         with changed.unlocked():
             changed.batch_size = variant.get("batch_size", config.batch_size)
@@ -121,12 +125,14 @@ def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> lis
     return variants
 
 
-def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], data: Batch, rounds: int) -> list[dict]:
+def measure_growth(
+    variants: list[tuple[dict[str, float], ConfigDict]], data: Batch, rounds: int
+) -> list[dict[str, Any]]:
     """The training step of each; where one does not fit into memory, that."""
     measured = []
     for variant, config in variants:
         _say(f"compiling {variant}")
-        growth = variant | {"flop_per_image": flop_per_image(config)}
+        growth: dict[str, Any] = {**variant, "flop_per_image": flop_per_image(config)}
         try:
             training = jax_training(config, data, steps_per_dispatch(config.steps_per_dispatch))
             growth |= {"memory": training.memory}
@@ -137,7 +143,7 @@ def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], data: Ba
     return measured
 
 
-def _numbers(flag: flags.FlagHolder, kind: type) -> list:
+def _numbers(flag: flags.FlagHolder[list[str]], kind: type[Number]) -> list[Number]:
     try:
         numbers = [kind(text) for text in flag.value]
         if all(0 < number < math.inf for number in numbers):

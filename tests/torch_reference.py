@@ -1,5 +1,6 @@
 """The paper's network in PyTorch, written for these tests, and weights shared with it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,14 +36,14 @@ class TorchResNet(nn.Module):
 
     def __init__(
         self,
-        channels=(64, 128, 256),
-        blocks=(4, 4, 3),
-        kernel_size=3,
-        shortcut_kernel_size=1,
-        stem_channels=None,
-        pooling="global",
-        dropout_rate=0.0,
-        head=1,
+        channels: Sequence[int] = (64, 128, 256),
+        blocks: Sequence[int] = (4, 4, 3),
+        kernel_size: int = 3,
+        shortcut_kernel_size: int = 1,
+        stem_channels: int | None = None,
+        pooling: str | int = "global",
+        dropout_rate: float = 0.0,
+        head: int = 1,
     ):
         super().__init__()
         in_channels = stem_channels or channels[0]
@@ -57,7 +58,7 @@ class TorchResNet(nn.Module):
                 in_channels = features
             self.stages.append(f"layer{i + 1}")
             self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
-        self.pool = nn.AdaptiveAvgPool2d(1) if pooling == "global" else nn.AvgPool2d(pooling)
+        self.pool = nn.AvgPool2d(pooling) if isinstance(pooling, int) else nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout_rate)
         self.linear = nn.Linear(in_channels * head * head, 10)
 
@@ -78,7 +79,7 @@ def random_variables(variables: Any, seed: int = 0) -> Any:
     """Variables of the same shapes with random values that keep activations near 1; variances are positive."""
     rng = np.random.default_rng(seed)
 
-    def draw(path: tuple, leaf: jax.Array) -> np.ndarray:
+    def draw(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
         name = path[-1].key
         if name == "kernel":
             fan_in = np.prod(leaf.shape[:-1])
@@ -100,7 +101,7 @@ def to_state_dict(variables: Any) -> dict[str, torch.Tensor]:
             prefix = ".".join(modules).replace("_", ".")
             prefix = prefix.replace("shortcut.conv", "shortcut.0").replace("shortcut.bn", "shortcut.1")
             array = np.asarray(leaf)
-            array = {2: array.T, 4: array.transpose(3, 2, 0, 1) if array.ndim == 4 else None}.get(array.ndim, array)
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
             state_dict[f"{prefix}.{suffixes[name]}"] = torch.tensor(np.ascontiguousarray(array))
     return state_dict
 

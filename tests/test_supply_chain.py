@@ -1,0 +1,79 @@
+"""What the project is installed from: bounds for every dependency, a lock within them, and a Makefile that uses it."""
+
+import os
+import re
+import subprocess
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.conftest import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+RUN_TIME = [*PROJECT["project"]["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
+# An extra may take in another one of this project, whose dependencies are among these already.
+INSTALLED = [text for text in RUN_TIME if Requirement(text).name != PROJECT["project"]["name"]]
+
+LOCK = "requirements.lock"
+LOCKED = [line for line in (REPOSITORY / LOCK).read_text().splitlines() if not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def locked_versions():
+    return {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in LOCKED)}
+
+
+@pytest.fixture
+def planned_commands():
+    """The commands that ``make`` would run for a target in a clean clone."""
+
+    def plan(target):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        command = ["make", "--dry-run", "--always-make", target]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return plan
+
+
+@pytest.mark.parametrize("text", [*PROJECT["build-system"]["requires"], *INSTALLED])
+def test_every_dependency_has_a_lower_and_an_upper_bound(text):
+    operators = {specifier.operator for specifier in Requirement(text).specifier}
+    assert operators in ({">=", "<"}, {"=="})
+
+
+@pytest.mark.parametrize("text", INSTALLED)
+def test_the_lock_holds_every_dependency_within_its_bounds(text, locked_versions):
+    requirement = Requirement(text)
+    assert requirement.specifier.contains(locked_versions[canonicalize_name(requirement.name)])
+
+
+def test_the_lock_is_one_version_a_line_that_any_index_may_serve(locked_versions):
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in LOCKED)  # such as no 2.13.0+cpu, which is one build
+    assert len(locked_versions) == len(LOCKED)
+    assert sorted(LOCKED, key=lambda line: line.partition("==")[0].upper()) == LOCKED
+
+
+@pytest.mark.parametrize("target", ["quickstart", "test", "reliability"])
+def test_make_installs_from_the_lock(target, planned_commands):
+    installs = [command for command in planned_commands(target) if "pip install" in command]
+    assert len(installs) == 1 and f"--constraint {LOCK} " in installs[0]
+
+
+def test_ci_runs_what_the_readme_says_of_make_test(planned_commands):
+    assert (REPOSITORY / ".ci" / "run").read_text().splitlines()[-1] == "make test"
+    tools = re.search(r"`make test` runs (\w+), (\w+) and (\w+)", (REPOSITORY / "README.md").read_text()).groups()
+    assert len(planned_commands("test")[-3:]) == len(tools)
+    assert all(tool in command for tool, command in zip(tools, planned_commands("test")[-3:], strict=True))
+
+
+def test_what_the_readme_makes_is_there_to_be_made(planned_commands):
+    targets = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)`", (REPOSITORY / "README.md").read_text(), re.MULTILINE))
+    assert {"quickstart", "test", "lock", "audit"} <= {first or second for first, second in targets}
+    for first, second in targets:
+        assert planned_commands(first or second)
