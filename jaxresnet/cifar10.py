@@ -4,29 +4,52 @@ Every reader returns train_images (50000, 32, 32, 3) uint8, train_labels (50000,
 the order of the official archive (tfds's ids number it), so that a run does not depend on where its images came from.
 """
 
+import contextlib
 import hashlib
-import io
 import os
 import pathlib
-import pickle
 import re
-from typing import Any, ClassVar, NamedTuple
+import zipfile
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy._core import multiarray, numeric
 from tqdm import tqdm
 
 from jaxresnet.errors import UserError, one_line
 from jaxresnet.files import cache_folder
+from jaxresnet.unpickle import to_array, unpickle
 
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 IMAGE_SHAPE = (32, 32, 3)
+NUM_CLASSES = 10
+# Of all images and labels, as ``Dataset.fingerprint`` computes it.
+FINGERPRINT = "40b61ab6"
 BATCHES_FOLDER = "cifar-10-batches-py"
 TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST_BATCH = "test_batch"
 READ_AT_ONCE = 1000  # records of tfds
 
+# The arrays of a data set by name: what every source returns, and the entries of a .npz file.
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 Arrays = dict[str, np.ndarray]
+
+
+def read_npz(path: pathlib.Path, names: Sequence[str]) -> Arrays:
+    """The arrays that a .npz file holds under ``names``, each whole and as its checksum says.
+
+    Raises:
+        Exception: of many types, where the file is damaged or holds something else.
+    """
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            with archive.open(f"{name}.npy") as entry:
+                arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
+                # np.load stops where the header says, and only the end of an entry is compared with its checksum.
+                if entry.read(1):
+                    raise ValueError(f"{name} is longer than its header says")
+    return arrays
 
 
 def default_tfds_root() -> pathlib.Path:
@@ -72,25 +95,37 @@ def load_tfds(folder: pathlib.Path) -> Arrays:
 def _decode_tfds(folder: pathlib.Path) -> Arrays:
     # Imported here because it takes a second and a run with a cache does without it.
     import tensorflow_datasets as tfds
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+    # Not read from features.json, whose reader imports whatever modules a file names.
+    features = tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=IMAGE_SHAPE),
+            "label": tfds.features.ClassLabel(num_classes=NUM_CLASSES),
+        }
+    )
     arrays: Arrays = {}
     for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        images = np.zeros((size, *IMAGE_SHAPE), np.uint8)
+        labels = np.full(size, -1, np.int32)
         try:
-            builder = tfds.builder_from_directory(folder, file_format="array_record")
-            source = builder.as_data_source(split)
-            images = np.zeros((size, *IMAGE_SHAPE), np.uint8)
-            labels = np.full(size, -1, np.int32)
-            starts = range(0, len(source), READ_AT_ONCE)
-            for start in tqdm(starts, f"decoding CIFAR-10's {split} images, once", leave=False, disable=None):
-                for record in source.__getitems__(range(start, min(start + READ_AT_ONCE, len(source)))):
-                    # tfds shuffles; its ids, such as train_00042, number the official order.
-                    index = int(record["id"].decode().removeprefix(f"{split}_"))
-                    images[index], labels[index] = record["image"], record["label"]
+            with ArrayRecordDataSource(sorted(folder.glob(f"*-{split}.array_record*"))) as source:
+                count = len(source)
+                starts = range(0, count, READ_AT_ONCE)
+                for start in tqdm(starts, f"decoding CIFAR-10's {split} images, once", leave=False, disable=None):
+                    for record in source.__getitems__(range(start, min(start + READ_AT_ONCE, count))):
+                        example = features.deserialize_example_np(record)
+                        # tfds shuffles; its ids, such as train_00042, number the official order.
+                        index = int(example["id"].decode().removeprefix(f"{split}_"))
+                        if example["image"].shape != IMAGE_SHAPE:  # which NumPy might stretch
+                            raise ValueError(f"an image is of shape {example['image'].shape}")
+                        images[index], labels[index] = example["image"], example["label"]
         except Exception as error:  # array_record, protobuf and Pillow each raise types of their own
             raise UserError(
                 f"{folder}: {split} cannot be read ({one_line(error)}); delete it and prepare it anew"
             ) from error
-        if len(source) != size or labels.min() < 0:
+        if count != size or labels.min() < 0:
             raise UserError(
                 f"{folder}: {split} holds {np.sum(labels >= 0):,} of CIFAR-10's {size:,} images; delete it and prepare "
                 "it anew"
@@ -107,10 +142,13 @@ def _cache_file(records: list[pathlib.Path]) -> pathlib.Path:
 
 def _read_cache(cache: pathlib.Path) -> Arrays | None:
     try:
-        with np.load(cache, allow_pickle=False) as file:  # checks each entry's CRC
-            return dict(file)
+        arrays = read_npz(cache, ARRAYS)
     except Exception:  # missing, or damaged in whatever way: it is made anew
         return None
+    expected: dict[str, tuple[tuple[int, ...], type]] = {}
+    for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        expected |= {f"{split}_images": ((size, *IMAGE_SHAPE), np.uint8), f"{split}_labels": ((size,), np.int32)}
+    return arrays if expected == {name: (array.shape, array.dtype) for name, array in arrays.items()} else None
 
 
 def _write_cache(cache: pathlib.Path, arrays: Arrays) -> None:
@@ -121,7 +159,8 @@ def _write_cache(cache: pathlib.Path, arrays: Arrays) -> None:
             np.savez(file, allow_pickle=False, **arrays)
         temporary.replace(cache)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         tqdm.write(
             f"note: the decoded images could not be kept in {cache.parent} ({error}); the next start decodes again"
         )
@@ -184,13 +223,13 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
         UserError: a damaged file, one of something else, or one that asks for a type that these files do not hold.
     """
     try:
-        batch = _BatchUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        batch = unpickle(path.read_bytes())
         # Python 3 leaves the keys of its own pickles strings.
         batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
         if b"data" not in batch:
             raise ValueError("it has no b'data'")
-        data = np.asarray(batch[b"data"])
-        labels, ids = (np.asarray(batch[key]) if key in batch else None for key in (b"labels", b"ids"))
+        data = to_array(batch[b"data"])
+        labels, ids = (to_array(batch[key]) if key in batch else None for key in (b"labels", b"ids"))
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({one_line(error)})") from error
     height, width, channels = IMAGE_SHAPE
@@ -202,7 +241,7 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
     for name, values in (("labels", labels), ("ids", ids)):
         if values is not None and values.shape != (len(data),):
             raise UserError(f"{path}: holds {name} of shape {values.shape}: expected ({len(data)},), one an image")
-    if ids is not None and ids.dtype.kind not in "iuSU":
+    if ids is not None and ids.dtype.kind not in "iuSUO":
         raise UserError(f"{path}: holds ids of type {ids.dtype}: expected integers or names")
     if labels is not None and (labels.dtype.kind not in "iu" or labels.min() < 0):
         raise UserError(f"{path}: holds labels of type {labels.dtype} or negative ones: expected integers from 0")
@@ -212,27 +251,3 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
         return PickledImages(data, labels, None)
     names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in ids.tolist()]
     return PickledImages(data, labels, names)
-
-
-_frombuffer = numeric._frombuffer  # type: ignore[attr-defined]  # private, but pickled arrays name it
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and Python's plain types, and nothing else, so that no file can run code."""
-
-    _ALLOWED: ClassVar = {
-        ("numpy", "dtype"): np.dtype,
-        ("numpy", "ndarray"): np.ndarray,
-        # The official files name the module as NumPy 1 did.
-        ("numpy.core.multiarray", "_reconstruct"): multiarray._reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): multiarray._reconstruct,
-        # What arrays become at protocol 5, and bytes below protocol 3.
-        ("numpy.core.numeric", "_frombuffer"): _frombuffer,
-        ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch of CIFAR-10 does")
-        return self._ALLOWED[module, name]

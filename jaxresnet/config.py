@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxresnet.errors import UserError
+from jaxresnet.errors import UserError, one_line
 from jaxresnet.files import write_whole
 
 CONFIG_FILE = "config.json"
@@ -26,7 +26,8 @@ NOT_TRAINING = (
 )
 
 # What every config has.
-_SECTIONS = ("seed", "dtype", "batch_size", "eval_batch_size", "model", "dataset", "augment", "optimizer", "schedule")
+_GROUPS = ("model", "dataset", "augment", "optimizer", "schedule")
+_SECTIONS = ("seed", "dtype", "batch_size", "eval_batch_size", *_GROUPS)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -96,7 +97,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     """The config that a run was started with, locked.
 
     Raises:
-        UserError: there is no readable ``config.json``.
+        UserError: there is no readable ``config.json``, or one that holds something else.
     """
     path = workdir / CONFIG_FILE
     try:
@@ -104,11 +105,14 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
         missing = [name for name in _SECTIONS if not isinstance(fields, dict) or name not in fields]
         if missing:
             raise ValueError(f"it holds no {missing[0]}")
+        for name in _GROUPS:
+            if not isinstance(fields[name], dict):
+                raise ValueError(f"its {name} is no group of fields")
         return ConfigDict(fields).lock()
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from error
+    except Exception as error:  # fields of other types can raise anything
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
 
 
 def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:

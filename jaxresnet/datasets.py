@@ -1,17 +1,18 @@
 """Where images come from: every source ends as the same four uint8 and int32 arrays in memory."""
 
 import dataclasses
+import functools
 import pathlib
+import sys
+import zipfile
 import zlib
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxresnet import cifar10
+from jaxresnet.cifar10 import ARRAYS
 from jaxresnet.errors import UserError, choose, one_line, user_path
-
-# The arrays of a data set by name: what every source returns, and the entries of a .npz file.
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 NUM_DIGITS_TEST = 360
 
@@ -56,6 +57,10 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A checksum of every image and label, in order: a resumed run must see the same data."""
+        return self._checksum
+
+    @functools.cached_property
+    def _checksum(self) -> str:
         crc = 0
         for split in (self.train, self.test):
             for array in (split.images, split.labels):
@@ -92,7 +97,14 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
         )
         for split in ("train", "test")
     ]
-    return Dataset(*splits)
+    dataset = Dataset(*splits)
+    if name == "cifar10" and dataset.fingerprint() != cifar10.FINGERPRINT:
+        print(
+            f"note: these images and labels are not CIFAR-10's own (checksum {dataset.fingerprint()}, expected "
+            f"{cifar10.FINGERPRINT}); where they should be, unpack the archive again",
+            file=sys.stderr,
+        )
+    return dataset
 
 
 def hold_out(split: Split, size: int) -> tuple[Split, Split]:
@@ -149,11 +161,12 @@ def _load_cifar10(data_dir: str | None) -> tuple[dict[str, np.ndarray], str]:
 
 def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ARRAYS if name not in file]
-            if missing:
-                raise UserError(f"{path}: lacks {', '.join(missing)}; a data set needs {', '.join(ARRAYS)}")
-            return {name: file[name] for name in ARRAYS}
+        with zipfile.ZipFile(path) as archive:
+            held = archive.namelist()
+        missing = [name for name in ARRAYS if f"{name}.npy" not in held]
+        if missing:
+            raise UserError(f"{path}: lacks {', '.join(missing)}; a data set needs {', '.join(ARRAYS)}")
+        return cifar10.read_npz(path, ARRAYS)
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
@@ -181,7 +194,7 @@ def _checked_split(
             f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape "
             f"(any size, {', '.join(map(str, image_shape))})"
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(
             f"{origin} labels are {labels.dtype} of shape {labels.shape}: expected integers of shape ({len(images)},)"
         )

@@ -111,8 +111,12 @@ def is_epoch_line(line: dict[str, Any]) -> bool:
     return "seconds" in line
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: pathlib.Path, split: str | None = None) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``, without a last one that a killed run left unfinished.
+
+    Args:
+        workdir: of the run.
+        split: what its epochs were evaluated on, where more is wanted than ``epoch`` and ``step``.
 
     Raises:
         UserError: another line is damaged.
@@ -120,11 +124,26 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
     path = workdir / METRICS_FILE
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
     try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
+        lines = path.read_text().splitlines(keepends=True)
+        return [_parse_line(line, split) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError, RecursionError) as error:  # the last: of brackets within brackets
         raise UserError(f"{path} is damaged ({error}); move it away, and the run goes on with a new one") from error
+
+
+def _parse_line(text: str, split: str | None) -> dict[str, Any]:
+    line = json.loads(text)
+    if not isinstance(line, dict) or not all(type(value) in (int, float) for value in line.values()):
+        raise ValueError("a line holds something else than numbers")
+    needed = ["epoch", "step"]
+    if split is not None:
+        needed += ["learning_rate", "train_loss", "train_accuracy"]
+        needed += [f"{split}_loss", f"{split}_accuracy"] if is_epoch_line(line) else []
+    if missing := [name for name in needed if name not in line]:
+        raise ValueError(f"a line has no {missing[0]}")
+    if type(line["step"]) is not int or not all(0 <= line[name] < 2**63 for name in ("epoch", "step")):
+        raise ValueError("a line is of no step or epoch that can be")
+    return line
 
 
 class ProgressDisplay:

@@ -31,10 +31,10 @@ def plot_run(workdir: str, out: str) -> None:
     """
     folder = user_path(workdir)
     config = load_config(folder)
-    lines = read_metrics(folder)
+    split = eval_split_name(config)
+    lines = read_metrics(folder, split)
     if not lines:
         raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
-    split = eval_split_name(config)
     run = _run_series(lines, split)
     paper = read_paper_curve(config.paper.curve) if config.paper.curve else None
 

@@ -17,6 +17,19 @@ from jaxresnet.metrics import format_seconds
 
 SUMMARY_FILE = "summary.json"
 CONFUSION_FILE = "confusion.csv"
+# What is read of a summary, by its place in it.
+_TEXT = ("best.selected_on", "evaluated_on", "device", "platform", "versions.jax")
+_NUMBERS = (
+    "best.epoch",
+    "best.accuracy",
+    "last.epoch",
+    "last.accuracy",
+    "wall_seconds",
+    "train_seconds",
+    "images_per_second",
+    "device_count",
+)
+
 FAILURE_FILE = "failure.txt"
 IMPORTED_FILE = "imported.json"
 
@@ -25,9 +38,34 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of the run in ``workdir``, or None where it has not finished.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or of another version that wrote less.
     """
-    return _read_json(workdir / SUMMARY_FILE, "move it away to have it written again")
+    path, advice = workdir / SUMMARY_FILE, "move it away to have it written again"
+    summary = _read_json(path, advice)
+    if summary is None:
+        return None
+    if missing := {name.partition(".")[0] for name in (*_TEXT, *_NUMBERS)} - summary.keys():
+        raise UserError(f"{workdir} has a summary without {', '.join(sorted(missing))}; {advice}")
+    numbers = [*_NUMBERS]
+    numbers += ["paper_accuracy"] if summary.get("paper_accuracy") is not None else []
+    numbers += ["test.test_accuracy"] if "test" in summary or summary["evaluated_on"] == "validation" else []
+    text = [*_TEXT] + (["data_fingerprint"] if "data_fingerprint" in summary else [])
+    wrong = [name for name in text if not isinstance(_field(summary, name), str)]
+    wrong += [name for name in numbers if not _is_measure(_field(summary, name))]
+    if wrong:
+        raise UserError(f"{path} cannot be read (its {', '.join(wrong)} cannot be); {advice}")
+    return summary
+
+
+def _field(fields: Any, name: str) -> Any:
+    for part in name.split("."):
+        fields = fields.get(part) if isinstance(fields, dict) else None
+    return fields
+
+
+def _is_measure(value: Any) -> bool:
+    """Whether this may be a number of epochs, %, seconds, images a second or devices."""
+    return type(value) in (int, float) and 0 <= value < 1e15
 
 
 def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -63,10 +101,12 @@ def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] |
     try:
         (_, *names), *rows = csv.reader(path.read_text().splitlines())
         matrix = [[int(count) for count in row[1:]] for row in rows]
-        if not len(names) == len(matrix) == len(matrix[0]):
+        if len(matrix) != len(names) or any(len(row) != len(names) for row in matrix):
             raise ValueError("it is not square")
+        if not names or not all(0 <= count < 2**31 for row in matrix for count in row):
+            raise ValueError("it holds no numbers of images")
         return names, matrix
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away") from error
 
 
@@ -78,7 +118,7 @@ def write_failure(reason: str, workdir: pathlib.Path) -> None:
 def read_failure(workdir: pathlib.Path) -> str | None:
     """Why the run diverged, or None."""
     path = workdir / FAILURE_FILE
-    return path.read_text().strip() if path.exists() else None
+    return path.read_text(errors="replace").strip() if path.exists() else None
 
 
 def write_imported(origin: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -100,7 +140,8 @@ def read_imported(workdir: pathlib.Path) -> dict[str, Any] | None:
     """
     path, advice = workdir / IMPORTED_FILE, "import the weights again"
     origin = _read_json(path, advice)
-    if origin is not None and not (isinstance(origin, dict) and isinstance(origin.get("num_batches_tracked"), dict)):
+    counters = {} if origin is None else origin.get("num_batches_tracked")
+    if not isinstance(counters, dict) or not all(type(n) is int and 0 <= n < 2**62 for n in counters.values()):
         raise UserError(f"{path} cannot be read (it holds something else); {advice}")
     return origin
 
@@ -109,8 +150,11 @@ def _read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        fields = json.loads(path.read_text())
+        if not isinstance(fields, dict):
+            raise ValueError("it holds something else")
+        return fields
+    except (OSError, ValueError, RecursionError) as error:  # the last: of brackets within brackets
         raise UserError(f"{path} cannot be read ({error}); {advice}") from error
 
 
@@ -124,7 +168,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     ]
     if "test" in summary:
         lines.append(f"test accuracy of epoch {best['epoch']}, scored once: {summary['test']['test_accuracy']:.2f}%")
-    if summary["paper_accuracy"] is not None:
+    if summary.get("paper_accuracy") is not None:
         lines.append(f"the paper: {summary['paper_accuracy']:.2f}%")
     lines.append(f"{format_seconds(summary['wall_seconds'])}, {summary['images_per_second']:,.0f} images/s in training")
     return "\n".join(lines)

@@ -18,12 +18,6 @@ from jaxresnet.run_files import read_confusion, read_failure, read_imported, rea
 # Two runs that differ in these alone are the same experiment.
 NOT_COMPARED = ("seed", "dtype")
 
-# What is read of a summary.
-SUMMARY_FIELDS = {
-    "best", "last", "evaluated_on", "wall_seconds", "train_seconds", "images_per_second", "device", "device_count",
-    "platform", "versions",
-}  # fmt: skip
-
 
 class Run(NamedTuple):
     """A run, as far as it has come.
@@ -64,11 +58,9 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
 def _read_run(path: pathlib.Path) -> Run:
     if read_imported(path):
         raise UserError(f"{path} began with imported weights, so it is no run of its config alone")
-    summary = read_summary(path)
-    missing = [] if summary is None else sorted(SUMMARY_FIELDS - summary.keys())
-    if missing:
-        raise UserError(f"{path} has a summary without {', '.join(missing)}")
-    return Run(path, load_config(path), read_metrics(path), summary, read_confusion(path), read_failure(path))
+    config, summary = load_config(path), read_summary(path)
+    lines = read_metrics(path, eval_split_name(config))
+    return Run(path, config, lines, summary, read_confusion(path), read_failure(path))
 
 
 class Stat(NamedTuple):

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from jaxresnet.cifar10 import load_pickle
@@ -91,7 +90,7 @@ class FileReader:
         """All images, up to ``size`` at a time."""
         images: list[pathlib.Path] = []
         with ThreadPoolExecutor(DECODERS) as pool, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # read_image has a limit of its own
+            warnings.simplefilter("ignore")  # of Pillow: what matters is said in one line, and read_image has limits
             for file in self._files:
                 if _is_pickle(file):
                     yield from self._decode(images, pool)

@@ -1,9 +1,11 @@
 """Reading and writing PyTorch's checkpoint files. Nothing that a file holds is ever executed."""
 
 import io
+import math
 import pathlib
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -94,7 +96,7 @@ def _load_pickled(path: pathlib.Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch about its own older formats
             with torch.serialization.safe_globals(_HARMLESS):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return torch.load(_checked(path), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
         # PyTorch names what was asked for in the text alone.
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -103,6 +105,20 @@ def _load_pickled(path: pathlib.Path) -> Any:
                 "alone"
             ) from error
         raise UserError(f"{path}: is no PyTorch checkpoint, or a damaged one ({_reason(error)})") from error
+
+
+def _checked(path: pathlib.Path) -> pathlib.Path | io.BytesIO:
+    """What to read in the place of ``path``. PyTorch does not look at the checksums of its archives and takes what it
+    cannot find in them from uninitialised memory, so it gets a copy of what agrees with them. Its older formats have
+    none."""
+    if not zipfile.is_zipfile(path):
+        return path
+    copy = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as whole:
+        for name in archive.namelist():
+            whole.writestr(name, archive.read(name))
+    copy.seek(0)
+    return copy
 
 
 def _reason(error: Exception) -> str:
@@ -151,5 +167,12 @@ def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    value = value.item() if getattr(value, "ndim", None) == 0 else value
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value) else None
+    if getattr(value, "ndim", None) == 0:
+        try:
+            value = value.item()
+        except Exception:  # tensors without a content, each with a type of its own
+            return None
+    try:
+        return value if type(value) in (int, float) and math.isfinite(value) else None
+    except OverflowError:  # an integer beyond all floating-point numbers
+        return None
