@@ -226,7 +226,7 @@ class ResNet(nn.Module):
         require(
             len(self.blocks) == stages and min(self.blocks) > 0,
             "blocks",
-            f"a positive number for each of {stages} stages",
+            f"a positive number for each of the {stages} stages of model.channels",
         )
         require(sum(self.blocks) <= MAX_BLOCKS, "blocks", f"at most {MAX_BLOCKS:,} in all")
         for field in ("kernel_size", "shortcut_kernel_size"):
