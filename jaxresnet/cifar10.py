@@ -145,10 +145,13 @@ def _read_cache(cache: pathlib.Path) -> Arrays | None:
         arrays = read_npz(cache, ARRAYS)
     except Exception:  # missing, or damaged in whatever way: it is made anew
         return None
-    expected: dict[str, tuple[tuple[int, ...], type]] = {}
     for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-        expected |= {f"{split}_images": ((size, *IMAGE_SHAPE), np.uint8), f"{split}_labels": ((size,), np.int32)}
-    return arrays if expected == {name: (array.shape, array.dtype) for name, array in arrays.items()} else None
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if (images.dtype, images.shape) != (np.uint8, (size, *IMAGE_SHAPE)):
+            return None
+        if (labels.dtype, labels.shape) != (np.int32, (size,)):
+            return None
+    return arrays
 
 
 def _write_cache(cache: pathlib.Path, arrays: Arrays) -> None:

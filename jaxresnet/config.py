@@ -4,14 +4,21 @@ import json
 import math
 import pathlib
 import re
+import reprlib
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from jaxresnet.cifar10 import IMAGE_SHAPE
 from jaxresnet.errors import UserError, one_line
 from jaxresnet.files import write_whole
 
 CONFIG_FILE = "config.json"
+
+# Of float32, in which devices compute: what is beyond them is infinity or, there, 0.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 # Fields that a run may be continued with other values of: where files lie, when they are written, and how much is
 # computed at a time. The data themselves are compared by checksum.
@@ -36,51 +43,110 @@ def check_config(config: ConfigDict) -> None:
     Raises:
         UserError: the first such field, and what is expected of it.
     """
+    fields = flatten(config.to_dict())
+    for name in [*_FIELDS, *fields]:
+        if name not in fields or name not in _FIELDS:
+            there = "is missing" if name in _FIELDS else "is no field of a config"
+            raise UserError(f"{name}: {there}; configs/default.py lists them all")
+        holds, expected = _FIELDS[name]
+        if not holds(fields[name]):
+            shown = " ".join(reprlib.repr(fields[name]).split())
+            raise UserError(f"{name}={shown}: expected {expected}")
 
-    def require(holds: object, field: str, expected: str) -> None:
-        if not holds:
-            value = config
-            for name in field.split("."):
-                value = value[name]
-            raise UserError(f"{field}={value!r}: expected {expected}")
 
-    for field, kind in (
-        ("model.channels", int),
-        ("model.blocks", int),
-        ("augment.mean", (int, float)),
-        ("augment.std", (int, float)),
-    ):
-        section, name = field.split(".")
-        values = config[section][name]
-        require(all(isinstance(value, kind) and math.isfinite(value) for value in values), field, "numbers")
-    for field in ("num_epochs", "batch_size", "eval_batch_size", "steps_per_dispatch"):
-        require(config[field] > 0, field, "at least 1")
-    require(config.log_every_steps >= 0, "log_every_steps", "at least 0")
-    require(config.dtype in ("float32", "bfloat16"), "dtype", "float32 or bfloat16")
-    require(0 <= config.seed < 2**32, "seed", "a number in [0, 2**32)")
-    require(config.augment.crop_padding >= 0, "augment.crop_padding", "at least 0")
-    require(len(config.augment.mean) == 3, "augment.mean", "a value for each of the 3 channels")
-    require(len(config.augment.std) == 3, "augment.std", "a value for each of the 3 channels")
-    require(all(std > 0 for std in config.augment.std), "augment.std", "positive values")
-    require(0 <= config.schedule.learning_rate < math.inf, "schedule.learning_rate", "a number of at least 0")
-    require(
-        config.schedule.total_epochs is None or config.schedule.total_epochs > 0,
-        "schedule.total_epochs",
-        "None or more than 0",
+Check = Callable[[Any], bool]
+
+
+def _whole(least: int = 0, below: float = math.inf) -> Check:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value < below
+
+
+def _number(least: float = 0.0, most: float = _LARGEST, below: float = math.inf) -> Check:
+    return lambda value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most and value < below
     )
-    require(0 <= config.schedule.warmup_epochs < math.inf, "schedule.warmup_epochs", "at least 0")
-    require(config.schedule.restarts >= 0, "schedule.restarts", "at least 0")
-    require(config.schedule.power > 0, "schedule.power", "a positive number")
-    for field in ("schedule.start_factor", "schedule.end_factor"):
-        require(0 <= config.schedule[field.partition(".")[2]] < math.inf, field, "a number of at least 0")
-    require(0 <= config.optimizer.momentum < 1, "optimizer.momentum", "a share in [0, 1)")
-    require(0 <= config.optimizer.weight_decay < math.inf, "optimizer.weight_decay", "a number of at least 0")
-    require(config.dataset.validation_size >= 0, "dataset.validation_size", "at least 0")
-    require(config.checkpoint.every_minutes > 0, "checkpoint.every_minutes", "a positive number")
-    require(config.checkpoint.every_steps >= 0, "checkpoint.every_steps", "at least 0")
-    require(config.checkpoint.keep > 0, "checkpoint.keep", "at least 1")
-    pooling = config.model.pooling
-    require(pooling == "global" or re.fullmatch("[0-9]+", pooling), "model.pooling", '"global" or the size of a window')
+
+
+def _several(each: Check, count: int | None = None) -> Check:
+    return lambda value: (
+        isinstance(value, tuple | list) and len(value) == (count or len(value)) and all(map(each, value))
+    )
+
+
+def _optional(holds: Check) -> Check:
+    return lambda value: value is None or holds(value)
+
+
+def _one_of(*choices: str) -> Check:
+    return lambda value: isinstance(value, str) and value in choices
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value  # which no path may hold
+
+
+def _is_pooling(value: Any) -> bool:
+    return isinstance(value, str) and (value == "global" or bool(re.fullmatch("[0-9]{1,4}", value)))
+
+
+_AT_LEAST_0 = "a whole number of at least 0"
+_AT_LEAST_1 = "at least 1, a whole number"
+_NOT_NEGATIVE = "a number of at least 0 that float32 can hold"
+_POSITIVE = "a positive number that float32 can hold"
+
+# Every field, what it may hold, and that in words. What follows from the data, from other fields or from a registry is
+# left to who uses the field, and so are the dimensions of a model, which it checks itself.
+_FIELDS: dict[str, tuple[Check, str]] = {
+    "name": (_is_text, "text"),
+    "seed": (_whole(below=2**32), "a whole number in [0, 2**32)"),
+    "num_epochs": (_whole(1), _AT_LEAST_1),
+    "batch_size": (_whole(1), _AT_LEAST_1),
+    "eval_batch_size": (_whole(1), _AT_LEAST_1),
+    "dtype": (_one_of("float32", "bfloat16"), "float32 or bfloat16"),
+    "steps_per_dispatch": (_whole(1), _AT_LEAST_1),
+    "model.channels": (_several(_whole()), "whole numbers, one a stage"),
+    "model.blocks": (_several(_whole()), "whole numbers, one a stage"),
+    "model.kernel_size": (_whole(), "an odd whole number"),
+    "model.shortcut_kernel_size": (_whole(), "an odd whole number"),
+    "model.stem_channels": (_optional(_whole()), "a positive whole number or None"),
+    "model.pooling": (_is_pooling, '"global" or the size of a window'),
+    "model.dropout_rate": (_number(), "a rate in [0, 1)"),
+    # The confusion matrix has a place for every two of them.
+    "model.num_classes": (_whole(1, 1001), "a whole number from 1 to 1000"),
+    "dataset.name": (_is_text, "text"),
+    "dataset.data_dir": (_optional(_is_text), "a path or None"),
+    "dataset.validation_size": (_whole(), _AT_LEAST_0),
+    # Beyond the image's own side, crops would show nothing of it.
+    "augment.crop_padding": (
+        _whole(below=IMAGE_SHAPE[0] + 1),
+        f"at least 0, a whole number of pixels, and at most {IMAGE_SHAPE[0]}",
+    ),
+    "augment.flip": (lambda value: isinstance(value, bool), "True or False"),
+    "augment.mean": (_several(_number(most=1), 3), "a value in [0, 1] for each of the 3 channels"),
+    "augment.std": (
+        _several(_number(_SMALLEST), 3),
+        "a value for each of the 3 channels, all of them positive numbers that float32 can hold",
+    ),
+    "optimizer.name": (_is_text, "text"),
+    "optimizer.momentum": (_number(below=1), "a share in [0, 1)"),
+    "optimizer.weight_decay": (_number(), _NOT_NEGATIVE),
+    "schedule.name": (_is_text, "text"),
+    "schedule.learning_rate": (_number(), _NOT_NEGATIVE),
+    "schedule.step_per": (_is_text, "text"),
+    "schedule.total_epochs": (_optional(_number(_SMALLEST)), f"None or {_POSITIVE}"),
+    "schedule.warmup_epochs": (_number(), _NOT_NEGATIVE),
+    "schedule.start_factor": (_number(), _NOT_NEGATIVE),
+    "schedule.end_factor": (_number(), _NOT_NEGATIVE),
+    "schedule.power": (_number(_SMALLEST), _POSITIVE),
+    "schedule.restarts": (_whole(below=2**31), "a whole number in [0, 2**31)"),
+    "checkpoint.every_minutes": (_number(_SMALLEST), _POSITIVE),
+    "checkpoint.every_steps": (_whole(), _AT_LEAST_0),
+    "checkpoint.keep": (_whole(1), _AT_LEAST_1),
+    "log_every_steps": (_whole(), _AT_LEAST_0),
+    "paper.accuracy": (_optional(_number(most=100)), "None or a number of percent"),
+    "paper.epoch": (_one_of("last", "best", "cited"), "last, best or cited"),
+    "paper.curve": (_optional(_is_text), "text or None"),
+}
 
 
 def eval_split_name(config: ConfigDict) -> str:

@@ -10,6 +10,7 @@ Submodules carry the names that PyTorch implementations give them (``conv1``, ``
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ from jaxtyping import Array, Float
 
 from jaxresnet.convolution import conv_general_dilated, materialise
 from jaxresnet.errors import UserError
+
+# Limits that tell a slip of the pen from a network: the deepest ResNet of He et al. (2016) has 600 blocks, the
+# largest model of this project 11 million weights.
+MAX_BLOCKS = 1000
+MAX_WEIGHTS = 10**9
 
 # variance_scaling draws from U(+-sqrt(3 * scale / fan_in)), which scale = 1/3 makes PyTorch's U(+-1/sqrt(fan_in)).
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -157,7 +163,7 @@ class ResNet(nn.Module):
         self, x: Float[Array, "batch height width channels"], *, train: bool
     ) -> Float[Array, "batch num_classes"]:
         """Logits, in at least float32. ``train=True`` wants ``mutable=["batch_stats"]`` and a ``dropout`` rng."""
-        self._check()
+        self._check_fields()
         conv = functools.partial(
             nn.Conv,
             use_bias=False,
@@ -188,6 +194,7 @@ class ResNet(nn.Module):
         x = self._pool(x.astype(head_dtype))
         # PyTorch flattens channels first, so its linear weights fit in this order.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        self._check_weights(x.shape[-1] * self.num_classes, "channels", "pooling", "num_classes")
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(
             self.num_classes,
@@ -209,7 +216,7 @@ class ResNet(nn.Module):
             )
         return nn.avg_pool(x, window_shape=window, strides=window)
 
-    def _check(self) -> None:
+    def _check_fields(self) -> None:
         def require(holds: bool, field: str, expected: str) -> None:
             if not holds:
                 raise UserError(f"model.{field}={getattr(self, field)!r}: expected {expected}")
@@ -219,8 +226,9 @@ class ResNet(nn.Module):
         require(
             len(self.blocks) == stages and min(self.blocks) > 0,
             "blocks",
-            f"a positive number for each of {stages} stages",
+            f"a positive number for each of the {stages} stages of model.channels",
         )
+        require(sum(self.blocks) <= MAX_BLOCKS, "blocks", f"at most {MAX_BLOCKS:,} in all")
         for field in ("kernel_size", "shortcut_kernel_size"):
             size = getattr(self, field)
             require(size > 0 and size % 2 == 1, field, "an odd number, which keeps the map's size at stride 1")
@@ -229,6 +237,21 @@ class ResNet(nn.Module):
         require(self.pooling == "global" or window, "pooling", '"global" or the size of a window')
         require(0 <= self.dropout_rate < 1, "dropout_rate", "a rate in [0, 1)")
         require(self.num_classes > 0, "num_classes", "a positive number")
+
+        widths = [self.stem_channels or self.channels[0]]
+        for features, number in zip(self.channels, self.blocks, strict=True):
+            widths += [features] * number
+        weights = 0
+        for width, features in itertools.pairwise(widths):
+            shortcut = self.shortcut_kernel_size**2 * width * features if width != features else 0
+            weights += self.kernel_size**2 * (width + features) * features + shortcut
+        self._check_weights(weights, "channels", "blocks", "kernel_size", "shortcut_kernel_size", "stem_channels")
+
+    def _check_weights(self, weights: int, *fields: str) -> None:
+        """Refuses a network that no memory could hold, of which ``fields`` are the reason, before it is drawn."""
+        if weights > MAX_WEIGHTS:
+            named = ", ".join(f"model.{field}={getattr(self, field)!r}" for field in fields)
+            raise UserError(f"{named}: expected a network of at most {MAX_WEIGHTS:,} weights; give smaller ones")
 
 
 def count_parameters(params: Any) -> int:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jaxresnet.errors import UserError, choose
 from jaxresnet.optim import takes_momentum
 
+MAX_STEPS = 2**31  # int32 counts them on the device
 WARMUP_START_FACTOR = 0.01
 # OneCycleLR's defaults.
 ONE_CYCLE_PCT_START = 0.3
@@ -49,7 +50,7 @@ def create_learning_rate_fn(config: ConfigDict, steps_per_epoch: int) -> StepFn:
         steps_per_epoch: steps in an epoch, the last and smaller batch included.
 
     Raises:
-        UserError: an unknown ``schedule.name`` or ``schedule.step_per``, or a length that the schedule cannot have.
+        UserError: an unknown ``schedule.name`` or ``schedule.step_per``, or a length that schedule or run cannot have.
     """
     schedule, clock = config.schedule, _Clock(config, steps_per_epoch)
     factor = choose(SCHEDULES, "schedule.name", schedule.name)(schedule, clock.length)
@@ -88,11 +89,18 @@ class _Clock:
         schedule = config.schedule
         ticks_per_epoch = choose({"epoch": 1, "step": steps_per_epoch}, "schedule.step_per", schedule.step_per)
         self._steps_per_tick = steps_per_epoch // ticks_per_epoch
+        if config.num_epochs * steps_per_epoch >= MAX_STEPS:
+            raise UserError(
+                f"num_epochs={config.num_epochs}: {steps_per_epoch:,} steps each come to more than the {MAX_STEPS:,} "
+                "that can be counted; give fewer"
+            )
         self.warmup = schedule.warmup_epochs * ticks_per_epoch
         if schedule.total_epochs is None:
             self.length = config.num_epochs * ticks_per_epoch - self.warmup
         else:
             self.length = schedule.total_epochs * ticks_per_epoch
+            if self.length * self._steps_per_tick < 1:
+                raise UserError(f"schedule.total_epochs={schedule.total_epochs}: shorter than a step; give more")
         if self.length <= 0:
             raise UserError(
                 f"schedule.total_epochs={schedule.total_epochs}, schedule.warmup_epochs={schedule.warmup_epochs}: "

@@ -81,18 +81,22 @@ def tiny_config(tiny_npz):
 @pytest.fixture(scope="session")
 def tiny_npz(tmp_path_factory):
     """165 training and 50 test images, as a .npz file."""
+    return save_digits(tmp_path_factory.mktemp("data") / "tiny.npz", 165, 50)
+
+
+def save_digits(path, train_size, test_size):
+    """A .npz file of so many of scikit-learn's digits."""
     import numpy as np
 
     from jaxresnet.datasets import load_dataset
 
     digits = load_dataset("digits", None, 10)
-    path = tmp_path_factory.mktemp("data") / "tiny.npz"
     np.savez(
         path,
-        train_images=digits.train.images[:165],
-        train_labels=digits.train.labels[:165],
-        test_images=digits.test.images[:50],
-        test_labels=digits.test.labels[:50],
+        train_images=digits.train.images[:train_size],
+        train_labels=digits.train.labels[:train_size],
+        test_images=digits.test.images[:test_size],
+        test_labels=digits.test.labels[:test_size],
     )
     return path
 
@@ -111,6 +115,25 @@ def make_tiny_config(data_dir):
     config.model.dropout_rate = 0.4
     config.log_every_steps = 2
     return config
+
+
+def last_state(config, workdir):
+    """The arrays of the last checkpoint, and its progress."""
+    from jaxresnet.checkpoint import Checkpointer
+    from jaxresnet.train_state import create_train_state
+
+    state = create_train_state(config, (32, 32, 3))
+    with Checkpointer(workdir, read_only=True) as checkpointer:
+        state, progress = checkpointer.restore(state, checkpointer.find("last"))
+    return arrays_of(state), progress
+
+
+def arrays_of(state):
+    """A copy of every array of a TrainState that training changes."""
+    import jax
+    import numpy as np
+
+    return [np.array(leaf) for leaf in jax.tree.leaves((state.step, state.variables, state.opt_state))]
 
 
 @pytest.fixture(scope="session")

@@ -23,20 +23,13 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.metrics import read_metrics
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_train_state
-from tests.conftest import REPOSITORY, make_tiny_config
+from tests.conftest import REPOSITORY, last_state, make_tiny_config
 
 TIMINGS = ("seconds", "images_per_second")
 
 
 def without_timings(lines):
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-
-
-def last_state(config, workdir):
-    state = create_train_state(config, (32, 32, 3))
-    with Checkpointer(workdir, read_only=True) as checkpointer:
-        state, progress = checkpointer.restore(state, checkpointer.find("last"))
-    return [np.asarray(leaf) for leaf in jax.tree.leaves((state.step, state.variables, state.opt_state))], progress
 
 
 def assert_same_run(config, actual, expected):
