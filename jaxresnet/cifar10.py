@@ -147,9 +147,9 @@ def _read_cache(cache: pathlib.Path) -> Arrays | None:
         return None
     for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if (images.dtype, images.shape) != (np.uint8, (size, *IMAGE_SHAPE)):
+        if images.dtype != np.uint8 or images.shape != (size, *IMAGE_SHAPE):
             return None
-        if (labels.dtype, labels.shape) != (np.int32, (size,)):
+        if labels.dtype != np.int32 or labels.shape != (size,):
             return None
     return arrays
 
