@@ -1,0 +1,262 @@
+"""Files that are built to execute code: every path that reads a pickle refuses them, and nothing is executed."""
+
+import ast
+import builtins
+import importlib
+import io
+import os
+import pickle
+import shutil
+import subprocess
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from jaxresnet import cifar10
+from jaxresnet.errors import UserError
+from jaxresnet.images import read_image
+from jaxresnet.sources import FileReader
+from jaxresnet.torch_files import read_torch_file
+from tests.conftest import REPOSITORY
+from tests.damage import REFUSED, few_images, replace
+from tests.test_damaged_data import FINGERPRINT_OF_FEW, batch_of, batches, tfds_folder  # noqa: F401, fixtures
+from tests.test_datasets import load, small_arrays
+
+pytestmark = pytest.mark.reliability
+
+
+class Calls:
+    """A pickle of this is what ``function(*arguments)`` returns, which loading it calls."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+    def __call__(self):
+        """So that it may be a function itself."""
+
+
+PAYLOADS = {
+    "os.mkdir": lambda marker: Calls(os.mkdir, marker),
+    "os.system": lambda marker: Calls(os.system, f"mkdir {marker}"),
+    "subprocess": lambda marker: Calls(subprocess.check_call, ["mkdir", marker]),
+    "eval": lambda marker: Calls(builtins.eval, f"__import__('os').mkdir({marker!r})"),
+    "exec": lambda marker: Calls(builtins.exec, f"import os; os.mkdir({marker!r})"),
+    "importlib and getattr": lambda marker: Calls(
+        Calls(builtins.getattr, Calls(importlib.import_module, "os"), "mkdir"), marker
+    ),
+    "a function of NumPy's that runs code": lambda marker: Calls(
+        np.testing._private.utils.runstring, f"import os; os.mkdir({marker!r})", {}
+    ),
+    "a pickle in a pickle": lambda marker: Calls(pickle.loads, pickle.dumps(Calls(os.mkdir, marker))),
+}
+CONTAINERS = {
+    "alone": lambda payload: payload,
+    "the images": lambda payload: {b"data": payload, b"labels": [0]},
+    "an entry that nobody reads": lambda payload: {b"data": np.zeros((1, 3072), np.uint8), b"x": payload},
+    "nested": lambda payload: {b"data": np.zeros((1, 3072), np.uint8), "net": [({"a": [payload]},)]},
+    "an array of objects": lambda payload: {b"data": np.array([[payload, None]], object)},
+    "weights": lambda payload: {"net": {"conv1.weight": torch.zeros(1), "x": payload}},
+}
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """The folder that each payload makes: there must be none in the end."""
+    return str(tmp_path / "executed")
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_the_payloads_do_what_they_are_to_do_where_nothing_stops_them(marker, payload):
+    pickle.loads(pickle.dumps([PAYLOADS[payload](marker)]))
+    assert os.path.isdir(marker)
+
+
+def refuse(read, path, marker, count):
+    with pytest.raises(UserError) as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
+    assert not os.path.exists(marker)
+    count(REFUSED)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_pickles_are_refused(batches, tmp_path, marker, payload, container, protocol, capsys, count):  # noqa: F811
+    content = pickle.dumps(CONTAINERS[container](PAYLOADS[payload](marker)), protocol=protocol)
+
+    replace(batches / "data_batch_3", content)
+    with few_images():
+        refuse(load, batches, marker, count)
+    replace(batches / "data_batch_3", batch_of("data_batch_3", 2))
+
+    for name in ("images.pkl", "images", "images.png"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert list(FileReader([path], 10).batches(1)) == []
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"left out: {path}") and not os.path.exists(marker)
+        count(REFUSED)
+    refuse(read_image, tmp_path / "images.png", marker, count)
+
+    for name in ("weights.pth", "weights.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        refuse(read_torch_file, tmp_path / name, marker, count)
+
+    (tmp_path / "data.npz").write_bytes(content)
+    refuse(load, tmp_path / "data.npz", marker, count)
+
+
+def torch_zip(contents):
+    content = io.BytesIO()
+    torch.save(contents, content)
+    return content.getvalue()
+
+
+def torch_legacy(contents):
+    content = io.BytesIO()
+    torch.save(contents, content, _use_new_zipfile_serialization=False)
+    return content.getvalue()
+
+
+def torch_tar(contents):
+    """As PyTorch wrote its files until version 0.1.10."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            member = pickle.dumps(contents, protocol=2)
+            info = tarfile.TarInfo(name)
+            info.size = len(member)
+            tar.addfile(info, io.BytesIO(member))
+    return content.getvalue()
+
+
+def torch_script(contents):
+    """As ``torch.jit.save`` writes programs."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in ("data.pkl", "constants.pkl", "version"):
+            archive.writestr(f"archive/{name}", b"3\n" if name == "version" else pickle.dumps(contents, protocol=2))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("write", [torch_zip, torch_legacy, torch_tar, torch_script])
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_pytorch_files_are_refused(tmp_path, marker, payload, container, write, count):
+    (tmp_path / "w.pth").write_bytes(write(CONTAINERS[container](PAYLOADS[payload](marker))))
+    refuse(read_torch_file, tmp_path / "w.pth", marker, count)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_arrays_of_objects_in_npz_files_are_refused(tmp_path, marker, payload, count):
+    for name in cifar10.ARRAYS:
+        objects = np.array([PAYLOADS[payload](marker)] * 20, object)
+        np.savez(tmp_path / "data.npz", **small_arrays() | {name: objects})
+        refuse(load, tmp_path / "data.npz", marker, count)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_of_a_cache_with_objects_in_it_nothing_is_taken(tfds_folder, tmp_path, marker, payload, monkeypatch, count):  # noqa: F811
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with few_images():
+        load(tfds_folder)
+        (cache,) = tmp_path.rglob("*.npz")
+        np.savez(cache, **{name: np.array([PAYLOADS[payload](marker)], object) for name in cifar10.ARRAYS})
+        assert load(tfds_folder).fingerprint() == FINGERPRINT_OF_FEW
+    assert not os.path.exists(marker)
+    count(REFUSED)
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+def test_no_module_that_a_tfds_folder_names_is_imported(tfds_folder, tmp_path, marker, monkeypatch, file, count):  # noqa: F811
+    """tfds's own reader imports what features.json names, and the commands' own folder is searched for it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "named_by_a_file.py").write_text(f"import os\nos.mkdir({marker!r})\n")
+    copy = shutil.copytree(tfds_folder, tmp_path / "cifar10" / tfds_folder.name)
+    text = (copy / file).read_text()
+    named = text.replace("tensorflow_datasets.core.features.text_feature.Text", "named_by_a_file.Text")
+    named = named.replace("tensorflow_datasets.image_classification.cifar", "named_by_a_file")
+    assert named != text
+    (copy / file).write_text(named)
+    with few_images():
+        assert load(tmp_path).fingerprint() == FINGERPRINT_OF_FEW
+    assert not os.path.exists(marker)
+    count(REFUSED)
+
+
+# What would run code, anywhere in the package.
+
+RUN_CODE = {"eval", "exec", "__import__", "compile"}
+UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "pandas", "shelve", "yaml"}
+
+
+def unsafe_uses(source):
+    """The lines of a program on which it may read a pickle, or run code, that a file brings."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names) if UNSAFE_MODULES & {alias.name.split(".")[0] for alias in names}:
+                found.append(node.lineno)
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in {*UNSAFE_MODULES, "pickle", "_pickle"}:
+                found.append(node.lineno)
+            case ast.ImportFrom(module="numpy" | "torch", names=names) if "load" in {alias.name for alias in names}:
+                found.append(node.lineno)
+            case ast.Attribute(value=ast.Name(id="pickle" | "_pickle" | "cPickle"), attr="load" | "loads"):
+                found.append(node.lineno)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="pickle"), attr="Unpickler" | "_Unpickler")):
+                found.append(node.lineno)
+            case ast.Call(func=ast.Name(id=name)) if name in RUN_CODE:
+                found.append(node.lineno)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="load"), keywords=keywords):
+                if not any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in keywords):
+                    found.append(node.lineno)
+            case ast.Call(keywords=keywords):
+                if any(k.arg == "allow_pickle" and getattr(k.value, "value", None) is not False for k in keywords):
+                    found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import pickle\npickle.loads(x)", [2]),
+        ("import pickle\npickle.Unpickler(x).load()", [2]),
+        ("from pickle import load", [1]),
+        ("np.load(path, allow_pickle=True)", [1]),
+        ("np.load(path, allow_pickle=flag)", [1]),
+        ("np.load(path, allow_pickle=False)", []),
+        ("torch.load(path)", [1]),
+        ("torch.load(path, weights_only=False)", [1]),
+        ("torch.load(path, weights_only=True)", []),
+        ("from torch import load", [1]),
+        ("import joblib", [1]),
+        ("eval(x)", [1]),
+        ("model.eval(x)", []),
+    ],
+)
+def test_unsafe_uses_are_found(source, found):
+    assert unsafe_uses(source) == found
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "jaxresnet").rglob("*.py")), ids=lambda path: path.relative_to(REPOSITORY).as_posix()
+)
+def test_the_package_reads_no_pickle_unsafely(path):
+    assert unsafe_uses(path.read_text()) == []
+
+
+def test_the_one_unpickler_of_the_package_allows_nothing_but_stand_ins():
+    """What a pickle may ask for are functions and classes of the module itself."""
+    allowed = cifar10._BatchUnpickler._ALLOWED.values()
+    assert {each.__module__ for each in allowed} == {cifar10.__name__}
+    uses = [path.name for path in (REPOSITORY / "jaxresnet").rglob("*.py") if "Unpickler" in path.read_text()]
+    assert uses == ["cifar10.py"]
