@@ -268,6 +268,7 @@ def test_damaged_records_are_refused_or_read_as_they_were(data, tfds_folder, tmp
 @given(data=st.data())
 def test_a_damaged_cache_is_made_anew_whatever_the_damage(data, tfds_folder, tmp_path_factory, monkeypatch, count):
     caches = tmp_path_factory.getbasetemp() / "one cache"
+    shutil.rmtree(caches, ignore_errors=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
     with few_images():
         assert load(tfds_folder).fingerprint() == FINGERPRINT_OF_FEW

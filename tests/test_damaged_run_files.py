@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
 
 from jaxresnet import plot
 from jaxresnet.config import CONFIG_FILE, load_config, save_config
@@ -60,7 +61,8 @@ def broken(run, tmp_path_factory):
 
 def check_config_of(folder):
     config = load_config(folder)
-    assert isinstance(config.seed, object) and dict(config.model) is not None and dict(config.schedule) is not None
+    groups = (config.model, config.dataset, config.augment, config.optimizer, config.schedule)
+    assert config.is_locked and all(isinstance(group, ConfigDict) for group in groups)
 
 
 def check_metrics(folder):
@@ -136,7 +138,8 @@ def use(folder, config):
     read_or_refuse(load, str(folder))
     read_or_refuse(plot.plot_run, str(folder), str(folder / "curves.png"))
     read_or_refuse(read_runs, folder)
-    read_or_refuse(MetricsWriter, folder, 3, 0)
+    if writer := read_or_refuse(MetricsWriter, folder, 3, 0):
+        writer.close()
 
 
 @FEW
