@@ -32,10 +32,6 @@ NOT_TRAINING = (
     "paper",
 )
 
-# What every config has.
-_GROUPS = ("model", "dataset", "augment", "optimizer", "schedule")
-_SECTIONS = ("seed", "dtype", "batch_size", "eval_batch_size", *_GROUPS)
-
 
 def check_config(config: ConfigDict) -> None:
     """Refuses values that cannot work and that nothing else would refuse in one line.
@@ -48,10 +44,13 @@ def check_config(config: ConfigDict) -> None:
         if name not in fields or name not in _FIELDS:
             there = "is missing" if name in _FIELDS else "is no field of a config"
             raise UserError(f"{name}: {there}; configs/default.py lists them all")
-        holds, expected = _FIELDS[name]
-        if not holds(fields[name]):
-            shown = " ".join(reprlib.repr(fields[name]).split())
-            raise UserError(f"{name}={shown}: expected {expected}")
+        _check_field(name, fields[name])
+
+
+def _check_field(name: str, value: Any) -> None:
+    holds, expected = _FIELDS[name]
+    if not holds(value):
+        raise UserError(f"{name}={' '.join(reprlib.repr(value).split())}: expected {expected}")
 
 
 Check = Callable[[Any], bool]
@@ -148,6 +147,11 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "paper.curve": (_optional(_is_text), "text or None"),
 }
 
+# The first runs were trained before there were these, and nothing that reads a run needs them.
+_LATER = {"name", "paper.epoch"} | {
+    f"schedule.{name}" for name in ("total_epochs", "warmup_epochs", "start_factor", "end_factor", "power", "restarts")
+}
+
 
 def eval_split_name(config: ConfigDict) -> str:
     """What a run is evaluated on after each epoch, and its best epoch chosen on: ``"validation"`` or ``"test"``."""
@@ -163,17 +167,19 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     """The config that a run was started with, locked.
 
     Raises:
-        UserError: there is no readable ``config.json``, or one that holds something else.
+        UserError: there is no readable ``config.json``, or one whose values cannot work.
     """
     path = workdir / CONFIG_FILE
     try:
         fields = json.loads(path.read_text())
-        missing = [name for name in _SECTIONS if not isinstance(fields, dict) or name not in fields]
-        if missing:
+        if not isinstance(fields, dict):
+            raise ValueError("it holds something else")
+        flat = flatten(fields)
+        if missing := [name for name in _FIELDS if name not in flat and name not in _LATER]:
             raise ValueError(f"it holds no {missing[0]}")
-        for name in _GROUPS:
-            if not isinstance(fields[name], dict):
-                raise ValueError(f"its {name} is no group of fields")
+        for name, value in flat.items():
+            if name in _FIELDS:
+                _check_field(name, value)
         return ConfigDict(fields).lock()
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error

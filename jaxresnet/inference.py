@@ -16,9 +16,9 @@ from scipy.special import softmax
 from jaxresnet.augment import Transform
 from jaxresnet.checkpoint import Checkpointer, DamagedCheckpoint, Progress
 from jaxresnet.cifar10 import IMAGE_SHAPE
-from jaxresnet.config import CONFIG_FILE, load_config
+from jaxresnet.config import load_config
 from jaxresnet.datasets import class_names
-from jaxresnet.errors import UserError, one_line, user_path
+from jaxresnet.errors import UserError, user_path
 from jaxresnet.models import ResNet
 from jaxresnet.steps import ambient, create_mesh, replicate
 from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform, split_seed
@@ -54,12 +54,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
     """
     config, mesh = load_config(workdir), create_mesh()
     # Only shapes: every value comes from the checkpoint, but for the key, which follows from the config.
-    try:
-        abstract = jax.eval_shape(lambda: create_train_state(config, IMAGE_SHAPE))
-    except UserError:
-        raise
-    except Exception as error:  # fields of other types than they should be can raise anything
-        raise UserError(f"{workdir / CONFIG_FILE} describes no model that can be built ({one_line(error)})") from error
+    abstract = jax.eval_shape(lambda: create_train_state(config, IMAGE_SHAPE))
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), abstract)
     with Checkpointer(workdir, read_only=True) as checkpointer:

@@ -368,6 +368,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow's, which FileReader leaves out
 @pytest.mark.parametrize("kind", PICTURES)
 @hypothesis.settings(max_examples=max(5, hypothesis.settings.default.max_examples // 5))
 @given(data=st.data())
