@@ -31,7 +31,7 @@ pytestmark = pytest.mark.reliability
 
 # An example that trains compiles a program of its own, for seconds; one that is refused takes milliseconds.
 FEW = settings(max_examples=max(5, settings.default.max_examples // 8))
-MANY = settings(max_examples=6 * settings.default.max_examples, deadline=60_000)  # ms, against what hangs
+MANY = settings(max_examples=4 * settings.default.max_examples, deadline=60_000)  # ms, against what hangs
 
 TEST_SIZE = 7
 
@@ -138,7 +138,7 @@ def test_a_possible_config_trains_and_is_restored_as_it_was_and_scored_as_before
 
 # What is impossible. No example below comes to compiling a program.
 
-NEITHER_NUMBER_NOR_TEXT = [None, True, 1j, [], {}, (None,), {"a": 1}]
+NEITHER_NUMBER_NOR_TEXT = [None, 1j, [], {}, (None,), {"a": 1}]
 NO_NUMBERS = ["", "one", *NEITHER_NUMBER_NOR_TEXT]
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 
@@ -149,7 +149,7 @@ def values(*several):
 
 def no_whole_number(least, *others):
     """What is no whole number of at least ``least``, and ``others``."""
-    return st.integers(max_value=least - 1) | st.floats() | values(*NO_NUMBERS, *others)
+    return st.integers(max_value=least - 1) | st.floats() | values(True, *NO_NUMBERS, *others)
 
 
 def no_number(*others):
@@ -163,7 +163,7 @@ def unless_none(strategy):
 
 def spoiled(good, *bad):
     """Tuples of ``good`` values of which one is replaced by a bad one, and what is no such tuple."""
-    bad = values(*bad, *NO_NUMBERS[:5], *NOT_FINITE)
+    bad = values(*bad, True, *NO_NUMBERS, *NOT_FINITE)
     one_bad = st.integers(0, len(good) - 1).flatmap(
         lambda index: bad.map(lambda value: (*good[:index], value, *good[index + 1 :]))
     )
