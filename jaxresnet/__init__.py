@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from jaxresnet import interrupts
+
 __version__ = "0.1.0"
 
 # Where the names that ``import jaxresnet`` offers, beside its modules, are defined. They are imported when first used,
@@ -16,6 +18,9 @@ _DEFINED_IN = {
 }
 
 __all__ = [*_DEFINED_IN]
+
+if interrupts.is_command_starting():
+    interrupts.end_at_once()
 
 
 def __getattr__(name: str) -> Any:

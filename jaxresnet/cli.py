@@ -5,6 +5,7 @@ import difflib
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import config as config_lib
+from jaxresnet import interrupts
 from jaxresnet.errors import Interrupted, UserError
 
 CHECKPOINT_HELP = '"last" (the default), "best", or the number of a step that was kept'
@@ -21,6 +23,7 @@ CHECKPOINT_HELP = '"last" (the default), "best", or the number of a step that wa
 @contextlib.contextmanager
 def command() -> Iterator[None]:
     """The body of a command: what a user can mend, or has asked for, becomes one line on stderr and a status not 0."""
+    interrupts.raise_again()  # what the command needs is imported by now
     logging.set_verbosity(logging.ERROR)  # orbax reports every save in some 30 lines
     try:
         yield
@@ -36,7 +39,8 @@ def command() -> Iterator[None]:
         print(f"jaxresnet: {interrupted}", file=sys.stderr)
         sys.exit(interrupted.exit_status)
     except KeyboardInterrupt:
-        sys.exit("jaxresnet: interrupted")
+        print(interrupts.LINE, file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

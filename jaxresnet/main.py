@@ -3,7 +3,7 @@
 from absl import app, flags
 from ml_collections import config_flags
 
-from jaxresnet import cli
+from jaxresnet import cli, interrupts
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The config file; single fields follow as in --config.batch_size=64.", lock_config=True
@@ -24,9 +24,10 @@ def main(argv: list[str]) -> None:
     with cli.command():
         cli.refuse_arguments(argv)
         # Imported here so that a mistyped flag is answered before JAX has started.
-        from jaxresnet import hosts
-        from jaxresnet.environment import set_up_jax
-        from jaxresnet.train import train_and_evaluate
+        with interrupts.ending_at_once():
+            from jaxresnet import hosts
+            from jaxresnet.environment import set_up_jax
+            from jaxresnet.train import train_and_evaluate
 
         set_up_jax()
         if COORDINATOR.value is not None:

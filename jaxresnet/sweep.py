@@ -9,7 +9,7 @@ import traceback
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
-from jaxresnet import cli
+from jaxresnet import cli, interrupts
 from jaxresnet.errors import Interrupted, UserError, one_line, user_path
 from jaxresnet.experiments import load_experiment
 from jaxresnet.jobs import Job, plan_jobs
@@ -40,8 +40,9 @@ def run_jobs(jobs: list[Job]) -> list[str]:
         Interrupted: SIGINT or SIGTERM came; the run that was training is saved.
     """
     # Imported here so that mistakes, --list and --help are answered before JAX has started.
-    from jaxresnet.costs import Progress, count_costs
-    from jaxresnet.train import train_and_evaluate
+    with interrupts.ending_at_once():
+        from jaxresnet.costs import Progress, count_costs
+        from jaxresnet.train import train_and_evaluate
 
     progress = Progress(jobs, count_costs(jobs))
     failures = []
@@ -95,7 +96,8 @@ def main(argv: list[str]) -> None:
 
             print(describe(jobs, user_path(WORKDIR.value)))
         else:
-            from jaxresnet.environment import set_up_jax
+            with interrupts.ending_at_once():
+                from jaxresnet.environment import set_up_jax
 
             set_up_jax()
             if failures := run_jobs(jobs):

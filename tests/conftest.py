@@ -117,23 +117,9 @@ def make_tiny_config(data_dir):
     return config
 
 
-def last_state(config, workdir):
-    """The arrays of the last checkpoint, and its progress."""
-    from jaxresnet.checkpoint import Checkpointer
-    from jaxresnet.train_state import create_train_state
-
-    state = create_train_state(config, (32, 32, 3))
-    with Checkpointer(workdir, read_only=True) as checkpointer:
-        state, progress = checkpointer.restore(state, checkpointer.find("last"))
-    return arrays_of(state), progress
-
-
-def arrays_of(state):
-    """A copy of every array of a TrainState that training changes."""
-    import jax
-    import numpy as np
-
-    return [np.array(leaf) for leaf in jax.tree.leaves((state.step, state.variables, state.opt_state))]
+def arguments_of(fields):
+    """The flags that set these fields of a config."""
+    return [f"--config.{field}={value}".replace(" ", "") for field, value in fields.items()]
 
 
 @pytest.fixture(scope="session")

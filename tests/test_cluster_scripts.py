@@ -68,6 +68,35 @@ def test_a_run_that_slurm_stops_is_queued_again_and_one_that_fails_is_not(call, 
     assert (done.returncode, done.stdout) == (status, requeued)
 
 
+def test_a_task_of_an_array_trains_its_line(call, root):
+    """The command of the second line, whose folder has a space in it, as ``jaxresnet.sweep --list`` quotes it."""
+    (root / "runs.txt").write_text("python first\npython -m jaxresnet.main '--workdir=a run'\n")
+    stand_ins = {"srun": 'printf "%s\\n" "$@"', "scontrol": "echo requeued"}
+    done = call("sweep.slurm", "runs.txt", stand_ins=stand_ins, SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_JOB_ID="17")
+    assert done.returncode == 0, done.stderr
+    command, *words = done.stdout.splitlines()
+    assert command == "python -m jaxresnet.main '--workdir=a run'"
+    assert words == ["python", "-m", "jaxresnet.main", "--workdir=a run"]
+
+
+def test_a_task_without_a_line_is_refused(call, root):
+    (root / "runs.txt").write_text("python first\n")
+    done = call("sweep.slurm", "runs.txt", stand_ins={"srun": "exit 0"}, SLURM_ARRAY_TASK_ID="2")
+    assert done.returncode == 1 and "runs.txt has no line 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "requeued"), [(143, ["requeue 17_2"]), (130, ["requeue 17_2"]), (1, []), (137, []), (0, [])]
+)
+def test_of_an_array_only_the_stopped_task_is_queued_again(call, root, status, requeued):
+    """Its own number, which is not that of the job."""
+    (root / "runs.txt").write_text("one\ntwo\n")
+    stand_ins = {"srun": f"exit {status}", "scontrol": 'echo "$@"'}
+    numbers = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
+    done = call("sweep.slurm", "runs.txt", stand_ins=stand_ins, **numbers)
+    assert (done.returncode, done.stdout.splitlines()) == (status, ["two", *requeued])
+
+
 def test_a_run_on_a_tpu_pod_is_started_on_all_hosts_with_the_flags_as_they_were_given(call):
     flags = ["--config=configs/final.py", "--config.model.channels=(4, 8)", "--workdir=/mnt/shared/a run"]
     done = call("tpu_pod.sh", "slice", "europe-west4-b", *flags, stand_ins={"gcloud": 'printf "%s\\n" "$@"'})

@@ -18,7 +18,7 @@ from jaxresnet.run_files import read_failure, read_summary, write_summary
 from jaxresnet.steps import compile_steps, create_mesh
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_transform
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, arguments_of
 
 SCHEDULER = load_experiment(REPOSITORY / "configs" / "scheduler.py")
 FINAL = load_experiment(REPOSITORY / "configs" / "final.py")
@@ -184,10 +184,6 @@ def test_a_config_that_only_shares_anothers_name_is_listed_by_its_own_file(tmp_p
         (tmp_path / f"{name}.py").write_text(f"{text}{change}    return config\n")
     (job,) = jobs.plan_jobs(load_experiment(tmp_path / "mine.py"), None, 1, {}, tmp_path)
     assert job.arguments[0] == f"--config={tmp_path / 'mine.py'}"
-
-
-def arguments_of(small):
-    return [f"--config.{field}={value}".replace(" ", "") for field, value in small.items()]
 
 
 @pytest.fixture

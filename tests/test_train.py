@@ -23,25 +23,13 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.metrics import read_metrics
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_train_state
-from tests.conftest import REPOSITORY, last_state, make_tiny_config
-
-TIMINGS = ("seconds", "images_per_second")
-
-
-def without_timings(lines):
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+from scripts.same_run import checkpointed, differences, read_outcome
+from tests.conftest import REPOSITORY, make_tiny_config
 
 
 def assert_same_run(config, actual, expected):
-    """Bit for bit: parameters, statistics, momenta, metrics and summary; timings apart."""
-    assert without_timings(read_metrics(actual)) == without_timings(read_metrics(expected))
-    (actual_arrays, actual_progress), (arrays, progress) = (last_state(config, path) for path in (actual, expected))
-    for a, b in zip(actual_arrays, arrays, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert actual_progress.best == progress.best
-    summaries = [json.loads((path / "summary.json").read_text()) for path in (actual, expected)]
-    for key in ("best", "last", "parameters"):
-        assert summaries[0][key] == summaries[1][key]
+    """Bit for bit: parameters, statistics, momenta, metrics, confusion and summary; timings apart."""
+    assert differences(read_outcome(config, actual), read_outcome(config, expected)) == []
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +150,8 @@ def test_validation_chooses_the_epoch_and_the_test_set_is_scored_once(tiny_confi
 def test_bfloat16_trains_with_parameters_in_float32(tiny_config, tmp_path, finished):
     tiny_config.dtype = "bfloat16"
     train_and_evaluate(tiny_config, str(tmp_path / "run"))
-    arrays, _ = last_state(tiny_config, tmp_path / "run")
-    assert {array.dtype for array in arrays} == {np.dtype("int32"), np.dtype("float32")}
+    arrays, _ = checkpointed(tiny_config, tmp_path / "run")
+    assert {array.dtype for array in arrays.values()} == {np.dtype("int32"), np.dtype("float32")}
     losses, exact = ([line["train_loss"] for line in read_metrics(run)] for run in (tmp_path / "run", finished[1]))
     np.testing.assert_allclose(losses, exact, rtol=0.1)
     assert losses != exact

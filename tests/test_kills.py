@@ -1,0 +1,242 @@
+"""Runs that are killed end as those that are not, and a run that did not would be found out; what signals do."""
+
+import collections
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from configs import quickstart
+from jaxresnet import cli, interrupts
+from jaxresnet.datasets import load_dataset
+from jaxresnet.metrics import is_epoch_line, read_metrics
+from jaxresnet.train import train_and_evaluate
+from scripts import kills
+from scripts.same_run import Outcome, differences, read_outcome
+from tests.conftest import REPOSITORY, arguments_of
+
+pytestmark = pytest.mark.reliability
+
+
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, thorough, count):
+    result = kills.kill_and_compare(40 if thorough else 20, 0, tmp_path)
+    assert result.differences == []
+    assert result.kills.keys() >= {kills.START, kills.STEP, kills.EVALUATION, kills.SAVE}
+    assert result.kills.total() >= (40 if thorough else 20)
+    count("kills survived", result.kills.total())
+
+
+def create_outcome():
+    return Outcome(
+        metrics=[{"step": step, "train_loss": 1 / step} for step in (1, 2, 3)],
+        summary={"best": {"epoch": 1, "accuracy": 50.0}},
+        confusion=",a,b\na,1,2\nb,3,4\n",
+        progress={"epoch": 1},
+        arrays={"last['params']": np.arange(3, dtype=np.float32)},
+    )
+
+
+def last_bit_flipped(array):
+    return np.nextafter(array, np.inf, dtype=array.dtype)
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda run: {"metrics": run.metrics + run.metrics[-1:]}, "4 lines, not 3; twice: [3]; missing: []"),
+        (lambda run: {"metrics": run.metrics[:1] + run.metrics[2:]}, "2 lines, not 3; twice: []; missing: [2]"),
+        (lambda run: {"metrics": [line | {"train_loss": 0.1} for line in run.metrics]}, "'train_loss': 0.1}, not {"),
+        (lambda run: {"summary": {"best": {"epoch": 2, "accuracy": 50.0}}}, "summary.json: best differs"),
+        (lambda run: {"summary": {}}, "summary.json: best differs"),
+        (lambda run: {"confusion": run.confusion.replace("4", "5")}, "confusion.csv differs"),
+        (lambda run: {"progress": {"epoch": 2}}, "progress: epoch differs"),
+        (lambda run: {"arrays": {name: -leaf for name, leaf in run.arrays.items()}}, "last['params'] differs"),
+        (lambda run: {"arrays": {name: last_bit_flipped(leaf) for name, leaf in run.arrays.items()}}, "params"),
+        (lambda run: {"arrays": {name: leaf.astype(float) for name, leaf in run.arrays.items()}}, "params"),
+        (lambda run: {"arrays": {}}, "params"),
+    ],
+)
+def test_every_difference_is_found(change, difference):
+    run = create_outcome()
+    assert differences(run, create_outcome()) == []
+    (found, *_) = differences(run._replace(**change(run)), create_outcome())
+    assert difference in found
+
+
+@pytest.mark.parametrize("found", [[], ["run1: confusion.csv differs"]])
+def test_the_status_tells_whether_the_runs_differ(monkeypatch, capsys, tmp_path, found):
+    result = kills.Result(collections.Counter({kills.SAVE: 2, kills.START: 1}), 1, found)
+    monkeypatch.setattr(kills, "kill_and_compare", lambda *arguments: result)
+    monkeypatch.setattr(sys, "argv", ["kills.py", "--kills=3"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if found:
+        with pytest.raises(SystemExit, match=r"run1: confusion.csv differs\nthe runs differ; they lie in"):
+            kills.main()
+    else:
+        kills.main()
+    assert capsys.readouterr().out.startswith("3 kills over 1 run: 1 in start-up, 2 in save\n")
+    assert bool(list(tmp_path.iterdir())) == bool(found)
+
+
+# Signals.
+
+
+@pytest.fixture
+def start(tmp_path_factory, subprocess_environment):
+    """Starts a command, ``("jaxresnet.main", "--workdir=...")``, and kills it at the test's end."""
+    processes = []
+    compiled = str(tmp_path_factory.getbasetemp() / "compiled-by-commands")
+
+    def start(*arguments, options=()):
+        process = subprocess.Popen(
+            [sys.executable, *options, "-m", *arguments],
+            env=subprocess_environment | {"JAX_COMPILATION_CACHE_DIR": compiled},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def answer_to(process, number):
+    """The seconds until the process has ended after the signal, and the lines that it has yet to write to stderr."""
+    begun = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    return time.monotonic() - begun, errors.splitlines()
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+    """Of the quick start's config, for two epochs of four steps, each with an evaluation of 360 steps."""
+    digits = load_dataset("digits", None, 10)
+    data = tmp_path_factory.mktemp("data") / "digits.npz"
+    train = {"train_images": digits.train.images[:160], "train_labels": digits.train.labels[:160]}
+    np.savez(data, **train, test_images=digits.test.images, test_labels=digits.test.labels)
+    return {
+        "dataset.name": "cifar10",
+        "dataset.data_dir": str(data),
+        "num_epochs": 2,
+        "batch_size": 40,
+        "eval_batch_size": 1,
+        "model.channels": (4, 8),
+        "model.blocks": (1, 1),
+        "log_every_steps": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fields, tmp_path_factory):
+    """Config and outcome of that run."""
+    config = quickstart.get_config()
+    config.update_from_flattened_dict(fields)
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    train_and_evaluate(config, str(workdir))
+    return config, read_outcome(config, workdir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["step", "evaluation"])
+def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturbed, tmp_path, count, moment, number):
+    """With the status that a shell gives to a signal, which tells a scheduler to start the run again."""
+    config, expected = undisturbed
+    workdir = tmp_path / "run"
+    flags = ["--config=configs/quickstart.py", f"--workdir={workdir}", *arguments_of(fields)]
+    process = start("jaxresnet.main", *flags)
+    deadline = time.monotonic() + 120
+    while len(read_metrics(workdir)) < (1 if moment == "step" else 3):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.001)
+    if moment == "evaluation":
+        time.sleep(0.3)  # the fourth step has passed
+    seconds, lines = answer_to(process, number)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert seconds < 10
+    last = read_metrics(workdir)[-1]
+    assert lines == [
+        f"jaxresnet: stopped by {number.name} and saved after step {4 if moment == 'evaluation' else last['step']}; "
+        "the same command goes on from there"
+    ]
+    assert not is_epoch_line(last)
+
+    train_and_evaluate(config, str(workdir))
+    assert differences(read_outcome(config, workdir), expected) == []
+    count("signals answered")
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "number"),
+    [
+        ("main", "absl.flags", signal.SIGINT),
+        ("main", "jax", signal.SIGINT),
+        ("main", "orbax.checkpoint", signal.SIGINT),
+        ("main", "jax", signal.SIGTERM),
+        ("sweep", "flax", signal.SIGINT),
+        ("evaluate", "numpy", signal.SIGINT),
+        ("predict", "jax", signal.SIGINT),
+        ("report", "scipy", signal.SIGINT),
+    ],
+)
+def test_a_signal_while_modules_are_imported_ends_the_command_without_a_traceback(
+    start, tmp_path, count, module, imported, number
+):
+    flags = ["--config=configs/quickstart.py"] if module in ("main", "sweep") else []
+    # Python then tells on stderr which modules it has imported.
+    process = start(f"jaxresnet.{module}", f"--workdir={tmp_path / 'run'}", *flags, options=("-X", "importtime"))
+    for line in process.stderr:
+        if line.split("|")[-1].strip() == imported:
+            break
+    seconds, lines = answer_to(process, number)
+    lines = [line for line in lines if not line.startswith("import time:")]
+    if number == signal.SIGINT:
+        assert (process.returncode, lines) == (130, ["jaxresnet: interrupted"])
+    else:
+        assert (process.returncode, lines) == (-signal.SIGTERM, [])  # which a shell calls 143
+    assert seconds < 10
+    assert not (tmp_path / "run").exists()
+    count("signals answered")
+
+
+def test_an_interrupted_command_gets_the_status_of_a_signal(capsys):
+    with pytest.raises(SystemExit) as end, cli.command():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "jaxresnet: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "expected"),
+    [
+        ("-m", ["python", "-m", "jaxresnet.main", "--workdir=x"], True),
+        ("-m", ["python", "-mjaxresnet.main"], True),
+        ("/here/jaxresnet/main.py", ["python", "-m", "jaxresnet.main"], False),
+        ("-m", ["python", "-m", "mine.main"], False),
+        ("mine.py", ["python", "mine.py"], False),
+        ("-c", ["python", "-c", "import jaxresnet"], False),
+    ],
+)
+def test_only_commands_change_what_ctrl_c_does(monkeypatch, path, words, expected):
+    monkeypatch.setattr(sys, "argv", [path])
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert interrupts.is_command_starting() == expected
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_ctrl_c_that_is_ignored_or_handled_stays_so(handler):
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        with interrupts.ending_at_once():
+            assert signal.getsignal(signal.SIGINT) == handler
+        assert signal.getsignal(signal.SIGINT) == handler
+    finally:
+        signal.signal(signal.SIGINT, previous)
