@@ -27,6 +27,7 @@ import time
 import unittest.mock
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, forkserver
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/ and scripts/
@@ -41,8 +42,10 @@ from jaxresnet import cli, train
 from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.datasets import load_dataset
 from jaxresnet.environment import set_up_jax
+from jaxresnet.evaluate import evaluate
 from jaxresnet.metrics import MetricsWriter
-from jaxresnet.steps import Steps
+from jaxresnet.run_files import write_confusion, write_summary
+from jaxresnet.steps import Steps, compile_steps
 from scripts.same_run import differences, read_outcome
 
 START, STEP, LINE, EVALUATION, SAVE, END = "start-up", "step", "line", "evaluation", "save", "end"
@@ -223,7 +226,7 @@ class _Sessions:
         return None
 
     @contextlib.contextmanager
-    def _start(self, workdir: pathlib.Path) -> Iterator[tuple[multiprocessing.Process, connection.Connection]]:
+    def _start(self, workdir: pathlib.Path) -> Iterator[tuple[BaseProcess, connection.Connection]]:
         reader, writer = self._context.Pipe(duplex=False)
         arguments = (self._config, workdir, self._folder / "compiled", self._log, writer)
         process = self._context.Process(target=_train, args=arguments)
@@ -236,7 +239,7 @@ class _Sessions:
             process.join()
             reader.close()
 
-    def _check(self, process: multiprocessing.Process, *statuses: int) -> None:
+    def _check(self, process: BaseProcess, *statuses: int) -> None:
         if process.exitcode not in statuses:
             raise RuntimeError(f"a session ended with status {process.exitcode}; its output is the end of {self._log}")
 
@@ -291,8 +294,6 @@ def _train(
         calls = itertools.chain([announced(START, program)], itertools.repeat(later))
         return lambda *arguments: next(calls)(*arguments)
 
-    compile_steps = train.compile_steps
-
     def compile_announced(*arguments: Any) -> Steps:
         steps = compile_steps(*arguments)
         return Steps(
@@ -303,11 +304,11 @@ def _train(
     patch = unittest.mock.patch.object
     with (
         patch(train, "compile_steps", compile_announced),
-        patch(train, "evaluate", announced(EVALUATION, train.evaluate)),
+        patch(train, "evaluate", announced(EVALUATION, evaluate)),
         patch(Checkpointer, "save", announced(SAVE, Checkpointer.save)),
         patch(MetricsWriter, "write", announced(LINE, MetricsWriter.write)),
-        patch(train, "write_confusion", announced(END, train.write_confusion)),
-        patch(train, "write_summary", announced(END, train.write_summary)),
+        patch(train, "write_confusion", announced(END, write_confusion)),
+        patch(train, "write_summary", announced(END, write_summary)),
         cli.command(),
     ):
         train.train_and_evaluate(config, str(workdir))
