@@ -19,7 +19,7 @@ from tests.conftest import make_tiny_config
 
 pytestmark = pytest.mark.reliability
 
-MANY = settings(max_examples=max(100, settings.default.max_examples))
+MANY = settings(max_examples=max(50, settings.default.max_examples))
 
 
 @pytest.fixture(scope="module")

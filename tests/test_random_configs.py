@@ -31,7 +31,7 @@ from tests.conftest import make_tiny_config, save_digits
 pytestmark = pytest.mark.reliability
 
 # An example that trains compiles a program of its own, for seconds; one that is refused takes milliseconds.
-FEW = settings(max_examples=max(5, settings.default.max_examples // 8))
+FEW = settings(max_examples=max(5, settings.default.max_examples // 16))
 MANY = settings(max_examples=4 * settings.default.max_examples, deadline=60_000)  # ms, against what hangs
 
 TEST_SIZE = 7
