@@ -21,24 +21,19 @@ from jaxresnet.images import read_image
 from jaxresnet.sources import FileReader
 from jaxresnet.torch_files import read_torch_file
 from tests.conftest import REPOSITORY
-from tests.damage import REFUSED, few_images, replace
-from tests.test_damaged_data import FINGERPRINT_OF_FEW, batch_of, batches, tfds_folder  # noqa: F401, fixtures
+from tests.damage import (
+    FINGERPRINT_OF_FEW,
+    REFUSED,
+    Calls,
+    batch_of,
+    few_images,
+    replace,
+    write_batches,
+    write_tfds,
+)
 from tests.test_datasets import load, small_arrays
 
 pytestmark = pytest.mark.reliability
-
-
-class Calls:
-    """A pickle of this is what ``function(*arguments)`` returns, which loading it calls."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-    def __call__(self):
-        """So that it may be a function itself."""
 
 
 PAYLOADS = {
@@ -65,6 +60,18 @@ CONTAINERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pytorch") / cifar10.BATCHES_FOLDER
+    write_batches(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tfds_folder(tmp_path_factory):
+    return write_tfds(tmp_path_factory.mktemp("tfds"))
+
+
 @pytest.fixture
 def marker(tmp_path):
     """The folder that each payload makes: there must be none in the end."""
@@ -88,7 +95,7 @@ def refuse(read, path, marker, count):
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_pickles_are_refused(batches, tmp_path, marker, payload, container, protocol, capsys, count):  # noqa: F811
+def test_pickles_are_refused(batches, tmp_path, marker, payload, container, protocol, capsys, count):
     content = pickle.dumps(CONTAINERS[container](PAYLOADS[payload](marker)), protocol=protocol)
 
     replace(batches / "data_batch_3", content)
@@ -163,7 +170,7 @@ def test_arrays_of_objects_in_npz_files_are_refused(tmp_path, marker, payload, c
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_of_a_cache_with_objects_in_it_nothing_is_taken(tfds_folder, tmp_path, marker, payload, monkeypatch, count):  # noqa: F811
+def test_of_a_cache_with_objects_in_it_nothing_is_taken(tfds_folder, tmp_path, marker, payload, monkeypatch, count):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with few_images():
         load(tfds_folder)
@@ -175,7 +182,7 @@ def test_of_a_cache_with_objects_in_it_nothing_is_taken(tfds_folder, tmp_path, m
 
 
 @pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
-def test_no_module_that_a_tfds_folder_names_is_imported(tfds_folder, tmp_path, marker, monkeypatch, file, count):  # noqa: F811
+def test_no_module_that_a_tfds_folder_names_is_imported(tfds_folder, tmp_path, marker, monkeypatch, file, count):
     """tfds's own reader imports what features.json names, and the commands' own folder is searched for it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -29,7 +29,6 @@ from jaxresnet.run_files import (
 )
 from jaxresnet.runs import read_runs
 from jaxresnet.train import train_and_evaluate
-from tests.conftest import make_tiny_config
 from tests.damage import DAMAGED, damaged, read_or_refuse
 
 pytestmark = pytest.mark.reliability
@@ -38,11 +37,12 @@ FEW = settings(max_examples=max(5, settings.default.max_examples // 5))
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_npz):
-    """A finished run, with the files of runs that diverged and of those that began with imported weights too."""
-    config, folder = make_tiny_config(tiny_npz), tmp_path_factory.mktemp("run") / "run"
-    config.num_epochs = 1
-    train_and_evaluate(config, str(folder))
+def run(tmp_path_factory, quickstart_run):
+    """The small files of a finished run, and those of runs that diverged or began with imported weights."""
+    folder = tmp_path_factory.mktemp("run")
+    for file in quickstart_run.iterdir():
+        if file.is_file():
+            shutil.copy(file, folder)
     write_failure("the loss became nan", folder)
     origin = {"file": "a.pth", "sha256": "0", "epochs": None, "accuracy": 93.5, "num_batches_tracked": {"bn1": 3}}
     write_imported(origin, folder)
@@ -50,13 +50,9 @@ def run(tmp_path_factory, tiny_npz):
 
 
 @pytest.fixture
-def broken(run, tmp_path_factory):
-    """A folder with the run's small files and no more, for a test to change."""
-    folder = tmp_path_factory.mktemp("broken")
-    for file in run.iterdir():
-        if file.is_file():
-            shutil.copy(file, folder)
-    return folder
+def broken(run, tmp_path):
+    """A copy for a test to change."""
+    return shutil.copytree(run, tmp_path / "broken")
 
 
 def check_config_of(folder):
@@ -145,21 +141,19 @@ def use(folder, config):
 @FEW
 @pytest.mark.parametrize("name", READERS)
 @given(data=st.data())
-def test_no_command_ends_in_a_traceback(name, data, run, broken, tiny_npz, capsys, count):
+def test_no_command_ends_in_a_traceback(name, data, run, broken, capsys, count):
     content = (run / name).read_bytes()
     if name.endswith("json") and data.draw(st.booleans()):
         strategy = changed(json.loads(content)).map(lambda fields: json.dumps(fields).encode())
     else:
         strategy = damaged(content)
     (broken / name).write_bytes(data.draw(strategy))
-    config = make_tiny_config(tiny_npz)
-    config.num_epochs = 1
     for file in run.iterdir():  # those that the commands have changed
-        if file.is_file() and file.name != name:
+        if file.name != name:
             shutil.copy(file, broken)
     if name != IMPORTED_FILE:  # the report leaves out runs that have one
         (broken / IMPORTED_FILE).unlink()
-    use(broken, config)
+    use(broken, load_config(run))
     count(DAMAGED)
 
 
