@@ -32,6 +32,7 @@ pytestmark = pytest.mark.reliability
 
 # An example that trains compiles a program of its own, for seconds; one that is refused takes milliseconds.
 FEW = settings(max_examples=max(5, settings.default.max_examples // 16))
+MOST_STAGES = 4 if settings.default.max_examples > 100 else 2  # each takes long to compile
 MANY = settings(max_examples=4 * settings.default.max_examples, deadline=60_000)  # ms, against what hangs
 
 TEST_SIZE = 7
@@ -54,9 +55,9 @@ def configs(draw):
     config.dataset.validation_size = draw(st.integers(0, 5))
     size = config.batch_size + rest + config.dataset.validation_size
 
-    model, stages = config.model, draw(st.integers(1, 4))
+    model, stages = config.model, draw(st.integers(1, MOST_STAGES))
     model.channels = tuple(draw(st.lists(st.integers(1, 9), min_size=stages, max_size=stages)))
-    deeper = draw(st.integers(0, stages))  # few blocks: they are what takes long to compile
+    deeper = draw(st.integers(0, stages))
     model.blocks = tuple(2 if stage == deeper else 1 for stage in range(stages))
     model.kernel_size = draw(st.sampled_from([1, 3, 5, 7]))
     model.shortcut_kernel_size = draw(st.sampled_from([1, 3, 5]))
