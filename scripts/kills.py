@@ -27,6 +27,7 @@ import time
 import unittest.mock
 from collections.abc import Callable, Iterator
 from multiprocessing import connection, forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -187,7 +188,7 @@ class _Sessions:
         self._config, self._folder = config, folder
         self._log = folder / "log.txt"
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, "sklearn.datasets"])
+        self._context.set_forkserver_preload([__name__])
         # Its only thread must be Python's: forks copy no other. And the killed leave semaphores, which Python reports.
         with unittest.mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS="1", PYTHONWARNINGS="ignore"):
             forkserver.ensure_running()
@@ -201,6 +202,7 @@ class _Sessions:
                 now = time.monotonic()
                 seconds[phase].append(now - start)
                 start, phase = now, begun
+            process.join(PATIENCE)
         self._check(process, 0)
         return {phase: (sum if phase == START else statistics.median)(each) for phase, each in seconds.items()}
 
@@ -226,7 +228,7 @@ class _Sessions:
         return None
 
     @contextlib.contextmanager
-    def _start(self, workdir: pathlib.Path) -> Iterator[tuple[BaseProcess, connection.Connection]]:
+    def _start(self, workdir: pathlib.Path) -> Iterator[tuple[BaseProcess, Connection]]:
         reader, writer = self._context.Pipe(duplex=False)
         arguments = (self._config, workdir, self._folder / "compiled", self._log, writer)
         process = self._context.Process(target=_train, args=arguments)
@@ -244,7 +246,7 @@ class _Sessions:
             raise RuntimeError(f"a session ended with status {process.exitcode}; its output is the end of {self._log}")
 
 
-def _next_phase(reader: connection.Connection) -> str | None:
+def _next_phase(reader: Connection) -> str | None:
     """What the session begins next; None where it has ended."""
     try:
         if not reader.poll(PATIENCE):
@@ -254,7 +256,7 @@ def _next_phase(reader: connection.Connection) -> str | None:
         return None
 
 
-def _await(reader: connection.Connection, phase: str, awaited: str, beginnings: int) -> str:
+def _await(reader: Connection, phase: str, awaited: str, beginnings: int) -> str:
     """Returns once ``awaited`` has begun so many times, or the session has ended: its phase then."""
     while beginnings and (begun := _next_phase(reader)):
         phase = begun
@@ -263,7 +265,7 @@ def _await(reader: connection.Connection, phase: str, awaited: str, beginnings: 
 
 
 def _train(
-    config: ConfigDict, workdir: pathlib.Path, compiled: pathlib.Path, log: pathlib.Path, parent: connection.Connection
+    config: ConfigDict, workdir: pathlib.Path, compiled: pathlib.Path, log: pathlib.Path, parent: Connection
 ) -> None:
     """A session: trains until the run ends or somebody ends it, and tells ``parent`` what it begins."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

