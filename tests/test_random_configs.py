@@ -243,12 +243,7 @@ def nothing_is_done():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19, "in KiB: half a GiB"
 
 
-@MANY
-@given(drawn=configs(), impossible=impossible_values(IMPOSSIBLE))
-def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(drawn, impossible, tiny_npz, count):
-    config, _ = drawn
-    field, value = impossible
-    config.dataset.data_dir = str(tiny_npz)
+def assert_refused(config, field, value):
     section, _, name = field.rpartition(".")
     with config.ignore_type():
         (config[section] if section else config)[name] = value
@@ -256,7 +251,45 @@ def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(drawn, 
         train_and_evaluate(config, workdir)
     message = str(error.value)
     assert field in message and message.isprintable() and len(message) < 2000
+
+
+@MANY
+@given(drawn=configs(), impossible=impossible_values(IMPOSSIBLE))
+def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(drawn, impossible, tiny_npz, count):
+    config, _ = drawn
+    config.dataset.data_dir = str(tiny_npz)
+    assert_refused(config, *impossible)
     count("impossible configs refused in one line")
+
+
+# Each of these once ended the process, ran out of memory, did not return, or was answered with a traceback.
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.channels", (10**9, 10**9)),
+        ("model.channels", (4, 10**400)),
+        ("model.blocks", (1, 10**9)),
+        ("model.kernel_size", 10**9 + 1),
+        ("model.stem_channels", 10**9),
+        ("model.num_classes", 10**9),
+        ("model.pooling", "9" * 5000),
+        ("augment.crop_padding", 10**6),
+        ("augment.mean", (10**400, 0, 0)),
+        ("num_epochs", 10**400),
+        ("schedule.restarts", 10**400),
+        ("dataset.data_dir", "a\0b"),
+        ("paper.accuracy", 1j),
+    ],
+)
+def test_a_value_that_did_harm_is_refused(tiny_config, field, value, count):
+    assert_refused(tiny_config, field, value)
+    count("impossible configs refused in one line")
+
+
+def test_a_linear_layer_that_no_memory_could_hold_is_refused(tiny_config):
+    """Of a map that is hardly pooled, which no single field tells."""
+    tiny_config.update_from_flattened_dict({"model.channels": (1000,), "model.blocks": (1,), "model.num_classes": 1000})
+    assert_refused(tiny_config, "model.pooling", "1")
 
 
 @pytest.mark.parametrize("section", ["model", "dataset", "augment", "optimizer", "schedule", "checkpoint", "paper"])
