@@ -4,9 +4,9 @@ that nobody disturbed: parameters, statistics, momenta, metrics.jsonl, summary.j
     python scripts/kills.py --kills=200
 
 The run is a small network on scikit-learn's digits, on the CPU, by ``train_and_evaluate``, which tells this program
-what it begins. Kills are aimed at a step, an evaluation, a line of metrics.jsonl, a checkpoint being saved, a save that
-SIGTERM asked for, and any moment, start-up included. A run that ends before all kills are spent is compared, and
-another begins. Ends with status 1 where a run differs or a start fails.
+what it begins. Kills are aimed at start-up, a step, an evaluation, a line of metrics.jsonl, a checkpoint being saved, a
+save that SIGTERM asked for, and any moment. A run that ends before all kills are spent is compared, and another begins.
+Ends with status 1 where a run differs or a start fails.
 """
 
 import argparse
@@ -172,9 +172,9 @@ def _draw_kills(rng: random.Random, seconds: dict[str, float]) -> Iterator[Kill]
         seconds: that each phase takes.
     """
     while True:
-        for kind in rng.sample(["any", "stop", STEP, LINE, EVALUATION, SAVE, SAVE], 7):
-            if kind == "any":
-                yield Kill(None, 0, rng.uniform(0, 2 * seconds[START]))
+        for kind in rng.sample(["any", "stop", START, STEP, LINE, EVALUATION, SAVE, SAVE], 8):
+            if kind in ("any", START):
+                yield Kill(None, 0, rng.uniform(0, seconds[START] * (2 if kind == "any" else 1)))
                 continue
             phase = rng.choice([STEP, EVALUATION]) if kind == "stop" else kind
             last_words = rng.uniform(0, seconds[SAVE]) if kind == "stop" else None
