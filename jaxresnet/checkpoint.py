@@ -172,8 +172,8 @@ class Checkpointer:
         self._manager.reload()
         perhaps = ", perhaps as another process of this run has ended" if jax.process_count() > 1 else ""
         return UserError(
-            f"a checkpoint could not be written to {self._folder}{perhaps} ({one_line(error)}); {self.last_good()}; mend "
-            "that, and the same command goes on from there"
+            f"a checkpoint could not be written to {self._folder}{perhaps} ({one_line(error)}); {self.last_good()}; "
+            "mend that, and the same command goes on from there"
         )
 
     def _end_replacements(self) -> None:
