@@ -10,7 +10,6 @@ Submodules carry the names that PyTorch implementations give them (``conv1``, ``
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from jaxresnet.errors import UserError
 # Limits that tell a slip of the pen from a network: the deepest ResNet of He et al. (2016) has 600 blocks, the
 # largest model of this project 11 million weights.
 MAX_BLOCKS = 1000
+MAX_KERNEL_SIZE = 63  # which shows every pixel of a 32x32 image all of them
 MAX_WEIGHTS = 10**9
 
 # variance_scaling draws from U(+-sqrt(3 * scale / fan_in)), which scale = 1/3 makes PyTorch's U(+-1/sqrt(fan_in)).
@@ -231,21 +231,26 @@ class ResNet(nn.Module):
         require(sum(self.blocks) <= MAX_BLOCKS, "blocks", f"at most {MAX_BLOCKS:,} in all")
         for field in ("kernel_size", "shortcut_kernel_size"):
             size = getattr(self, field)
-            require(size > 0 and size % 2 == 1, field, "an odd number, which keeps the map's size at stride 1")
+            expected = f"an odd number, which keeps the map's size at stride 1, up to {MAX_KERNEL_SIZE}"
+            require(0 < size <= MAX_KERNEL_SIZE and size % 2 == 1, field, expected)
         require(self.stem_channels is None or self.stem_channels > 0, "stem_channels", "a positive number or None")
         window = isinstance(self.pooling, int) and self.pooling > 0
         require(self.pooling == "global" or window, "pooling", '"global" or the size of a window')
         require(0 <= self.dropout_rate < 1, "dropout_rate", "a rate in [0, 1)")
         require(self.num_classes > 0, "num_classes", "a positive number")
 
-        widths = [self.stem_channels or self.channels[0]]
-        for features, number in zip(self.channels, self.blocks, strict=True):
-            widths += [features] * number
-        weights = 0
-        for width, features in itertools.pairwise(widths):
-            shortcut = self.shortcut_kernel_size**2 * width * features if width != features else 0
-            weights += self.kernel_size**2 * (width + features) * features + shortcut
-        self._check_weights(weights, "channels", "blocks", "kernel_size", "shortcut_kernel_size", "stem_channels")
+        fields = ("channels", "blocks", "kernel_size", "shortcut_kernel_size", "stem_channels")
+        self._check_weights(self._count_block_weights(), *fields)
+
+    def _count_block_weights(self) -> int:
+        """Of the convolutions of all blocks, from the fields alone."""
+        weights, width = 0, self.stem_channels or self.channels[0]
+        for stage, (features, blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
+            if stage > 0 or width != features:
+                weights += self.shortcut_kernel_size**2 * width * features
+            weights += self.kernel_size**2 * (width + (2 * blocks - 1) * features) * features
+            width = features
+        return weights
 
     def _check_weights(self, weights: int, *fields: str) -> None:
         """Refuses a network that no memory could hold, of which ``fields`` are the reason, before it is drawn."""

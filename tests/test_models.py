@@ -171,6 +171,9 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
         (dict(blocks=(1, 1)), "model.blocks"),
         (dict(kernel_size=4), "model.kernel_size=4"),
         (dict(shortcut_kernel_size=0), "model.shortcut_kernel_size"),
+        (dict(channels=(4,), blocks=(1,), shortcut_kernel_size=10**9 + 1), "model.shortcut_kernel_size"),  # not used
+        (dict(kernel_size=65), "model.kernel_size=65"),
+        (dict(channels=(5000, 5000), blocks=(1, 1), kernel_size=1, shortcut_kernel_size=63), "at most 1,000,000,000"),
         (dict(pooling="max"), "model.pooling='max'"),
         (dict(pooling=9), "larger than the 8x8 map"),
         (dict(dropout_rate=1.0), "model.dropout_rate"),
@@ -181,3 +184,12 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
 def test_impossible_dimensions_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         jax.eval_shape(lambda: ResNet(**fields).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+
+
+@pytest.mark.parametrize("fields", [dict(), dict(stem_channels=16), dict(channels=(8, 8, 9), shortcut_kernel_size=3)])
+def test_weights_are_counted_as_they_are_drawn(fields):
+    model = ResNet(**fields)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))["params"]
+    blocks = {name: block for name, block in params.items() if name.startswith("layer")}
+    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(blocks) if "kernel" in jax.tree_util.keystr(path)]
+    assert model._count_block_weights() == sum(leaf.size for leaf in kernels)
