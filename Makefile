@@ -10,6 +10,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCK := requirements.lock
+# A process for each core, up to four, as each holds JAX and PyTorch; a file's tests share what is costly to set up.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 # An environment of its own for one command, $$venv, which is gone afterwards.
 WITH_VENV = set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; $(PYTHON) -m venv "$$venv"
@@ -22,10 +24,10 @@ quickstart: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 reliability: .venv/installed-test
-	$(BIN)/python -m pytest -m reliability --thorough
+	$(PYTEST) -m reliability --thorough
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxresnet needs Python 3.11 or newer: make PYTHON=python3.12")'

@@ -33,6 +33,23 @@ def pytest_configure(config):
     config.stash[_COUNTS] = {}
 
 
+def pytest_sessionfinish(session):
+    """In one of several processes that test: hands its counts to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["counts"] = session.config.stash[_COUNTS]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    for name, number in getattr(node, "workeroutput", {}).get("counts", {}).items():
+        _add(node.config, name, number)
+
+
+def _add(config, name, number):
+    counts = config.stash[_COUNTS]
+    counts[name] = counts.get(name, 0) + number
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """What docs/reliability.md states."""
     for name, count in config.stash[_COUNTS].items():
@@ -48,12 +65,7 @@ def thorough(pytestconfig):
 @pytest.fixture(scope="session")
 def count(pytestconfig):
     """``count("kills survived")`` adds one to what the end of the test run reports under that name."""
-    counts = pytestconfig.stash[_COUNTS]
-
-    def add(name, number=1):
-        counts[name] = counts.get(name, 0) + number
-
-    return add
+    return lambda name, number=1: _add(pytestconfig, name, number)
 
 
 @pytest.fixture(scope="session", autouse=True)
