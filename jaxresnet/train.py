@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet import environment, hosts
+from jaxresnet import environment, hosts, interrupts
 from jaxresnet.checkpoint import Checkpointer, Progress
 from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, eval_split_name, save_config
 from jaxresnet.datasets import Dataset, class_names, hold_out, load_dataset
@@ -128,7 +128,11 @@ class _Trainer:
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
-        with _stop_signal() as self.stop_signal:
+        with contextlib.ExitStack() as before_first_step, interrupts.stop_signal() as self.stop_signal:
+            if jax.process_count() == 1:  # several have to agree on their end
+                line = "jaxresnet: stopped by {signal} before another step was taken; the same command goes on"
+                before_first_step.enter_context(interrupts.ending_compilation_too(line))
+            self.step_was_taken = before_first_step.close
             self.writer = MetricsWriter(workdir, step, self.progress.epoch) if hosts.is_first() else NoWriter()
             self.display = ProgressDisplay(self.config.num_epochs, self.total_steps, step)
             with contextlib.closing(self.writer), contextlib.closing(self.display):
@@ -175,6 +179,7 @@ class _Trainer:
             hyperparams = jax.tree.map(np.float32, hyperparams)
             self.state, metrics = dispatch(self.steps.train, self.state, self.train_data, indices, hyperparams)
             metrics = jax.device_get(metrics)
+            self.step_was_taken()
             before, step = step, step + len(indices)
             self._check_loss(metrics["loss"], before)
             self.progress.sums.add(metrics, time.monotonic() - start)
@@ -327,26 +332,3 @@ def _opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
 def _crosses(every: int, before: int, after: int) -> bool:
     """Whether a multiple of ``every`` lies in (``before``, ``after``]; never where ``every`` is 0."""
     return every > 0 and after // every > before // every
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[list[signal.Signals]]:
-    """A list that the first SIGINT or SIGTERM is put into; a second one acts at once, as it would without this."""
-    received: list[signal.Signals] = []
-    previous: dict[signal.Signals, Any] = {}
-
-    def receive(number: int, frame: object) -> None:
-        received.append(signal.Signals(number))
-        for other, handler in previous.items():
-            signal.signal(other, handler)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, receive)
-    except ValueError:  # not in the main thread, as in some notebooks: signals stay as they are
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -19,7 +19,7 @@ jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 # Examples that each property-based test draws: the same ones in every quick run, others in every thorough one.
 _PROFILE = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
 hypothesis.settings.register_profile("quick", max_examples=25, derandomize=True, **_PROFILE)
-hypothesis.settings.register_profile("thorough", max_examples=500, print_blob=True, **_PROFILE)
+hypothesis.settings.register_profile("thorough", max_examples=400, print_blob=True, **_PROFILE)
 
 _COUNTS = pytest.StashKey[dict[str, int]]()
 

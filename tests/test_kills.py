@@ -1,9 +1,11 @@
 """Runs that are killed end as those that are not, and a run that did not would be found out; what signals do."""
 
 import collections
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -205,6 +207,40 @@ def test_a_signal_while_modules_are_imported_ends_the_command_without_a_tracebac
     assert seconds < 10
     assert not (tmp_path / "run").exists()
     count("signals answered")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_first_step_is_compiled_ends_the_run_on_the_spot(start, tmp_path, count, number):
+    """There is nothing to save yet, and a network of this size takes long to compile."""
+    size = ["--config.model.channels=(64,128,256)", "--config.model.blocks=(4,4,3)"]
+    process = start("jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *size)
+    assert "compiling the first step" in process.stdout.readline()
+    time.sleep(1)
+    seconds, lines = answer_to(process, number)
+    assert process.returncode == 128 + number
+    assert lines == [f"jaxresnet: stopped by {number.name} before another step was taken; the same command goes on"]
+    assert seconds < 5
+    count("signals answered")
+
+
+def test_from_the_first_step_on_a_signal_is_left_to_the_run(monkeypatch):
+    monkeypatch.setattr(interrupts, "is_command", lambda: True)
+    with interrupts.stop_signal(), interrupts.ending_compilation_too("ended by {signal}"):
+        threads = threading.active_count()
+    with interrupts.stop_signal() as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not received:
+            time.sleep(0.01)
+    assert received == [signal.SIGTERM] and threading.active_count() == threads - 1
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_in_other_programs_than_commands_no_signal_ends_the_process():
+    with interrupts.stop_signal() as received, interrupts.ending_compilation_too("ended by {signal}"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not received:
+            time.sleep(0.01)
+    assert received == [signal.SIGTERM]
 
 
 def test_an_interrupted_command_gets_the_status_of_a_signal(capsys):
