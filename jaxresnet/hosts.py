@@ -9,7 +9,7 @@ import faulthandler
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -56,6 +56,10 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
             f"--coordinator={coordinator}: the processes did not find each other ({one_line(error)})"
         ) from error
     faulthandler.disable()  # where another process dies, JAX ends this one with a message, which a dump would bury
+    try:
+        jax.devices()  # of which the processes tell each other
+    except RuntimeError as error:
+        _end_with_others(_lost(error))
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
 
@@ -71,11 +75,17 @@ def ending_at_once() -> Iterator[None]:
     except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
         if jax.process_count() == 1 or isinstance(error, Diverged):
             raise
-        reason = str(error)
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            reason = f"another process of this run has ended, or cannot be reached ({one_line(error)})"
-        print(f"jaxresnet: {reason}; start all processes again, and the run goes on", file=sys.stderr, flush=True)
-        os._exit(1)
+        _end_with_others(_lost(error) if isinstance(error, jax.errors.JaxRuntimeError) else str(error))
+
+
+def _lost(error: Exception) -> str:
+    return f"another process of this run has ended, or cannot be reached ({one_line(error)})"
+
+
+def _end_with_others(reason: str) -> NoReturn:
+    """Without Python's own end, in which JAX waits for the other processes."""
+    print(f"jaxresnet: {reason}; start all processes again, and the run goes on", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def is_first() -> bool:

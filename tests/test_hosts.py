@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from jaxresnet.config import load_config
@@ -147,3 +148,19 @@ def test_where_one_process_cannot_begin_none_is_left_waiting(start, tmp_path):
 def test_processes_that_are_not_numbered_are_refused(arguments):
     with pytest.raises(UserError, match="give --num_processes, and --process_id from 0"):
         connect("localhost:1234", *arguments)
+
+
+def test_a_process_whose_first_has_died_before_they_knew_each_other_ends_in_one_line(monkeypatch, capsys):
+    def lose_the_others():
+        raise RuntimeError("Unable to initialize backend 'cpu': UNAVAILABLE:\nSocket closed")
+
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **options: None)
+    monkeypatch.setattr(jax, "devices", lose_the_others)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as end:
+        connect("localhost:1234", 2, 1)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        "jaxresnet: another process of this run has ended, or cannot be reached (Unable to initialize backend 'cpu': "
+        "UNAVAILABLE: Socket closed); start all processes again, and the run goes on\n"
+    )
