@@ -27,6 +27,10 @@ _HARMLESS = [
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64")),
 ]
 
+# Until then torch.load could be made to run code, or to write beyond its memory, in spite of weights_only=True
+# (CVE-2025-32434, CVE-2026-24747).
+SAFE_TORCH = "2.10"
+
 # Under which of these a checkpoint keeps its state dict, if it holds more than that; the authors' code writes "net".
 _AUTHORS_KEY = "net"
 _STATE_DICT_KEYS = (_AUTHORS_KEY, "state_dict", "model_state_dict", "model")
@@ -86,12 +90,19 @@ def _import_torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path}: needs PyTorch (pip install torch); {SAFETENSORS} files do not") from error
+        raise UserError(
+            f"{path}: needs PyTorch (pip install 'torch>={SAFE_TORCH}'); {SAFETENSORS} files do not"
+        ) from error
     return torch
 
 
 def _load_pickled(path: pathlib.Path) -> Any:
     torch = _import_torch(path)
+    if torch.torch_version.TorchVersion(torch.__version__) < SAFE_TORCH:
+        raise UserError(
+            f"{path}: reading it with PyTorch {torch.__version__} might run code that it holds; "
+            f"pip install 'torch>={SAFE_TORCH}', or save the weights as {SAFETENSORS}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch about its own older formats

@@ -161,6 +161,23 @@ def test_pytorch_files_are_refused(tmp_path, marker, payload, container, write, 
     refuse(read_torch_file, tmp_path / "w.pth", marker, count)
 
 
+@pytest.mark.parametrize("version", ["1.13.1", "2.5.1+cu121", "2.9.1"])
+def test_a_pytorch_that_can_be_made_to_run_code_reads_no_file(tmp_path, monkeypatch, version):
+    (tmp_path / "w.pth").write_bytes(torch_zip({"a": torch.ones(1)}))
+    monkeypatch.setattr(torch, "__version__", version)
+    with monkeypatch.context() as patch, pytest.raises(UserError) as error:
+        patch.setattr(torch, "load", lambda *arguments, **options: pytest.fail("it was read"))
+        read_torch_file(tmp_path / "w.pth")
+    assert f"PyTorch {version} might run code" in str(error.value) and "torch>=2.10'" in str(error.value)
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.10.0+cpu", "2.13.0", "3.0.0"])
+def test_a_newer_pytorch_reads_files(tmp_path, monkeypatch, version):
+    (tmp_path / "w.pth").write_bytes(torch_zip({"a": torch.ones(1)}))
+    monkeypatch.setattr(torch, "__version__", version)
+    assert read_torch_file(tmp_path / "w.pth").state_dict == {"a": [1]}
+
+
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_arrays_of_objects_in_npz_files_are_refused(tmp_path, marker, payload, count):
     for name in cifar10.ARRAYS:

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from jaxresnet import torch_files
 from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -51,6 +52,10 @@ def test_every_dependency_has_a_lower_and_an_upper_bound(text):
 def test_the_lock_holds_every_dependency_within_its_bounds(text, locked_versions):
     requirement = Requirement(text)
     assert requirement.specifier.contains(locked_versions[canonicalize_name(requirement.name)])
+
+
+def test_the_pytorch_that_is_asked_for_is_one_that_reads_files_safely():
+    assert f">={torch_files.SAFE_TORCH}" in str(Requirement(EXTRAS["torch"][0]).specifier)
 
 
 def test_the_lock_is_one_version_a_line_that_any_index_may_serve(locked_versions):
