@@ -26,6 +26,8 @@ def test_sums_are_taken_before_they_are_divided():
 
 def show(monkeypatch, stream):
     monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", "200")  # what tqdm goes by where it cannot ask the terminal
+    monkeypatch.setenv("LINES", "50")
     monkeypatch.setattr("jaxresnet.metrics.SECONDS_BETWEEN_LINES", 0.0)
     display = ProgressDisplay(num_epochs=4, total_steps=40, step=9)
     display.update(1, 10, Sums(loss=20.0, correct=5, count=10, seconds=0.5))
