@@ -6,6 +6,7 @@ changed on the disk, a checksum does.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import pathlib
@@ -25,7 +26,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 from jaxresnet import hosts
 from jaxresnet.errors import Diverged, UserError, one_line
 from jaxresnet.files import write_whole
-from jaxresnet.metrics import Sums
+from jaxresnet.progress import Progress
 from jaxresnet.train_state import TrainState
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -37,32 +38,6 @@ _REPLACED = ".replaced"
 
 # What is saved of a TrainState. The rest of it follows from the config.
 _SAVED = ("step", "params", "batch_stats", "opt_state")
-
-
-@dataclasses.dataclass
-class Progress:
-    """What a resumed run needs beside its TrainState, all of it JSON.
-
-    Attributes:
-        epoch: the one running, from 0.
-        sums: of the training metrics of that epoch's steps so far.
-        best: ``epoch`` (from 1), ``step``, ``loss`` and ``accuracy`` (%) of the best epoch yet.
-        train_seconds: spent in the training steps of the epochs before, compilation included.
-        eval_seconds: likewise in their evaluation.
-        confusion: the confusion matrix of the last evaluation.
-        data_fingerprint: of the data set that the run reads; None where weights were imported and no data were read
-            yet, so that it is not known how many steps the epochs before took.
-        first_step: that this run itself takes; not 0 where imported weights have epochs behind them.
-    """
-
-    data_fingerprint: str | None
-    first_step: int = 0
-    epoch: int = 0
-    sums: Sums = dataclasses.field(default_factory=Sums)
-    best: dict[str, Any] | None = None
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    confusion: list[list[int]] | None = None
 
 
 class DamagedCheckpoint(UserError):
@@ -224,7 +199,7 @@ class Checkpointer:
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
             del restored["progress"]["checksum"]  # which restoring the state checks
-            return _progress_from_json(restored["progress"])
+            return Progress.from_json(restored["progress"])
         except Exception as error:  # orbax raises types of its own
             raise self._damaged(step, error) from error
 
@@ -239,11 +214,16 @@ class Checkpointer:
         damage: dict[int, DamagedCheckpoint] = {}
         noted = self._noted_step()
         for step in sorted(self._manager.all_steps(), reverse=True):
+            restored, found = None, None
             try:
                 restored = self.restore(state, step)
             except DamagedCheckpoint as error:
-                damage[step] = error
+                found = error
+            if hosts.largest(found is not None):  # on what to go on from, several processes agree
+                folder = self._folder / str(step)
+                damage[step] = found or DamagedCheckpoint(f"{folder} is damaged where another process reads it")
                 continue
+            assert restored is not None
             if noted is not None and noted > max(step, *damage, 0):
                 self._note(f"the checkpoint of step {noted:,} is gone; going on from step {step:,}")
             for damaged, reason in damage.items():
@@ -276,8 +256,8 @@ class Checkpointer:
         """The run as it was after ``step`` steps, with the arrays placed as those of ``state`` are.
 
         Raises:
-            DamagedCheckpoint: it cannot be read, or is not what was saved.
-            UserError: it is of a run with another model.
+            DamagedCheckpoint: it is not what was saved.
+            UserError: it may not be read, or is of a run with another model.
         """
         saved = {name: getattr(state, name) for name in _SAVED}
         self._check_fits(saved, step)
@@ -290,8 +270,15 @@ class Checkpointer:
             checksum = fields.pop("checksum")
             if _checksum(arrays, fields) != checksum:
                 raise ValueError("its checksum is wrong")
-            return state.replace(**arrays), _progress_from_json(fields)
+            return state.replace(**arrays), Progress.from_json(fields)
+        except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
+            raise
         except Exception as error:  # orbax and tensorstore each raise types of their own
+            if _is_unreadable(error):
+                raise UserError(
+                    f"the checkpoint {self._folder / str(step)} cannot be read ({one_line(error)}); mend that, and the "
+                    "same command goes on from there"
+                ) from error
             raise self._damaged(step, error) from error
 
     def _check_fits(self, saved: dict[str, Any], step: int) -> None:
@@ -315,6 +302,17 @@ class Checkpointer:
         return DamagedCheckpoint(f"the checkpoint {self._folder / str(step)} is damaged ({one_line(error)})")
 
 
+def _is_unreadable(error: Exception) -> bool:
+    """Whether that says nothing of what the files hold: they may not be opened, or no more files may."""
+    while error.__cause__ and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (
+        isinstance(error, PermissionError)
+        or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE))
+        or "PERMISSION_DENIED" in str(error)  # tensorstore's
+    )
+
+
 def _checksum(arrays: Any, fields: dict[str, Any]) -> str:
     """Of every value that a checkpoint holds, so that a restored one is what was saved."""
     crc = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
@@ -336,10 +334,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _progress_from_json(fields: dict[str, Any]) -> Progress:
-    return Progress(**{**fields, "sums": Sums(**fields["sums"])})
 
 
 @jax.jit

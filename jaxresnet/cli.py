@@ -36,11 +36,16 @@ def command() -> Iterator[None]:
     except OSError as error:  # such as a folder that may not be read
         sys.exit(f"jaxresnet: {error}")
     except Interrupted as interrupted:
-        print(f"jaxresnet: {interrupted}", file=sys.stderr)
+        _say(f"jaxresnet: {interrupted}")
         sys.exit(interrupted.exit_status)
     except KeyboardInterrupt:
-        print(interrupts.LINE, file=sys.stderr)
+        _say(interrupts.LINE)
         sys.exit(128 + signal.SIGINT)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # who reads may have been stopped, too, as in `... 2>&1 | tee log`
+        print(line, file=sys.stderr, flush=True)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

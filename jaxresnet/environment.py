@@ -21,8 +21,16 @@ MAX_CPU_DEVICES = 8
 
 def set_up_jax() -> None:
     """What commands that train, score or predict begin with: cores as devices, and compiled programs kept."""
+    _wait_for_late_cores()
     _use_all_cores()
     _keep_compiled_programs()
+
+
+def _wait_for_late_cores() -> None:
+    """XLA ends the process where one CPU device is 40 s late for the others, as a core may be on a busy machine."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_collective_call" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
 
 
 def _use_all_cores() -> None:
@@ -32,14 +40,10 @@ def _use_all_cores() -> None:
     devices is a power of two, which divides most batches, up to ``MAX_CPU_DEVICES``. Changes nothing where
     ``JAX_NUM_CPU_DEVICES`` or ``XLA_FLAGS`` says how many, or where JAX has begun to compute.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
     # JAX gives its config such attributes while it runs, which no annotation can tell.
     given = jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
-    if given or "xla_force_host_platform_device_count" in flags:
+    if given or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    if "xla_cpu_collective_call" not in flags:
-        # XLA ends the process where one device is 40 s late, as a core may be on a busy machine.
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has begun
         jax.config.update("jax_num_cpu_devices", min(1 << (cores.bit_length() - 1), MAX_CPU_DEVICES))

@@ -65,7 +65,7 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
 
 
 @contextlib.contextmanager
-def ending_at_once() -> Iterator[None]:
+def ending_others_too() -> Iterator[None]:
     """Ends one of several processes where it fails: Python's own end would wait for the others, and they for this one.
 
     Changes nothing for a process on its own, nor where all of them fail alike, as when a run diverges.
@@ -79,12 +79,16 @@ def ending_at_once() -> Iterator[None]:
 
 
 def _lost(error: Exception) -> str:
-    return f"another process of this run has ended, or cannot be reached ({one_line(error)})"
+    return (
+        f"another process of this run has ended, or JAX failed here ({one_line(error)}); "
+        "start all processes again, and the run goes on"
+    )
 
 
 def _end_with_others(reason: str) -> NoReturn:
     """Without Python's own end, in which JAX waits for the other processes."""
-    print(f"jaxresnet: {reason}; start all processes again, and the run goes on", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # who reads may have ended, too
+        print(f"jaxresnet: {reason}", file=sys.stderr, flush=True)
     os._exit(1)
 
 

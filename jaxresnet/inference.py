@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 from scipy.special import softmax
 
 from jaxresnet.augment import Transform
-from jaxresnet.checkpoint import Checkpointer, DamagedCheckpoint, Progress
+from jaxresnet.checkpoint import Checkpointer, DamagedCheckpoint
 from jaxresnet.cifar10 import IMAGE_SHAPE
 from jaxresnet.config import load_config
 from jaxresnet.datasets import class_names
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.models import ResNet
+from jaxresnet.progress import Progress
 from jaxresnet.steps import ambient, create_mesh, replicate
 from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform, split_seed
 

@@ -82,7 +82,10 @@ def ending_compilation_too(line: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[list[signal.Signals]]:
-    """A list that the first SIGINT or SIGTERM is put into; a second one acts at once, as it would without this."""
+    """A list that the first SIGINT or SIGTERM is put into; a second one acts at once, as it would without this.
+
+    One that is ignored stays so, as Ctrl-C in a shell's background.
+    """
     received: list[signal.Signals] = []
     previous: dict[signal.Signals, Any] = {}
 
@@ -93,7 +96,8 @@ def stop_signal() -> Iterator[list[signal.Signals]]:
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, receive)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, receive)
     except ValueError:  # not in the main thread, as in some notebooks: signals stay as they are
         pass
     try:
@@ -105,5 +109,6 @@ def stop_signal() -> Iterator[list[signal.Signals]]:
 
 def _end(number: int, frame: object, line: str = LINE) -> None:
     start = "\n" if sys.stderr.isatty() else ""  # after a terminal's ^C, or a bar
-    os.write(sys.stderr.fileno(), f"{start}{line}\n".encode())
+    with contextlib.suppress(OSError):  # who reads may have ended, too
+        os.write(sys.stderr.fileno(), f"{start}{line}\n".encode())
     os._exit(128 + number)

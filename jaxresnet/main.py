@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         set_up_jax()
         if COORDINATOR.value is not None:
             hosts.connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        with hosts.ending_at_once():
+        with hosts.ending_others_too():
             train_and_evaluate(CONFIG.value, WORKDIR.value)
 
 

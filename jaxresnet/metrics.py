@@ -62,15 +62,20 @@ class MetricsWriter:
     evaluation that the run took so far.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, epochs: int):
+    def __init__(self, workdir: pathlib.Path, step: int, epochs: int, last: dict[str, Any] | None = None):
         """Opens the files of a run that resumes after ``step`` steps and ``epochs`` whole epochs, evaluation included,
-        and drops what was written after that point: it will be written again."""
+        and drops what was written after that point: it will be written again. ``last``, the last epoch's line, is put
+        back where it is missing."""
         path = workdir / METRICS_FILE
+        if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+            print(f"note: the last line of {path} was cut short, and is dropped", file=sys.stderr)
         kept = [
             line
             for line in read_metrics(workdir)
             if line["step"] <= step and (line["epoch"] <= epochs or not is_epoch_line(line))
         ]
+        if last is not None and not any(is_epoch_line(line) and line["epoch"] == epochs for line in kept):
+            kept = sorted([*kept, last], key=lambda line: line["step"])
         write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._file = path.open("a")
         folder = workdir / "tensorboard"

@@ -126,6 +126,8 @@ def _checked(path: pathlib.Path) -> pathlib.Path | io.BytesIO:
         return path
     copy = io.BytesIO()
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as whole:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is compressed, as PyTorch's are not, or claims to be")
         for name in archive.namelist():
             whole.writestr(name, archive.read(name))
     copy.seek(0)

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxresnet.checkpoint import Checkpointer, Progress
+from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.config import check_config, save_config
 from jaxresnet.datasets import class_names
 from jaxresnet.errors import UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.inference import restore_run
 from jaxresnet.models import count_parameters
+from jaxresnet.progress import Progress
 from jaxresnet.run_files import read_imported, write_imported
 from jaxresnet.schedules import create_hyperparams_fn
 from jaxresnet.torch_files import read_torch_file

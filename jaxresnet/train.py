@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet import environment, hosts, interrupts
-from jaxresnet.checkpoint import Checkpointer, Progress
-from jaxresnet.config import CONFIG_FILE, check_config, check_same_training, eval_split_name, save_config
+from jaxresnet.checkpoint import Checkpointer, DamagedCheckpoint
+from jaxresnet.config import check_config, eval_split_name
 from jaxresnet.datasets import Dataset, class_names, hold_out, load_dataset
 from jaxresnet.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
-from jaxresnet.files import alone_in, remove_leftovers
-from jaxresnet.metrics import MetricsWriter, NoWriter, ProgressDisplay, Sums, format_seconds, read_metrics
+from jaxresnet.metrics import MetricsWriter, NoWriter, ProgressDisplay, Sums, format_seconds
 from jaxresnet.models import count_parameters
+from jaxresnet.progress import Progress
 from jaxresnet.run_files import format_summary, read_summary, write_confusion, write_failure, write_summary
 from jaxresnet.schedules import create_hyperparams_fn
 from jaxresnet.steps import (
@@ -33,7 +33,8 @@ from jaxresnet.steps import (
     steps_per_dispatch,
     train_dispatches,
 )
-from jaxresnet.train_state import create_train_state, create_transform
+from jaxresnet.train_state import TrainState, create_train_state, create_transform
+from jaxresnet.workdirs import check_workdir, explaining_full_disks, opened
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     """
     folder = user_path(workdir)
     check_config(config)
-    _check_workdir(config, folder)
+    check_workdir(config, folder)
     if summary := read_summary(folder):
         print(f"{folder} holds this run already, finished.\n{format_summary(summary)}")
         return summary
@@ -66,18 +67,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
         lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     )
     trainer = _Trainer(config, dataset, status)
-    with _opened(folder, config):
+    with opened(folder, config):
         try:
-            with Checkpointer(folder, config.checkpoint.keep) as checkpointer, hosts.ending_at_once():
+            with (
+                explaining_full_disks(folder),
+                Checkpointer(folder, config.checkpoint.keep) as checkpointer,
+                hosts.ending_others_too(),
+                explaining_full_disks(folder),  # here, too, since the line before may end the process
+            ):
                 summary = trainer.run(folder, checkpointer)
         except Diverged as error:
             if hosts.is_first():
                 write_failure(str(error), folder)
             raise
-        except OSError as error:
-            raise UserError(
-                f"workdir {folder} could no longer be written ({error}); mend that and start again"
-            ) from error
     print(format_summary(summary))
     return summary
 
@@ -128,12 +130,16 @@ class _Trainer:
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
-        with contextlib.ExitStack() as before_first_step, interrupts.stop_signal() as self.stop_signal:
+        with contextlib.ExitStack() as start_up, interrupts.stop_signal() as self.stop_signal:
             if jax.process_count() == 1:  # several have to agree on their end
                 line = "jaxresnet: stopped by {signal} before another step was taken; the same command goes on"
-                before_first_step.enter_context(interrupts.ending_compilation_too(line))
-            self.step_was_taken = before_first_step.close
-            self.writer = MetricsWriter(workdir, step, self.progress.epoch) if hosts.is_first() else NoWriter()
+                start_up.enter_context(interrupts.ending_compilation_too(line))
+            self.leave_start_up = start_up.close  # once there is something to save; later calls change nothing
+            self.writer = (
+                MetricsWriter(workdir, step, self.progress.epoch, self.progress.last)
+                if hosts.is_first()
+                else NoWriter()
+            )
             self.display = ProgressDisplay(self.config.num_epochs, self.total_steps, step)
             with contextlib.closing(self.writer), contextlib.closing(self.display):
                 while self.progress.epoch < self.config.num_epochs:
@@ -179,7 +185,7 @@ class _Trainer:
             hyperparams = jax.tree.map(np.float32, hyperparams)
             self.state, metrics = dispatch(self.steps.train, self.state, self.train_data, indices, hyperparams)
             metrics = jax.device_get(metrics)
-            self.step_was_taken()
+            self.leave_start_up()
             before, step = step, step + len(indices)
             self._check_loss(metrics["loss"], before)
             self.progress.sums.add(metrics, time.monotonic() - start)
@@ -202,6 +208,7 @@ class _Trainer:
             self.config.eval_batch_size,
             self._stop_if_asked,
         )
+        self.leave_start_up()
         progress, step = self.progress, int(self.state.step)
         progress.train_seconds += progress.sums.seconds
         progress.eval_seconds += sums.seconds
@@ -210,6 +217,7 @@ class _Trainer:
         line["epoch"] = progress.epoch + 1
         line["seconds"] = progress.train_seconds + progress.eval_seconds
         self.writer.write(line)
+        progress.last = line
         loss, accuracy = line[f"{self.eval_name}_loss"], line[f"{self.eval_name}_accuracy"]
         self.display.say(
             f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
@@ -267,10 +275,8 @@ class _Trainer:
             )
 
     def _summarise(self, workdir: pathlib.Path) -> dict[str, Any]:
-        hosts.wait_for_all("metrics written")
-        progress = self.progress
-        assert progress.best is not None and progress.confusion is not None  # every epoch is evaluated
-        last = read_metrics(workdir)[-1]
+        progress, last = self.progress, self.progress.last
+        assert last is not None and progress.best is not None and progress.confusion is not None  # by every evaluation
         epochs_here = self.config.num_epochs - progress.first_step // self.steps_per_epoch
         summary = {
             "best": progress.best | {"selected_on": self.eval_name},
@@ -290,7 +296,7 @@ class _Trainer:
             **environment.describe(),
         }
         if self.eval_name != "test":
-            best_state, _ = self.checkpointer.restore(self.state, progress.best["step"])
+            best_state = self._best_state(progress.best["step"])
             test_data = put_on_devices(self.test_split, self.mesh)
             sums, _ = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **sums.means("test")}
@@ -300,33 +306,14 @@ class _Trainer:
             write_summary(summary, workdir)
         return summary
 
-
-def _check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-    try:
-        if workdir.exists() and not workdir.is_dir():
-            raise UserError(f"workdir {workdir} is a file; give a folder")
-        if (workdir / CONFIG_FILE).exists():
-            check_same_training(config, workdir)
-        elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
-            raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
-    except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
-
-
-@contextlib.contextmanager
-def _opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
-    """The workdir, in which the first process of this run, and no other run, may write from now on."""
-    with contextlib.ExitStack() as stack:
-        if hosts.is_first():
-            try:
-                workdir.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(alone_in(workdir))
-                _check_workdir(config, workdir)  # again: another run can have begun and ended here since
-                remove_leftovers(workdir)
-                save_config(config, workdir)
-            except OSError as error:
-                raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
-        yield
+    def _best_state(self, step: int) -> TrainState:
+        try:
+            return self.checkpointer.restore(self.state, step)[0]
+        except DamagedCheckpoint as error:
+            raise UserError(
+                f"{error}, which is the best epoch's, so the test set cannot be scored with it; put it back from a "
+                "copy, or score the last one: jaxresnet.evaluate --checkpoint=last"
+            ) from error
 
 
 def _crosses(every: int, before: int, after: int) -> bool:

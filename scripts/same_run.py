@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.checkpoint import Checkpointer, Progress
+from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.metrics import METRICS_FILE
+from jaxresnet.progress import Progress
 from jaxresnet.run_files import CONFUSION_FILE, SUMMARY_FILE
 from jaxresnet.train_state import TrainState, create_train_state
 

@@ -10,12 +10,13 @@ import pytest
 
 from configs import baseline
 from jaxresnet.architecture import multiply_adds
-from jaxresnet.checkpoint import Checkpointer, Progress
+from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.config import check_config, flatten
 from jaxresnet.datasets import Split
 from jaxresnet.experiments import load_experiment
 from jaxresnet.models import count_parameters
 from jaxresnet.plot import read_paper_curve
+from jaxresnet.progress import Progress
 from jaxresnet.schedules import create_hyperparams_fn
 from jaxresnet.steps import compile_steps, create_mesh, put_on_devices, replicate
 from jaxresnet.train_state import create_model, create_train_state, create_transform

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxresnet.checkpoint import DAMAGED_FOLDER, Checkpointer, Progress
+from jaxresnet.checkpoint import DAMAGED_FOLDER, Checkpointer
 from jaxresnet.errors import UserError
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.metrics import read_metrics
+from jaxresnet.progress import Progress
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_train_state
 from tests.conftest import make_tiny_config
@@ -154,6 +155,24 @@ def test_a_run_without_any_good_checkpoint_does_not_silently_begin_anew(run, tmp
         train_and_evaluate(config, str(workdir))
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in files_of(workdir)} == before  # nothing was lost on the way
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied"), OSError(24, "Too many open files"), ValueError("PERMISSION_DENIED: x")],
+)
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(run, tmp_path, monkeypatch, error):
+    config, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+
+    def restore(*arguments, **options):
+        raise RuntimeError("orbax") from error
+
+    with Checkpointer(workdir, keep=2) as checkpointer:
+        monkeypatch.setattr(checkpointer._manager, "restore", restore)
+        with pytest.raises(UserError, match=r"12 cannot be read \(orbax\); mend that, and the same command goes on"):
+            checkpointer.restore_newest(create_train_state(config, (32, 32, 3)))
+    assert steps_of(workdir) == {11, 12} and not (workdir / DAMAGED_FOLDER).exists()
 
 
 def test_damaged_checkpoints_of_one_step_are_all_kept(run, tmp_path):

@@ -166,7 +166,23 @@ def huge_pickle(opcode):
     return b"\x80\x04}\x94C\x04data" + opcode + b"s."
 
 
+def huge_pth():
+    """PyTorch itself compresses nothing."""
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(TORCH_FILES["zip.pth"])) as archive,
+        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as compressed,
+    ):
+        for name in archive.namelist():
+            compressed.writestr(name, archive.read(name))
+        with compressed.open("archive/data/99", "w") as entry:
+            for _ in range(1000):
+                entry.write(bytes(10**6))
+    return content.getvalue()
+
+
 HUGE = {
+    "zeros.pth": huge_pth(),
     "shape.npz": huge_npz(),
     "shape.pkl": pickle.dumps({b"data": Calls(np.ndarray, (10**6, 3072), "u1")}),
     "bytes.pkl": huge_pickle(b"\x8e" + struct.pack("<Q", 10**10) + b"few"),
@@ -183,6 +199,7 @@ HUGE = {
 
 MEASURE = """
 import pathlib, resource, sys
+import torch
 from jaxresnet.cifar10 import load_pickle
 from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import UserError
@@ -192,7 +209,7 @@ for path in map(pathlib.Path, sys.argv[1:]):
     read = {".npz": lambda path: load_dataset("cifar10", str(path), 10), ".pkl": load_pickle}.get(path.suffix)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        (read or (read_torch_file if path.suffix == ".safetensors" else read_image))(path)
+        (read or (read_torch_file if path.suffix in (".safetensors", ".pth") else read_image))(path)
     except UserError:
         print(path.name, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from jaxresnet import environment
 from jaxresnet.environment import MAX_CPU_DEVICES
 from tests.conftest import REPOSITORY, make_tiny_config
 
@@ -44,6 +45,14 @@ def test_the_user_decides(set_up, tmp_path):
     assert set_up(4, JAX_NUM_CPU_DEVICES="3")[0] == 3
     assert set_up(4, XLA_FLAGS="--xla_force_host_platform_device_count=5")[0] == 5
     assert set_up(4, JAX_COMPILATION_CACHE_DIR=str(tmp_path))[1] == str(tmp_path)
+
+
+def test_late_cores_are_waited_for_however_many_devices_the_user_asks_for(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=5")
+    environment.set_up_jax()
+    assert os.environ["XLA_FLAGS"].split()[1].startswith("--xla_cpu_collective_call_terminate_timeout_seconds=")
+    environment.set_up_jax()
+    assert len(os.environ["XLA_FLAGS"].split()) == 2
 
 
 def test_without_a_cache_nothing_is_kept(set_up, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,6 +120,20 @@ def test_where_one_process_dies_the_others_end_and_the_run_resumes(start, by_one
     count("deaths of one of two processes survived")
 
 
+def test_a_damaged_checkpoint_is_noticed_by_all_processes(start, by_one, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(by_one, workdir)
+    (workdir / "summary.json").unlink()
+    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    for file in newest.rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:-9])
+    (status, _, errors), (other_status, _, other_errors) = outputs(start(workdir))
+    assert (status, other_status) == (0, 0)
+    assert errors.count("is damaged") == 1 and "is damaged" not in other_errors
+    assert (workdir / "damaged-checkpoints" / newest.name).is_dir()
+    assert_same_run(load_config(workdir), workdir, by_one)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_process_saves_and_ends_them_all(start, by_one, tmp_path, thorough, number):
     """And the run goes on with another number of processes."""
@@ -161,6 +176,6 @@ def test_a_process_whose_first_has_died_before_they_knew_each_other_ends_in_one_
         connect("localhost:1234", 2, 1)
     assert end.value.code == 1
     assert capsys.readouterr().err == (
-        "jaxresnet: another process of this run has ended, or cannot be reached (Unable to initialize backend 'cpu': "
+        "jaxresnet: another process of this run has ended, or JAX failed here (Unable to initialize backend 'cpu': "
         "UNAVAILABLE: Socket closed); start all processes again, and the run goes on\n"
     )

@@ -14,6 +14,7 @@ import pytest
 from configs import quickstart
 from jaxresnet import cli, interrupts
 from jaxresnet.datasets import load_dataset
+from jaxresnet.errors import Interrupted
 from jaxresnet.metrics import is_epoch_line, read_metrics
 from jaxresnet.train import train_and_evaluate
 from scripts import kills
@@ -165,11 +166,11 @@ def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturb
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert seconds < 10
     last = read_metrics(workdir)[-1]
-    assert lines == [
-        f"jaxresnet: stopped by {number.name} and saved after step {4 if moment == 'evaluation' else last['step']}; "
-        "the same command goes on from there"
-    ]
     assert not is_epoch_line(last)
+    # The fourth step is an epoch's last, which writes no line until it is evaluated; a busy machine may come to it.
+    steps = (4,) if moment == "evaluation" else (last["step"], last["step"] + 1)
+    text = "jaxresnet: stopped by {} and saved after step {}; the same command goes on from there"
+    assert lines in [[text.format(number.name, step)] for step in steps]
 
     train_and_evaluate(config, str(workdir))
     assert differences(read_outcome(config, workdir), expected) == []
@@ -265,6 +266,31 @@ def test_only_commands_change_what_ctrl_c_does(monkeypatch, path, words, expecte
     monkeypatch.setattr(sys, "argv", [path])
     monkeypatch.setattr(sys, "orig_argv", words)
     assert interrupts.is_command_starting() == expected
+
+
+def test_a_run_does_not_hear_signals_that_are_ignored():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupts.stop_signal() as received:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not received:
+                time.sleep(0.01)
+        assert received == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_an_interrupted_command_gets_its_status_where_nobody_reads(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end, cli.command():
+        patch.setattr(sys, "stderr", Gone())
+        raise Interrupted("stopped", 143)
+    assert end.value.code == 143
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])

@@ -20,7 +20,7 @@ from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.config import load_config
 from jaxresnet.errors import Interrupted, UserError
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.metrics import read_metrics
+from jaxresnet.metrics import METRICS_FILE, read_metrics
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_train_state
 from scripts.same_run import checkpointed, differences, read_outcome
@@ -242,6 +242,54 @@ def test_a_killed_process_resumes_bit_for_bit(finished, tmp_path, subprocess_env
         file.write('{"epoch": 2, "st')
     train_and_evaluate(config, str(workdir))
     assert_same_run(config, workdir, expected)
+
+
+@pytest.mark.parametrize("left", ["cut short", "gone"])
+@pytest.mark.parametrize("log_every_steps", [0, 2])
+def test_the_last_epochs_line_is_put_back_where_it_was_lost(tiny_config, tmp_path, capsys, left, log_every_steps):
+    """A run that is at its end but for its summary takes no step that could write the line again."""
+    tiny_config.log_every_steps = log_every_steps
+    workdir = tmp_path / "run"
+    expected = train_and_evaluate(tiny_config, str(workdir))
+    lines = read_metrics(workdir)
+    (workdir / "summary.json").unlink()
+    metrics = workdir / METRICS_FILE
+    if left == "gone":
+        metrics.unlink()
+    else:
+        metrics.write_bytes(metrics.read_bytes()[:-9])
+    capsys.readouterr()
+    assert train_and_evaluate(tiny_config, str(workdir)) == expected
+    assert read_metrics(workdir) == (lines[-1:] if left == "gone" else lines)
+    assert ("metrics.jsonl was cut short" in capsys.readouterr().err) == (left == "cut short")
+
+
+def test_a_run_whose_best_weights_are_damaged_says_what_can_be_done(tiny_config, tmp_path, monkeypatch):
+    """They are wanted at the end, where the best epoch is chosen on other images than the test set's."""
+    evaluate, correct = train.evaluate, iter([9, 8, 7])
+
+    def evaluate_worse_each_time(*arguments):
+        scores = evaluate(*arguments)
+        return scores._replace(sums=dataclasses.replace(scores.sums, correct=next(correct)))
+
+    monkeypatch.setattr(train, "evaluate", evaluate_worse_each_time)
+    tiny_config.dataset.validation_size = 15
+    workdir = tmp_path / "run"
+    assert train_and_evaluate(tiny_config, str(workdir))["best"]["step"] == 5
+    (workdir / "summary.json").unlink()
+    for file in (workdir / "checkpoints" / "5").rglob("d/*"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"is damaged .* best epoch's.* put it back from a copy, or score the last one"):
+        train_and_evaluate(tiny_config, str(workdir))
+
+
+def test_what_is_printed_into_a_closed_pipe_is_no_full_disk(tiny_config, tmp_path, monkeypatch):
+    def say(display, text):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("jaxresnet.metrics.ProgressDisplay.say", say)
+    with pytest.raises(BrokenPipeError):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
 
 
 def test_checkpoints_are_the_latest_few_and_the_best(tiny_config, tmp_path):
