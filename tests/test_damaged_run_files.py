@@ -157,6 +157,22 @@ def test_no_command_ends_in_a_traceback(name, data, run, broken, capsys, count):
     count(DAMAGED)
 
 
+@FEW
+@given(data=st.data())
+def test_a_run_whose_metrics_are_damaged_goes_on_to_the_same_end_or_is_refused(
+    data, quickstart_run, tmp_path_factory, count
+):
+    """From its last checkpoint, after which nothing is left to do but to write the summary."""
+    folder = tmp_path_factory.getbasetemp() / "resumed"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(quickstart_run, folder)
+    summary = read_summary(folder)
+    (folder / SUMMARY_FILE).unlink()
+    (folder / METRICS_FILE).write_bytes(data.draw(damaged((folder / METRICS_FILE).read_bytes())))
+    assert read_or_refuse(train_and_evaluate, load_config(folder), str(folder)) in (None, summary)
+    count(DAMAGED)
+
+
 DEEP = "[" * 100_000
 BROKEN = {
     "no text": (METRICS_FILE, b"\xff\xfe\n", read_metrics),
