@@ -54,7 +54,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     Raises:
         UserError: a config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
-        Interrupted: SIGINT or SIGTERM came; the run is saved.
+        Interrupted: SIGINT or SIGTERM came; the run is saved. A command that has taken no step yet ends on the spot
+            instead.
     """
     folder = user_path(workdir)
     check_config(config)
