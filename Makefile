@@ -10,8 +10,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCK := requirements.lock
-# A process for each core, up to four, as each holds JAX and PyTorch; a file's tests share what is costly to set up.
-PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+# A process for each core, up to four, as each holds JAX and PyTorch; a file's tests share what is costly to set up, and
+# files come in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # An environment of its own for one command, $$venv, which is gone afterwards.
 WITH_VENV = set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; $(PYTHON) -m venv "$$venv"

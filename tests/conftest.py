@@ -21,6 +21,9 @@ _PROFILE = {"deadline": None, "database": None, "suppress_health_check": list(hy
 hypothesis.settings.register_profile("quick", max_examples=25, derandomize=True, **_PROFILE)
 hypothesis.settings.register_profile("thorough", max_examples=400, print_blob=True, **_PROFILE)
 
+# Whose tests take longest: they begin first, so that no core is left waiting for another at the end.
+_LONG = ("test_random_configs", "test_hosts", "test_kills", "test_damaged_run_files", "test_damaged_checkpoints")
+
 _COUNTS = pytest.StashKey[dict[str, int]]()
 
 
@@ -31,6 +34,10 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     hypothesis.settings.load_profile("thorough" if config.getoption("--thorough") else "quick")
     config.stash[_COUNTS] = {}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 def pytest_sessionfinish(session):

@@ -33,7 +33,7 @@ from tests.damage import DAMAGED, damaged, read_or_refuse
 
 pytestmark = pytest.mark.reliability
 
-FEW = settings(max_examples=max(5, settings.default.max_examples // 5))
+FEW = settings(max_examples=max(5, settings.default.max_examples // 10))
 
 
 @pytest.fixture(scope="module")
