@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from jaxresnet import interrupts
+from jaxresnet import interrupts, malloc
 
 __version__ = "0.1.0"
 
@@ -14,12 +14,14 @@ _DEFINED_IN = {
     "ResNet": "models",
     "UserError": "errors",
     "load": "inference",
+    "set_up_jax": "environment",
     "train_and_evaluate": "train",
 }
 
 __all__ = [*_DEFINED_IN]
 
 if interrupts.is_command_starting():
+    malloc.restart_with_large_pages()  # before anything is imported that would be imported twice
     interrupts.end_at_once()
 
 

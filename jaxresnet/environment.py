@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxresnet import malloc
 from jaxresnet.files import cache_folder
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
@@ -20,7 +21,14 @@ MAX_CPU_DEVICES = 8
 
 
 def set_up_jax() -> None:
-    """What commands that train, score or predict begin with: cores as devices, and compiled programs kept."""
+    """Set the process up as the commands that train, score or predict do. Scripts and notebooks may call it.
+
+    Call it before JAX computes anything, because JAX counts its devices once. It makes the cores of a CPU devices
+    (``JAX_NUM_CPU_DEVICES`` overrides how many), keeps compiled programs in ``~/.cache/jaxresnet``
+    (``JAX_COMPILATION_CACHE_DIR`` overrides where), and keeps freed memory in the process (see ``jaxresnet.malloc``).
+    Importing ``jaxresnet`` changes none of this.
+    """
+    malloc.keep_freed_blocks()
     _wait_for_late_cores()
     _use_all_cores()
     _keep_compiled_programs()

@@ -91,3 +91,39 @@ def test_the_second_start_compiles_nothing_anew(tiny_npz, tmp_path, subprocess_e
     assert losses["first"] == losses["second"]
     # Of the first epoch: rounding grows with the steps.
     assert losses["one"][:6] == pytest.approx(losses["first"][:6], rel=1e-4)
+
+
+TRAIN_ON = """
+import itertools, json, os
+import jax, numpy as np
+import jaxresnet
+jaxresnet.set_up_jax()
+from configs import cpu
+from jaxresnet.datasets import Split
+from jaxresnet.schedules import Hyperparams
+from jaxresnet.steps import compile_steps, create_mesh, dispatch, put_on_devices, replicate
+from jaxresnet.train_state import create_train_state, create_transform
+
+config, mesh = cpu.get_config(), create_mesh()
+rng = np.random.default_rng(0)
+split = Split(rng.integers(0, 256, (512, 32, 32, 3), np.uint8), rng.integers(0, 10, 512, np.int32))
+data, state = put_on_devices(split, mesh), replicate(create_train_state(config, (32, 32, 3)), mesh)
+train = compile_steps(create_transform(config), mesh).train
+resident = []
+for step in range(1, 1001):
+    hyperparams = Hyperparams(np.float32([0.01]), np.float32([0.9]))
+    state, metrics = dispatch(train, state, data, rng.integers(0, 512, (1, 32), np.int32), hyperparams)
+    jax.device_get(metrics)
+    if step in (100, 1000):
+        pages = int(open("/proc/self/statm").read().split()[1])
+        resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+print(json.dumps(resident))
+"""
+
+
+@pytest.mark.reliability
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux tells a process's memory there")
+def test_memory_stays_flat_from_100_steps_to_1000(run_on_devices):
+    """Freed memory that is kept serves the next step. Steps of two devices that overlap anew may take 16 MiB more."""
+    after_100, after_1000 = run_on_devices(TRAIN_ON, 2)
+    assert after_1000 < after_100 + 2**25
