@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jaxresnet.errors import UserError
-from jaxresnet.models import BasicBlock, BatchNorm, ResNet, count_parameters
+from jaxresnet.models import BasicBlock, BatchNorm, ResNet, count_parameters, normalize
 from tests.torch_reference import TorchResNet, load_variables, random_variables, to_torch_images
 
 BASELINE = dict(channels=(64, 128, 256), blocks=(4, 4, 3), pooling=5)
@@ -104,6 +104,81 @@ def test_running_variance_is_the_unbiased_one():
     variables = norm.init(jax.random.key(0), x, train=False)
     _, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * np.var(x, (0, 1, 2), ddof=1), rtol=1e-5)
+
+
+def plain_normalize(x, scale, bias, epsilon):
+    """BatchNorm's formula with the variance in one pass, too, which JAX differentiates by itself."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = x.mean((0, 1, 2))
+    var = jnp.maximum((x * x).mean((0, 1, 2)) - mean * mean, 0)
+    return (x - mean) * (scale * jax.lax.rsqrt(var + epsilon)) + bias
+
+
+def batch_norm_inputs():
+    """An input with channels of many means and scales, one of them constant; scale, bias, and an output's gradient."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(rng.normal(size=6), [0.1, 0.3, 1, 1, 3, 0], size=(8, 5, 7, 6))
+    return x, rng.normal(size=6), rng.normal(size=6), rng.normal(size=x.shape)
+
+
+def gradients(function, x, scale, bias, grad):
+    """Of a sum weighted by ``grad``, by input, scale and bias."""
+    inputs = (jnp.asarray(each) for each in (x, scale, bias))
+    return jax.grad(lambda *inputs: jnp.sum(function(*inputs, 1e-5) * grad), argnums=(0, 1, 2))(*inputs)
+
+
+def first_of_normalize(*inputs):
+    return normalize(*inputs)[0]
+
+
+def test_batch_norms_gradient_in_float64_is_torchs():
+    x, scale, bias, grad = batch_norm_inputs()
+    x_torch, *weights = (torch.tensor(array, requires_grad=True) for array in (x.transpose(0, 3, 1, 2), scale, bias))
+    y_torch = torch.nn.functional.batch_norm(x_torch, None, None, *weights, training=True, eps=1e-5)
+    y_torch.backward(torch.tensor(grad.transpose(0, 3, 1, 2)))
+    expected = [x_torch.grad.permute(0, 2, 3, 1), *(weight.grad for weight in weights)]
+    with jax.enable_x64(True):
+        for actual, theirs in zip(gradients(first_of_normalize, x, scale, bias, grad), expected, strict=True):
+            assert actual.dtype == np.float64
+            assert_close(actual, theirs, relative=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_batch_norms_gradient_is_as_exact_as_jaxs_own(dtype):
+    """Within twice the error that JAX's derivative of the formula has against float64."""
+    x, scale, bias, grad = batch_norm_inputs()
+    x = np.asarray(jnp.asarray(x, dtype), np.float64)  # what the type cannot hold is no error of the gradient's
+    with jax.enable_x64(True):
+        exact = [np.asarray(each) for each in gradients(plain_normalize, x, scale, bias, grad)]
+    inputs = (jnp.asarray(x, dtype), *(jnp.asarray(array, jnp.float32) for array in (scale, bias, grad)))
+    ours, jaxs = (gradients(function, *inputs) for function in (first_of_normalize, plain_normalize))
+    for actual, other, true in zip(ours, jaxs, exact, strict=True):
+        assert actual.dtype == other.dtype
+        channels = (0, 1, 2) if true.ndim == 4 else ()
+        error, others = (np.abs(np.asarray(each, np.float64) - true).max(channels) for each in (actual, other))
+        assert (error <= 2 * others + 1e-6 * np.abs(true).max(channels)).all()
+
+
+def test_batch_norms_gradient_on_several_devices(run_on_devices):
+    """Where three do not divide a batch of eight, the compiler pads."""
+    program = """
+import json, jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxresnet.steps import create_mesh
+from tests.test_models import batch_norm_inputs, first_of_normalize, gradients
+inputs = [np.float32(array) for array in batch_norm_inputs()]
+results = []
+for count in (1, 2, 3, 4):
+    divided = NamedSharding(create_mesh(jax.devices()[:count]), PartitionSpec("data"))
+    def differentiate(x, *others):
+        return gradients(first_of_normalize, jax.lax.with_sharding_constraint(x, divided), *others)
+    results.append([np.asarray(each).ravel().tolist() for each in jax.jit(differentiate)(*inputs)])
+print(json.dumps(results))
+"""
+    one, *several = run_on_devices(program, 4)
+    for outputs in several:
+        for actual, expected in zip(outputs, one, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
 
 def test_initialisation_is_torchs():
