@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -132,13 +133,13 @@ def _winograd_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images
 
     def accumulate(totals: list[jax.Array], parts: tuple[Images, Images]) -> tuple[list[jax.Array], Images]:
         x_part, grad_part = parts
-        products = (v.T @ g for v, g in zip(_input_tiles(x_part), _grad_tiles(grad_part), strict=True))
+        products = (g @ v for g, v in zip(_grad_tiles(grad_part), _input_tiles(x_part), strict=True))
         return [total + du for total, du in zip(totals, products, strict=True)], _winograd_chunk(grad_part, u)
 
-    zeros = [jnp.zeros(kernel.shape[2:], x.dtype)] * 16
-    du, dx = lax.scan(accumulate, zeros, (_chunks(x, x), _chunks(grad, x)))
+    shape = kernel.shape[:1:-1]  # (features, channels)
+    du, dx = lax.scan(accumulate, [jnp.zeros(shape, x.dtype)] * 16, (_chunks(x, x), _chunks(grad, x)))
     g = jnp.asarray(_G, x.dtype)
-    return dx.reshape(x.shape), jnp.einsum("ai,bj,abcf->ijcf", g, g, jnp.stack(du).reshape(4, 4, *kernel.shape[2:]))
+    return dx.reshape(x.shape), jnp.einsum("ai,bj,abfc->ijcf", g, g, jnp.stack(du).reshape(4, 4, *shape))
 
 
 def _winograd_chunk(x: Images, u: Tiles) -> Images:
@@ -176,15 +177,26 @@ def _output_tiles(products: Tiles, shape: tuple[int, ...]) -> Images:
     return _interleave(list(zip(*columns, strict=True)))
 
 
-def _grad_tiles(grad: Images) -> Tiles:
-    """AgA' of every 2x2 tile g: the transpose of what makes the output tiles."""
+def _grad_tiles(grad: Images) -> list[Float[Array, "features tiles"]]:
+    """AgA' of every 2x2 tile g, the transpose of what makes the output tiles, as matrices (features, tiles)."""
 
     def transform(g0: jax.Array, g1: jax.Array) -> list[jax.Array]:
         return [g0, g0 + g1, g0 - g1, -g1]
 
-    rows = transform(grad[:, 0::2], grad[:, 1::2])
-    tiles = [tile for row in rows for tile in transform(row[:, :, 0::2], row[:, :, 1::2])]
-    return [tile.reshape(-1, grad.shape[-1]) for tile in tiles]
+    # Transposing the quarters of the pixels before the sums takes a quarter of the copies of doing so after them.
+    quarters = [[_transpose(grad[:, i::2, j::2].reshape(-1, grad.shape[-1])) for j in range(2)] for i in range(2)]
+    rows = [transform(quarters[0][j], quarters[1][j]) for j in range(2)]
+    return [tile for left, right in zip(*rows, strict=True) for tile in transform(left, right)]
+
+
+def _transpose(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
+    """Transpose a matrix in memory, once.
+
+    XLA:CPU multiplies fast only if no operand of a product has to be transposed. Left to itself, it fuses the
+    transposition into every use. The barriers keep it apart and the layout makes it a copy.
+    """
+    transposed = with_layout_constraint(lax.optimization_barrier(matrix).T, Layout((0, 1)))
+    return lax.optimization_barrier(transposed)
 
 
 winograd = _convolution(_winograd, _winograd_gradients)
