@@ -1,45 +1,119 @@
-"""Training steps that ``benchmark.py`` times: this project's, and PyTorch's of the same model, batch and recipe."""
+"""What ``benchmark.py`` times: this project's training steps and evaluation, and PyTorch's training steps.
+
+Each contender is a process of its own: ``contenders.py FOLDER KIND`` reads ``FOLDER/config.json`` and answers in lines
+of JSON on stdout. The first line says that the contender is ready, and how it was set up. Then every line on stdin
+names one of ``_COMMANDS``: ``turn`` runs one dispatch and answers what it cost.
+"""
 
 import time
+
+START = time.perf_counter()  # before the imports, which a user waits for too
+# ruff: noqa: E402
+
+import json
+import os
+import pathlib
+import resource
+import sys
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for the tests' PyTorch model
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.datasets import Split
+from jaxresnet import environment, malloc
+from jaxresnet.config import load_config
+from jaxresnet.costs import matrix_product_pace
+from jaxresnet.datasets import Dataset, load_dataset
+from jaxresnet.errors import UserError, one_line
 from jaxresnet.schedules import Hyperparams
-from jaxresnet.steps import Batch, Steps, compile_steps, create_mesh, dispatch, eval_dispatches, replicate
+from jaxresnet.steps import (
+    Batch,
+    Steps,
+    compile_steps,
+    create_mesh,
+    dispatch,
+    eval_dispatches,
+    put_on_devices,
+    replicate,
+    steps_per_dispatch,
+)
 from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform
+
+OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
+TORCH = {
+    "cpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, channels_last, our malloc settings"),
+    "gpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, tuned"),
+}
+
+
+def has_our_malloc(kind: str) -> bool:
+    """Return True if a contender of this kind runs with the settings of ``jaxresnet.malloc``."""
+    return kind in (OURS, XLA, EVALUATION, TORCH["cpu"][2])
+
+
+class Turn(NamedTuple):
+    """What one step cost.
+
+    Attributes:
+        wall: seconds until its result was there.
+        processor: seconds of all cores of the process, user's and system's.
+        page_faults: pages of memory that the system had to provide.
+    """
+
+    wall: float
+    processor: float
+    page_faults: float
 
 
 class Contender(NamedTuple):
     """Something to time.
 
     Attributes:
-        run: takes ``steps`` training steps and returns when they are done.
-        steps: how many.
-        compile_seconds: what compiling them took; None where compilation is part of the first run.
-        memory: bytes that the program holds on each device, the data set included; None where that is not known.
+        run: runs ``steps`` steps and returns when they are done.
+        steps: steps per call of ``run``.
+        facts: JSON of what was measured while it was set up.
     """
 
     run: Callable[[], None]
     steps: int
-    compile_seconds: float | None = None
-    memory: int | None = None
+    facts: dict[str, Any]
 
 
-def jax_training(config: ConfigDict, data: Batch, steps: int, xla: bool = False) -> Contender:
-    """The program that training runs, with random images of ``data``, which lie on the devices.
+def create_contender(config: ConfigDict, kind: str) -> Contender:
+    """Set up the contender of a kind, up to and including its first run.
 
-    Args:
-        config: of the run.
-        data: from ``put_on_devices``.
-        steps: how many in a dispatch.
-        xla: with XLA's own convolutions.
+    Raises:
+        UserError: data that cannot be read.
     """
-    programs, state = _create(config, data)
+    is_torch = kind.startswith("PyTorch")
+    if not is_torch:
+        environment.set_up_jax()
+    elif has_our_malloc(kind):
+        malloc.keep_freed_blocks()
+    start = time.perf_counter()
+    dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+    load_seconds = time.perf_counter() - start
+    if (size := len(dataset.train)) < config.batch_size:
+        raise UserError(f"batch size {config.batch_size} is larger than the {size:,} training images; give fewer")
+    steps = steps_per_dispatch(config.steps_per_dispatch)
+    if is_torch:
+        contender = _torch_training(config, dataset, steps, kind)
+    elif kind == EVALUATION:
+        contender = _jax_evaluation(config, dataset, steps)
+    else:
+        contender = _jax_training(config, dataset, steps, xla=kind == XLA)
+    contender.run()
+    seconds = {"load_seconds": load_seconds, "first_step_seconds": time.perf_counter() - START}
+    return contender._replace(facts=contender.facts | seconds)
+
+
+def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -> Contender:
+    """The program that training runs, on random images; with XLA's own convolutions if ``xla``."""
+    programs, state, data = _create(config, put_on_devices(dataset.train, create_mesh()))
     if xla:
         model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated)
         state = state.replace(apply_fn=model.apply)
@@ -49,43 +123,44 @@ def jax_training(config: ConfigDict, data: Batch, steps: int, xla: bool = False)
     start = time.perf_counter()
     train = cast(jax.stages.Wrapped, programs.train)  # which jit has made
     program = train.lower(state, data, indices, hyperparams).compile()
-    compile_seconds = time.perf_counter() - start
+    facts = environment.describe() | {"compile_seconds": time.perf_counter() - start, "steps_per_dispatch": steps}
+    if sizes := program.memory_analysis():  # of each device, the data set included
+        facts["memory"] = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+        facts["memory"] -= sizes.alias_size_in_bytes
 
     def run() -> None:
         nonlocal state
         state, metrics = dispatch(program, state, data, indices, hyperparams)
         jax.block_until_ready((state, metrics))
 
-    memory = None
-    if sizes := program.memory_analysis():
-        memory = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
-        memory -= sizes.alias_size_in_bytes
-    return Contender(run, steps, compile_seconds, memory)
+    return Contender(run, steps, facts)
 
 
-def jax_evaluation(config: ConfigDict, data: Batch, batch_size: int, steps: int) -> Contender:
-    """As ``jax_training``, of evaluation steps of ``batch_size`` images."""
-    programs, state = _create(config, data)
-    indices, mask = next(eval_dispatches(len(data["label"]), batch_size, steps))
+def _jax_evaluation(config: ConfigDict, dataset: Dataset, steps: int) -> Contender:
+    """The program that evaluation runs, on the first test images."""
+    programs, state, data = _create(config, put_on_devices(dataset.test, create_mesh()))
+    batch_size = min(config.eval_batch_size, len(dataset.test))
+    indices, mask = next(eval_dispatches(len(dataset.test), batch_size, steps))
 
     def run() -> None:
         jax.block_until_ready(dispatch(programs.evaluate, state, data, indices, mask))
 
-    return Contender(run, len(indices))
+    return Contender(run, len(indices), {"batch_size": batch_size})
 
 
-def _create(config: ConfigDict, data: Batch) -> tuple[Steps, TrainState]:
+def _create(config: ConfigDict, data: Batch) -> tuple[Steps, TrainState, Batch]:
     mesh = create_mesh()
     _, height, width, channels = data["image"].shape
     state = replicate(create_train_state(config, (height, width, channels)), mesh)
-    return compile_steps(create_transform(config), mesh), state
+    return compile_steps(create_transform(config), mesh), state, data
 
 
-def torch_trainings(config: ConfigDict, split: Split, steps: int) -> dict[str, Contender]:
-    """The tests' reference model, on the GPU if JAX uses one, each in the layouts and types that a user may choose.
+def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str) -> Contender:
+    """The tests' reference model, on the GPU if JAX uses one, in the layout and type that ``kind`` names.
 
-    As the paper's authors wrote it: float32 in the default layout. Then channels_last; and on a GPU bfloat16 autocast
-    and ``torch.compile`` on top, for a config of that type. The images are cropped and flipped already; ours are not.
+    ``PyTorch`` alone is as the paper's authors wrote it: float32 in the default layout. ``tuned`` is channels_last with
+    ``torch.compile``, and with bfloat16 autocast for a config of that type. The images are cropped and flipped already;
+    ours are not.
     """
     import torch
     import torch.nn.functional as F
@@ -95,39 +170,81 @@ def torch_trainings(config: ConfigDict, split: Split, steps: int) -> dict[str, C
     gpu = jax.default_backend() == "gpu"
     device = torch.device("cuda" if gpu else "cpu")
     torch.backends.cudnn.benchmark = True  # as in the authors' script, and of no effect on CPU
-    pixels, labels = split.images[: config.batch_size], split.labels[: config.batch_size]
+    tuned = kind == TORCH["gpu"][2]
+    dimensions = config.model
+    pooling = dimensions.pooling if dimensions.pooling == "global" else int(dimensions.pooling)
+    model = TorchResNet(
+        dimensions.channels, dimensions.blocks, dimensions.kernel_size, dimensions.shortcut_kernel_size,
+        dimensions.stem_channels, pooling, dimensions.dropout_rate,
+    ).train().to(device)  # fmt: skip
+    images = to_torch_images(dataset.train.images[: config.batch_size] / np.float32(255)).to(device)
+    targets = torch.tensor(dataset.train.labels[: config.batch_size], dtype=torch.int64, device=device)
+    if kind != TORCH["cpu"][0]:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its annotation leaves it out
+        images = images.to(memory_format=torch.channels_last)
+    forward = torch.compile(model) if tuned else model
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.schedule.learning_rate, config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+    )  # fmt: skip
 
-    def create(channels_last: bool = False, tuned: bool = False) -> Contender:
-        dimensions = config.model
-        pooling = dimensions.pooling if dimensions.pooling == "global" else int(dimensions.pooling)
-        model = TorchResNet(
-            dimensions.channels, dimensions.blocks, dimensions.kernel_size, dimensions.shortcut_kernel_size,
-            dimensions.stem_channels, pooling, dimensions.dropout_rate,
-        ).train().to(device)  # fmt: skip
-        images = to_torch_images(pixels / np.float32(255)).to(device)
-        targets = torch.tensor(labels, dtype=torch.int64, device=device)
-        if channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its annotation leaves it out
-            images = images.to(memory_format=torch.channels_last)
-        forward = torch.compile(model) if tuned else model
-        optimizer = torch.optim.SGD(
-            model.parameters(), config.schedule.learning_rate, config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
-        )  # fmt: skip
+    def run() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with torch.autocast(device.type, torch.bfloat16, enabled=tuned and config.dtype == "bfloat16"):
+                loss = F.cross_entropy(forward(images), targets)
+            loss.backward()
+            optimizer.step()
+        if gpu:
+            torch.cuda.synchronize()
 
-        def run() -> None:
-            for _ in range(steps):
-                optimizer.zero_grad()
-                with torch.autocast(device.type, torch.bfloat16, enabled=tuned and config.dtype == "bfloat16"):
-                    loss = F.cross_entropy(forward(images), targets)
-                loss.backward()
-                optimizer.step()
-            if gpu:
-                torch.cuda.synchronize()
+    return Contender(run, steps, {"versions": {"torch": str(torch.__version__)}})
 
-        return Contender(run, steps)
 
-    trainings = {"PyTorch": create(), "PyTorch, channels_last": create(channels_last=True)}
-    if gpu:
-        trainings["PyTorch, tuned"] = create(channels_last=True, tuned=True)
-    return trainings
+def take_turn(contender: Contender) -> Turn:
+    """Run the contender once and return what each of its steps cost."""
+    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    contender.run()
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    costs = (wall, processor, after.ru_minflt - before.ru_minflt)
+    return Turn(*(cost / contender.steps for cost in costs))
+
+
+def _profile(contender: Contender, folder: str) -> None:
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        contender.run()
+
+
+def _ceiling(dtype: str) -> float:
+    """FLOP/s of a large matrix product on all devices. On CPU they are the cores, which share a product."""
+    return matrix_product_pace(dtype) * (1 if jax.default_backend() == "cpu" else jax.device_count())
+
+
+_COMMANDS: dict[str, Callable[[Contender, str], Any]] = {
+    "turn": lambda contender, _: take_turn(contender)._asdict(),
+    "profile": _profile,
+    "ceiling": lambda _, dtype: _ceiling(dtype),
+}
+
+
+def main() -> None:
+    folder, kind = sys.argv[1:]
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print is no answer
+
+    def answer(value: Any) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    try:
+        contender = create_contender(load_config(pathlib.Path(folder)), kind)
+        answer(contender.facts)
+        for line in sys.stdin:
+            command, _, argument = line.strip().partition(" ")
+            answer(_COMMANDS[command](contender, argument))
+    except (UserError, jax.errors.JaxRuntimeError) as error:  # such as memory that does not suffice
+        sys.exit(one_line(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Contenders of ``benchmark.py`` in processes of their own, which take turns."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Any, cast
+
+from ml_collections import ConfigDict
+
+from jaxresnet import malloc
+from jaxresnet.config import save_config
+from jaxresnet.errors import UserError
+from scripts import contenders
+from scripts.contenders import OURS, Turn
+
+# Processes that are alive at a time, this project's included. With more, their memory decides who is fast.
+AT_ONCE = 4
+
+Say = Callable[[str], None]
+
+
+class Process:
+    """A contender in a process of its own. ``facts`` holds what it said of itself."""
+
+    def __init__(self, config: ConfigDict, kind: str):
+        """Start the contender and wait until it is ready.
+
+        Raises:
+            UserError: it ended, with the last line that it said.
+        """
+        self._kind, self._stderr = kind, tempfile.TemporaryFile("w+")  # noqa: SIM115
+        # Several processes share the memory of a GPU, most of which JAX's first would take.
+        variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+        if contenders.has_our_malloc(kind):
+            variables = malloc.with_large_pages(variables)
+        with tempfile.TemporaryDirectory() as folder:
+            save_config(config, pathlib.Path(folder))
+            command = [sys.executable, contenders.__file__, folder, kind]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr}
+            self._process = subprocess.Popen(command, env=variables, text=True, **pipes)
+            self.facts: dict[str, Any] = self._answer()
+
+    def turn(self) -> Turn:
+        return Turn(**self.ask("turn"))
+
+    def ask(self, command: str) -> Any:
+        stdin = cast(IO[str], self._process.stdin)
+        try:
+            stdin.write(f"{command}\n")
+            stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, which reading its answer tells
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = cast(IO[str], self._process.stdout).readline()
+        if line:
+            return json.loads(line)
+        status = self._process.wait()
+        self._stderr.seek(0)
+        said = self._stderr.read().strip().splitlines()
+        raise UserError(f"{self._kind} ended with status {status}: {said[-1] if said else 'it said nothing'}")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def started(config: ConfigDict, kind: str, say: Say) -> Iterator[Process]:
+    """Start a contender, and end its process afterwards."""
+    say(f"starting {kind}")
+    process = Process(config, kind)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def take_turns(processes: dict[str, Process], rounds: int, say: Say) -> dict[str, list[Turn]]:
+    """Let each process run one dispatch per round, one process after the other. A first round does not count."""
+    turns: dict[str, list[Turn]] = {name: [] for name in processes}
+    for number in range(rounds + 1):
+        for name, process in processes.items():
+            say(f"round {number} of {rounds}: {name}")
+            turns[name].append(process.turn())
+    return {name: each[1:] for name, each in turns.items()}
+
+
+def compare(config: ConfigDict, ours: Process, rivals: list[str], rounds: int, say: Say) -> dict[str, dict[str, Any]]:
+    """Time this project and its rivals, ``AT_ONCE`` processes at a time.
+
+    Returns:
+        For each contender its facts, ``wall_seconds``, ``processor_seconds`` and ``page_faults`` of a step in each
+        round, and ``relative``: in each round its wall time divided by ours.
+    """
+    groups = [rivals[first : first + AT_ONCE - 1] for first in range(0, len(rivals), AT_ONCE - 1)] or [[]]
+    costs: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        with contextlib.ExitStack() as stack:
+            processes = {OURS: ours} | {kind: stack.enter_context(started(config, kind, say)) for kind in group}
+            turns = take_turns(processes, rounds, say)
+        for kind, process in processes.items():
+            cost = describe(turns[kind]) | process.facts
+            cost["relative"] = [turn.wall / our.wall for turn, our in zip(turns[kind], turns[OURS], strict=True)]
+            costs.setdefault(kind, cost)
+    return costs
+
+
+def describe(turns: list[Turn]) -> dict[str, list[float]]:
+    """Return the turns as lists for a report."""
+    return {
+        "wall_seconds": [turn.wall for turn in turns],
+        "processor_seconds": [turn.processor for turn in turns],
+        "page_faults": [turn.page_faults for turn in turns],
+    }
