@@ -3,12 +3,14 @@
 XLA:CPU computes convolutions, their gradients above all, at a fraction of the speed of its matrix products. Here they
 become matrix products: 3x3 at stride 1 by Winograd's F(2x2, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional
 Neural Networks", 2015), which takes 16 multiplications for 4 outputs in place of 36; 3x3 and 1x1 at stride 2 by
-patches. A few images are done at a time, so that what lies in between stays in the cache. ``docs/performance.md`` has
-the measurements.
+patches. A few images are done at a time, so that what lies in between stays in the cache. Convolutions to few features
+stay XLA's, in a form that it computes faster. ``docs/performance.md`` has the measurements.
 
 Layouts: images (batch, height, width, channels), kernels (height, width, in, out).
 """
 
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +26,8 @@ Images = Float[Array, "batch height width channels"]
 Kernel = Float[Array, "size size channels features"]
 
 # What is served: smaller convolutions gain nothing, or were not measured to.
-MIN_CHANNELS = 64
-MIN_INPUT = 2**14  # values an image
+MIN_INPUT = 2**11  # values an image
+FEW, MANY = range(16, 32), range(32, sys.maxsize)  # channels, or features
 
 # Values of an input that are worked on at a time: with the transforms, about what a core's cache holds. Measured.
 CHUNK_VALUES = 2**17
@@ -40,13 +42,13 @@ def conv_general_dilated(
     networks at an even height and width. Of several devices each computes its share of the batch; they are those of
     ``jax.sharding.get_abstract_mesh()``. Anything else is XLA's own, as is everything on GPU and TPU.
     """
-    algorithm = None
     dilated = any(factor != 1 for name in ("lhs_dilation", "rhs_dilation") for factor in options.get(name) or ())
     if not dilated and options.get("feature_group_count", 1) == 1 and is_served(lhs) and rhs.dtype == lhs.dtype:
-        algorithm = _ALGORITHMS.get((rhs.shape[:2], tuple(window_strides), tuple(map(tuple, padding))))
-    if algorithm is None or rhs.shape[3] < MIN_CHANNELS:
-        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-    return algorithm(lhs, rhs)
+        kind = (rhs.shape[:2], tuple(window_strides), tuple(map(tuple, padding)))
+        for algorithm, channels in _ALGORITHMS.get(kind, ()):
+            if all(size in channels for size in rhs.shape[2:]):
+                return algorithm(lhs, rhs)
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
 
 def is_served(images: jax.Array) -> bool:
@@ -59,18 +61,40 @@ def is_served(images: jax.Array) -> bool:
         divisible
         and jax.default_backend() == "cpu"
         and images.dtype == jnp.float32
-        and channels >= MIN_CHANNELS
+        and channels >= FEW.start
         and height * width * channels >= MIN_INPUT
         and height % 2 == width % 2 == 0
     )
 
 
-def materialise(images: Images) -> Images:
-    """The same images, as an array of their own where they are served.
+def relu(images: Images) -> Images:
+    """Compute ``jax.nn.relu``, as an array of its own where images are served.
 
     Otherwise XLA:CPU recomputes a residual block's input from all blocks before it, wherever it is used.
     """
-    return lax.optimization_barrier(images) if is_served(images) else images
+    if not is_served(images):
+        return jax.nn.relu(images)
+    if images.shape[3] in FEW:
+        return _relu_in_a_loop(images)
+    return lax.optimization_barrier(jax.nn.relu(images))  # which suffices for algorithms that are loops
+
+
+@jax.custom_vjp
+def _relu_in_a_loop(images: Images) -> Images:
+    """Compute ``jax.nn.relu`` in a loop, which XLA:CPU fuses with nothing."""
+    mesh, divided, _ = _shardings()
+    loop = functools.partial(_by_chunks, jax.nn.relu)
+    if mesh.size <= 1:
+        return loop(images)
+    return jax.shard_map(loop, in_specs=divided, out_specs=divided, check_vma=False)(images)
+
+
+def _relu_forward(images: Images) -> tuple[Images, Images]:
+    output = _relu_in_a_loop(images)
+    return output, output
+
+
+_relu_in_a_loop.defvjp(_relu_forward, lambda output, grad: (jnp.where(output > 0, grad, 0),))
 
 
 def _convolution(
@@ -268,11 +292,34 @@ def _pointwise_strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tup
 
 pointwise_strided = _convolution(_pointwise_strided, _pointwise_strided_gradients)
 
-# By kernel, strides and padding.
-_ALGORITHMS: dict[tuple[Any, ...], Callable[[Images, Kernel], Images]] = {
-    ((3, 3), (1, 1), ((1, 1), (1, 1))): winograd,
-    ((3, 3), (2, 2), ((1, 1), (1, 1))): strided,
-    ((1, 1), (2, 2), ((0, 0), (0, 0))): pointwise_strided,
+# 3x3, stride 1, padding 1, to few features: XLA's, which is faster to two neighbouring pixels as twice the features.
+
+
+@jax.custom_vjp
+def paired(x: Images, kernel: Kernel) -> Images:
+    """Convolve to every other pixel with two copies of the kernel, side by side, one for each pixel of a pair."""
+    left, right = (jnp.pad(kernel, ((0, 0), (shift, 1 - shift), (0, 0), (0, 0))) for shift in (0, 1))
+    return _xla(x, jnp.concatenate([left, right], axis=3), (1, 2)).reshape(*x.shape[:3], -1)
+
+
+def _paired_gradients(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+    x, kernel = saved
+    dx = paired(grad, kernel[::-1, ::-1].swapaxes(2, 3))
+    (dkernel,) = jax.linear_transpose(lambda kernel: _xla(x, kernel, (1, 1)), kernel)(grad)
+    return dx, dkernel
+
+
+def _xla(x: Images, kernel: Kernel, strides: tuple[int, int]) -> Images:
+    return lax.conv_general_dilated(x, kernel, strides, ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+paired.defvjp(lambda x, kernel: (paired(x, kernel), (x, kernel)), _paired_gradients)
+
+# By kernel, strides and padding: algorithms, each with the numbers of channels and of features that it serves.
+_ALGORITHMS: dict[tuple[Any, ...], tuple[tuple[Callable[[Images, Kernel], Images], range], ...]] = {
+    ((3, 3), (1, 1), ((1, 1), (1, 1))): ((paired, FEW), (winograd, MANY)),
+    ((3, 3), (2, 2), ((1, 1), (1, 1))): ((strided, MANY),),
+    ((1, 1), (2, 2), ((0, 0), (0, 0))): ((pointwise_strided, range(FEW.start, sys.maxsize)),),
 }
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxresnet.convolution import conv_general_dilated, materialise
+from jaxresnet import convolution
 from jaxresnet.errors import UserError
 
 # Limits that tell a slip of the pen from a network: the deepest ResNet of He et al. (2016) has 600 blocks, the
@@ -137,6 +137,7 @@ class BasicBlock(nn.Module):
         shortcut_kernel_size: K of the paper. Odd.
         conv: ``nn.Conv`` with initialiser and dtypes bound.
         norm: ``BatchNorm`` with dtypes bound.
+        relu: the activation.
     """
 
     features: int
@@ -145,6 +146,7 @@ class BasicBlock(nn.Module):
     shortcut_kernel_size: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    relu: Callable[[jax.Array], jax.Array]
 
     @nn.compact
     def __call__(
@@ -161,10 +163,10 @@ class BasicBlock(nn.Module):
             shortcut = self.norm(name="shortcut_bn")(shortcut, train=train)
 
         y = conv(self.kernel_size, self.stride, "conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        y = self.relu(self.norm(name="bn1")(y, train=train))
         y = conv(self.kernel_size, 1, "conv2")(y)
         y = self.norm(name="bn2")(y, train=train)
-        return nn.relu(y + shortcut)
+        return self.relu(y + shortcut)
 
 
 class ResNet(nn.Module):
@@ -196,7 +198,7 @@ class ResNet(nn.Module):
     num_classes: int = 10
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
-    conv_general_dilated: Callable[..., jax.Array] = conv_general_dilated
+    conv_general_dilated: Callable[..., jax.Array] = convolution.conv_general_dilated
 
     @nn.compact
     def __call__(
@@ -214,12 +216,12 @@ class ResNet(nn.Module):
         )
         norm = functools.partial(BatchNorm, dtype=self.dtype, param_dtype=self.param_dtype)
 
+        relu = convolution.relu if self.conv_general_dilated is convolution.conv_general_dilated else nn.relu
+
         x = conv(self.stem_channels or self.channels[0], (3, 3), padding=1, name="conv1")(x)
-        x = nn.relu(norm(name="bn1")(x, train=train))
+        x = relu(norm(name="bn1")(x, train=train))
         for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for block in range(num_blocks):
-                if self.conv_general_dilated is conv_general_dilated:
-                    x = materialise(x)
                 x = BasicBlock(
                     features=features,
                     stride=2 if stage > 0 and block == 0 else 1,
@@ -227,6 +229,7 @@ class ResNet(nn.Module):
                     shortcut_kernel_size=self.shortcut_kernel_size,
                     conv=conv,
                     norm=norm,
+                    relu=relu,
                     name=f"layer{stage + 1}_{block}",
                 )(x, train=train)
 

@@ -7,11 +7,16 @@ import pytest
 from jax import lax
 
 from jaxresnet import convolution
-from jaxresnet.convolution import conv_general_dilated, pointwise_strided, strided, winograd
+from jaxresnet.convolution import conv_general_dilated, paired, pointwise_strided, strided, winograd
 from jaxresnet.models import ResNet
 
 # Algorithm, and the kernel's size, stride and padding.
-ALGORITHMS = {"winograd": (winograd, 3, 1, 1), "strided": (strided, 3, 2, 1), "pointwise": (pointwise_strided, 1, 2, 0)}
+ALGORITHMS = {
+    "winograd": (winograd, 3, 1, 1),
+    "paired": (paired, 3, 1, 1),
+    "strided": (strided, 3, 2, 1),
+    "pointwise": (pointwise_strided, 1, 2, 0),
+}
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -55,7 +60,9 @@ def test_in_float64_the_algorithms_are_exact(name, shape, values, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("shape", [(16, 32, 32, 64, 64), (16, 16, 16, 128, 64), (8, 8, 8, 256, 256)])
+@pytest.mark.parametrize(
+    "shape", [(16, 32, 32, 16, 16), (8, 8, 8, 32, 64), (16, 32, 32, 64, 64), (16, 16, 16, 128, 64), (8, 8, 8, 256, 256)]
+)
 def test_in_float32_they_are_as_exact_as_xlas(name, shape):
     """Errors against float64, relative to the largest value, are those of float32 sums: within four times XLA's own."""
     algorithm, size, stride, padding = ALGORITHMS[name]
@@ -93,7 +100,10 @@ def is_used(x_shape, kernel_shape, strides=(1, 1), padding=((1, 1), (1, 1)), dty
     [
         (((4, 32, 32, 64), (3, 3, 64, 64)), {}),
         (((4, 8, 8, 256), (3, 3, 256, 256)), {}),
+        (((4, 8, 8, 32), (3, 3, 32, 64)), {}),
+        (((4, 32, 32, 16), (3, 3, 16, 16)), {}),
         (((4, 32, 32, 64), (3, 3, 64, 128)), {"strides": (2, 2)}),
+        (((4, 32, 32, 16), (1, 1, 16, 32)), {"strides": (2, 2), "padding": ((0, 0), (0, 0))}),
         (((4, 32, 32, 64), (1, 1, 64, 128)), {"strides": (2, 2), "padding": ((0, 0), (0, 0))}),
         (((4, 32, 32, 64), (3, 3, 64, 64)), {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}),
     ],
@@ -106,8 +116,10 @@ def test_where_they_are_used(arguments, options):
     ("arguments", "options"),
     [
         (((4, 32, 32, 3), (3, 3, 3, 64)), {}),  # the stem
-        (((4, 32, 32, 16), (3, 3, 16, 16)), {}),  # small networks
-        (((4, 8, 8, 64), (3, 3, 64, 64)), {}),
+        (((4, 32, 32, 8), (3, 3, 8, 8)), {}),  # smaller networks
+        (((4, 32, 32, 16), (3, 3, 16, 64)), {}),
+        (((4, 32, 32, 16), (3, 3, 16, 32)), {"strides": (2, 2)}),
+        (((4, 4, 4, 64), (3, 3, 64, 64)), {}),
         (((4, 32, 32, 64), (5, 5, 64, 64)), {"padding": ((2, 2), (2, 2))}),
         (((4, 32, 32, 64), (3, 3, 64, 64)), {"padding": ((0, 0), (0, 0))}),
         (((4, 33, 32, 64), (3, 3, 64, 64)), {}),
@@ -141,6 +153,21 @@ def test_elsewhere_than_on_cpus_of_a_known_mesh_everything_is_xlas(monkeypatch, 
     assert "optimization_barrier" not in elsewhere
 
 
+@pytest.mark.parametrize("channels", [16, 64])
+def test_relu_is_an_array_of_its_own(channels):
+    def sum_of(relu):
+        return lambda x: jnp.sin(relu(jnp.cos(x))).sum()
+
+    x = np.random.default_rng(0).normal(size=(24, 32, 32, channels)).astype(np.float32)
+    x[:, :2] = np.arccos(0)  # where the gradient is that of the side that is cut off
+    actual = jax.jit(jax.value_and_grad(sum_of(convolution.relu)))(x)
+    expected = jax.jit(jax.value_and_grad(sum_of(jax.nn.relu)))(x)
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    # XLA fuses nothing with a loop; a barrier is gone before it fuses.
+    assert ("while" in jax.jit(convolution.relu).lower(x).compile().as_text()) == (channels == 16)
+
+
 ON_SEVERAL_DEVICES = """
 import json
 import jax
@@ -152,7 +179,8 @@ from tests.test_convolution import ALGORITHMS, DIMENSIONS, arrays, value_and_gra
 
 results = {}
 for name, (_, size, stride, padding) in ALGORITHMS.items():
-    inputs = arrays(8, 16, 16, 64, 64, size, stride, np.float32)
+    channels = 16 if name == "paired" else 64
+    inputs = arrays(8, 16, 16, channels, channels, size, stride, np.float32)
     for count in (1, 2, 3, 4):
         mesh = create_mesh(jax.devices()[:count])
         divided, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
@@ -170,7 +198,7 @@ for name, (_, size, stride, padding) in ALGORITHMS.items():
         outputs = jax.jit(differentiate, in_shardings=whole, out_shardings=whole)(*inputs)
         traced = str(jax.make_jaxpr(differentiate)(*inputs))
         results[f"{name} {count}"] = {
-            "served": "conv_general_dilated" not in traced,
+            "served": "window_strides=(1, 2)" in traced if name == "paired" else "conv_general_dilated" not in traced,
             "divided": "shard_map" in traced,
             "outputs": [np.asarray(output).ravel()[::37].tolist() for output in outputs],
         }
@@ -184,6 +212,9 @@ def test_several_devices_agree_with_one(run_on_devices):
     for name in ALGORITHMS:
         for count in (1, 2, 3, 4):
             result = results[f"{name} {count}"]
-            assert (result["served"], result["divided"]) == (count != 3, count in (2, 4))
+            if name == "paired":  # XLA divides it
+                assert result["served"] == (count != 3)
+            else:
+                assert (result["served"], result["divided"]) == (count != 3, count in (2, 4))
             for actual, expected in zip(result["outputs"], results[f"{name} 1"]["outputs"], strict=True):
                 np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=3e-6 * np.abs(expected).max())
