@@ -1,6 +1,8 @@
 # make quickstart: set up .venv, then train on images that a dependency ships. About a minute on 2 CPU cores.
-# make test:       set up .venv with the test extra, then run ruff, mypy and the whole suite.
-# make reliability: run the tests of docs/reliability.md with many more kills, damaged files, bad inputs and configs.
+# make test:       set up .venv with the test extra, then run ruff, mypy and the first lane of tests.
+# make reliability: run the second lane, the tests of docs/reliability.md and those that take long, with many kills,
+#                  damaged files, bad inputs and configs.
+# make reliability-quick: run the second lane with fewer of them, as CI does after the first.
 # make lock:       write requirements.lock anew, with the newest versions that pyproject.toml allows. Needs Python 3.11.
 # make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
 #
@@ -17,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist
 # An environment of its own for one command, $$venv, which is gone afterwards.
 WITH_VENV = set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; $(PYTHON) -m venv "$$venv"
 
-.PHONY: quickstart test reliability lock audit clean
+.PHONY: quickstart test reliability reliability-quick lock audit clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -25,10 +27,13 @@ quickstart: .venv/installed
 test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) -m 'not reliability'
 
 reliability: .venv/installed-test
 	$(PYTEST) -m reliability --thorough
+
+reliability-quick: .venv/installed-test
+	$(PYTEST) -m reliability
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxresnet needs Python 3.11 or newer: make PYTHON=python3.12")'

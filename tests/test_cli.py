@@ -116,6 +116,7 @@ def test_commands_on_what_is_no_run(run, tmp_path, module):
     assert_one_line(run(f"jaxresnet.{module}", f"--workdir={tmp_path / 'none'}"), "holds no run")
 
 
+@pytest.mark.reliability
 def test_weights_out_and_in_again(run, tmp_path, quickstart_run):
     """Scored alike before and after, and never written over what is there."""
     out = tmp_path / "w.safetensors"
@@ -137,6 +138,7 @@ def test_weights_out_and_in_again(run, tmp_path, quickstart_run):
     assert_one_line(run(*back), "a run is never overwritten")
 
 
+@pytest.mark.reliability
 def test_weights_of_another_config_are_listed_with_a_guess(run, tmp_path, quickstart_run):
     out = tmp_path / "w.safetensors"
     run("jaxresnet.convert", f"--to_torch={out}", f"--workdir={quickstart_run}")

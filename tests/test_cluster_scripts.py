@@ -10,6 +10,8 @@ import pytest
 from jaxresnet.run_files import read_summary
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.reliability
+
 
 @pytest.fixture
 def root(tmp_path):

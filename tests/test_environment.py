@@ -65,6 +65,7 @@ def test_what_has_begun_is_left_alone(set_up):
     assert set_up(4, "late")[0] == 1
 
 
+@pytest.mark.reliability
 def test_the_second_start_compiles_nothing_anew(tiny_npz, tmp_path, subprocess_environment):
     """And a run on two cores, the one that every user gets, is that on one to rounding."""
     environment = subprocess_environment | {"XDG_CACHE_HOME": str(tmp_path), "JAX_NUM_CPU_DEVICES": "2"}

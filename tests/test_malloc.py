@@ -44,6 +44,7 @@ def page_faults(subprocess_environment, tmp_path):
     return page_faults
 
 
+@pytest.mark.reliability
 @needs_glibc
 def test_freed_blocks_are_kept_unless_the_user_forbids_it(page_faults):
     faults, *_ = page_faults("set up")
@@ -52,6 +53,7 @@ def test_freed_blocks_are_kept_unless_the_user_forbids_it(page_faults):
     assert min(faults) > 30_000
 
 
+@pytest.mark.reliability
 @needs_glibc
 def test_importing_the_package_sets_nothing_up(page_faults):
     faults, devices, compiled = page_faults("only import")

@@ -24,7 +24,12 @@ ARCHITECTURES = {
 }
 # The side of the map that the linear layer sees, which PyTorch wants to be told.
 HEAD = {"other-kernels": 2}
-each_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
+# Two suffice to find a slip.
+SECOND_LANE = ("32-64-128", "resnet18")
+each_architecture = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.reliability] * (name in SECOND_LANE)) for name in ARCHITECTURES],
+)
 
 
 def images(batch=4):
@@ -159,6 +164,7 @@ def test_batch_norms_gradient_is_as_exact_as_jaxs_own(dtype):
         assert (error <= 2 * others + 1e-6 * np.abs(true).max(channels)).all()
 
 
+@pytest.mark.reliability
 def test_batch_norms_gradient_on_several_devices(run_on_devices):
     """Where three do not divide a batch of eight, the compiler pads."""
     program = """

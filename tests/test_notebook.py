@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.reliability
+
 NOTEBOOK = REPOSITORY / "notebooks" / "colab.ipynb"
 
 

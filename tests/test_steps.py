@@ -183,6 +183,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.reliability
 def test_one_device_equals_eight_also_where_batches_do_not_divide(run_on_devices):
     """Batches of 16 and 2 over 1, 3 and 8 devices: the same losses, BatchNorm statistics and evaluation."""
     results = run_on_devices(ON_MANY_DEVICES, 8)

@@ -197,6 +197,7 @@ def command(subprocess_environment):
     return run
 
 
+@pytest.mark.reliability
 def test_the_commands_that_list_prints_are_the_runs_of_the_sweep(command, small, tmp_path, subprocess_environment):
     flags = ["--config=configs/scheduler.py", "--arms=one_cycle", "--seeds=2", f"--workdir={tmp_path}"]
     listed = command(*flags, "--list", *arguments_of(small))
@@ -235,6 +236,7 @@ def test_dry_run_tells_steps_and_time_and_runs_nothing(command, small, tmp_path)
     assert command(*flags, *arguments_of(small)).returncode == 0
 
 
+@pytest.mark.reliability
 def test_ctrl_c_loses_nothing(command, small, tmp_path, subprocess_environment):
     """SIGINT while the first of two runs trains: status 130, and the same command finishes both."""
     flags = ["--config=configs/scheduler.py", "--arms=cosine,linear", f"--workdir={tmp_path}"]
@@ -261,6 +263,7 @@ def test_ctrl_c_loses_nothing(command, small, tmp_path, subprocess_environment):
     assert steps == [6 * epoch for epoch in range(1, 9)]
 
 
+@pytest.mark.reliability
 def test_mistakes_are_answered_in_one_line(command, tmp_path):
     for arguments, message in (
         (["--config=configs/none.py"], "there is no file"),

@@ -211,6 +211,7 @@ def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch)
         train_and_evaluate(tiny_config, str(tmp_path / "careless"))
 
 
+@pytest.mark.reliability
 def test_a_killed_process_resumes_bit_for_bit(finished, tmp_path, subprocess_environment):
     """SIGKILL after lines were written that no checkpoint covers yet, and a line left half-written."""
     config, expected, _ = finished
