@@ -36,7 +36,14 @@ def pytest_configure(config):
     config.stash[_COUNTS] = {}
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
+def pytest_collection_modifyitems(config, items):
+    thorough = [item for item in items if item.get_closest_marker("thorough")]
+    for item in thorough:
+        item.add_marker(pytest.mark.reliability)
+    if not config.getoption("--thorough"):
+        items[:] = [item for item in items if item not in thorough]
+        config.hook.pytest_deselected(items=thorough)
     items.sort(key=lambda item: item.path.stem not in _LONG)
 
 

@@ -206,6 +206,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.reliability
 def test_several_devices_agree_with_one(run_on_devices):
     """Each computes its own images; where three do not divide a batch of eight, XLA's convolutions are used."""
     results = run_on_devices(ON_SEVERAL_DEVICES, 4)

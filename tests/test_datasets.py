@@ -66,6 +66,7 @@ def test_the_second_start_decodes_nothing(monkeypatch):
     assert load().fingerprint() == first.fingerprint()
 
 
+@pytest.mark.reliability
 @needs_cifar10
 def test_a_damaged_cache_is_made_anew(monkeypatch):
     fingerprint = load().fingerprint()

@@ -27,7 +27,7 @@ def window_run(tmp_path_factory, tiny_npz):
     return workdir
 
 
-@pytest.fixture(params=["global pooling", "window"])
+@pytest.fixture(params=[pytest.param("global pooling", marks=pytest.mark.reliability), "window"])
 def run(request, quickstart_run, window_run):
     return quickstart_run if request.param == "global pooling" else window_run
 
@@ -64,6 +64,7 @@ def test_onnx_gives_the_models_probabilities_for_any_batch_size(run, tmp_path):
     assert tuple(json.loads(names)) == classifier.class_names
 
 
+@pytest.mark.reliability
 def test_bfloat16_runs(tiny_config, tmp_path):
     """StableHLO computes as the run did. ONNX computes in float32, so it may differ by bfloat16's rounding."""
     onnxruntime = pytest.importorskip("onnxruntime")

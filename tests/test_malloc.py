@@ -72,6 +72,7 @@ def give_large_pages(monkeypatch, tmp_path):
     return give
 
 
+@pytest.mark.reliability
 @needs_glibc
 def test_commands_start_again_with_large_pages(subprocess_environment, tmp_path):
     """As the same process, with the same words, once."""

@@ -334,6 +334,7 @@ def test_what_is_no_run_is_refused(tmp_path, capsys):
     assert "holds no run" in refuse(capsys, f"--workdir={tmp_path}")
 
 
+@pytest.mark.reliability
 def test_several_devices_say_the_same(quickstart_run, tmp_path, subprocess_environment):
     """Three devices, which no batch size here is divided by without a rest."""
     for index in range(4):

@@ -140,6 +140,7 @@ def test_held_out_images_are_not_called_test_images(tmp_path):
     assert "In our own" not in section(markdown, "## Table 1: models")
 
 
+@pytest.mark.reliability
 def test_odd_runs_break_nothing(tmp_path):
     """Logs that are missing or short, a run that diverged, two precisions, other data."""
     write_run(tmp_path / "runs/a", seeded(scheduler_config, "cosine"), [90.0], data_fingerprint="1")
@@ -173,6 +174,7 @@ def test_no_runs_at_all(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.reliability
 def test_a_real_run_of_the_final_model(tmp_path, tiny_npz):
     config = final.get_config()
     config.update_from_flattened_dict(
@@ -192,6 +194,7 @@ def test_a_real_run_of_the_final_model(tmp_path, tiny_npz):
     assert {"confusion.svg", "classes.svg"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
 
 
+@pytest.mark.reliability
 def test_reports_replace_reports_and_nothing_else(tmp_path):
     (tmp_path / "runs").mkdir()
     out = tmp_path / "out"
@@ -284,6 +287,7 @@ def test_the_note_on_epochs_says_what_pytorch_does():
     assert epochs_config("300").schedule.total_epochs == 200
 
 
+@pytest.mark.reliability
 def test_the_pooling_rows_are_one_function_and_the_corner_is_another():
     table_6 = experiment("pooling")
     eight, adaptive, corner = (table_6.get_config(arm) for arm in ("avg_8", "adaptive", "avg_5"))
