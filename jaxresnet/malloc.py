@@ -27,7 +27,7 @@ _LARGE_PAGES = "glibc.malloc.hugetlb=1"
 _TRANSPARENT_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_blocks() -> bool:
@@ -39,7 +39,9 @@ def keep_freed_blocks() -> bool:
     if not _is_tunable():
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(_M_MMAP_THRESHOLD, KEPT_BLOCK) and libc.mallopt(_M_TRIM_THRESHOLD, -1))
+    # One arena for all threads, because an arena of a thread returns a part that is empty whatever the threshold is.
+    settings = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: KEPT_BLOCK, _M_TRIM_THRESHOLD: -1}
+    return all([libc.mallopt(*setting) for setting in settings.items()])
 
 
 def restart_with_large_pages() -> None:

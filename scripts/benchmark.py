@@ -2,8 +2,8 @@
 
 The program that training runs is timed with the config's data, by turns with what ``--against`` names: ``xla``, the
 same with XLA's own convolutions (on CPU there are others), and ``torch``, PyTorch as the paper's authors wrote it and
-tuned. Each is a process of its own and takes one dispatch at a time, so that neither its memory nor its threads disturb
-the others. Medians over the rounds, of which a first one does not count; every timing ends when the result is there.
+tuned. Each is a process of its own, so that neither its memory nor its threads disturb the others. The figures are
+medians over the rounds, of which a first one does not count. Every timing ends when the result is there.
 ``JAX_PLATFORMS`` chooses the device and ``--config.dtype=bfloat16`` the type.
 """
 
