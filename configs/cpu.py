@@ -1,4 +1,4 @@
-"""Real CIFAR-10 on a laptop: a small network, eleven minutes on 2 CPU cores.
+"""Real CIFAR-10 on a laptop: a small network, some minutes on 2 CPU cores.
 
     python -m jaxresnet.main --config=configs/cpu.py --workdir=runs/cpu
 

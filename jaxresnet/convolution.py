@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 Images = Float[Array, "batch height width channels"]
 Kernel = Float[Array, "size size channels features"]
 
-# What is served: smaller convolutions gain nothing, or were not measured to.
-MIN_INPUT = 2**11  # values an image
+# What is served. Smaller images and fewer channels were not measured to gain.
+MIN_PIXELS = 8 * 8
 FEW, MANY = range(16, 32), range(32, sys.maxsize)  # channels, or features
 
 # Values of an input that are worked on at a time: with the transforms, about what a core's cache holds. Measured.
@@ -52,7 +52,7 @@ def conv_general_dilated(
 
 
 def is_served(images: jax.Array) -> bool:
-    """Whether convolutions of such images may be computed here."""
+    """Return True if convolutions of such images may be computed here."""
     batch, height, width, channels = images.shape
     mesh = jax.sharding.get_abstract_mesh()
     # Without a mesh, nothing tells how several devices divide the images.
@@ -62,7 +62,7 @@ def is_served(images: jax.Array) -> bool:
         and jax.default_backend() == "cpu"
         and images.dtype == jnp.float32
         and channels >= FEW.start
-        and height * width * channels >= MIN_INPUT
+        and height * width >= MIN_PIXELS
         and height % 2 == width % 2 == 0
     )
 

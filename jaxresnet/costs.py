@@ -19,8 +19,8 @@ from jaxresnet.metrics import format_seconds
 from jaxresnet.runs import read_runs
 from jaxresnet.train_state import create_model
 
-# Of what a matrix product reaches; configs/cpu.py was measured at a sixth and configs/final.py at three fifths, on CPU.
-MODEL_SHARE = 0.25
+# Of what a matrix product reaches: configs/cpu.py was measured at a half and configs/final.py at 1.2 times, on CPU.
+MODEL_SHARE = 0.5
 
 
 class Cost(NamedTuple):

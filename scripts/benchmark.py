@@ -21,7 +21,7 @@ from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
 from jaxresnet.config import check_config
-from jaxresnet.costs import flop_per_image
+from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.files import output_file
 from scripts import turns
@@ -44,6 +44,10 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
     """Everything about a config but how it grows. Also writes a profile, to the folder named."""
     with turns.started(config, OURS, _say) as ours:
         platform = ours.facts["platform"]
+        if "torch" in against and platform not in TORCH:
+            raise UserError(f"--against=torch: PyTorch is timed on {' and '.join(TORCH)}, and JAX runs on {platform}")
+        if "xla" in against and platform == "tpu":
+            raise UserError("--against=xla: on TPU all convolutions are XLA's; leave it out")
         rivals = list(TORCH[platform]) if "torch" in against else []
         rivals += [XLA] if "xla" in against else []
         costs = turns.compare(config, ours, rivals, rounds, _say)
@@ -57,11 +61,23 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
         "config": config.name,
         "dtype": config.dtype,
         "batch_size": config.batch_size,
-        "flop_per_image": flop_per_image(config),
+        "flop_per_image": ours.facts["flop_per_image"],
         "matrix_product_flop_per_second": ceiling,
         "contenders": costs,
         "evaluation": evaluation.facts | turns.describe(evaluated),
     }
+
+
+def check_batch_sizes(config: ConfigDict, others: list[int]) -> None:
+    """Refuse batches that are larger than the training set.
+
+    Raises:
+        UserError: the first such batch size, or data that cannot be read.
+    """
+    size = len(load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes).train)
+    for batch_size in [config.batch_size, *others]:
+        if batch_size > size:
+            raise UserError(f"batch size {batch_size} is larger than the {size:,} training images; give fewer")
 
 
 def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> list[tuple[dict[str, float], ConfigDict]]:
@@ -88,10 +104,10 @@ def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], rounds: 
     """The training step of each; where one ends, as it does not fit into memory, why."""
     measured = []
     for variant, config in variants:
-        growth: dict[str, Any] = {**variant, "flop_per_image": flop_per_image(config)}
+        growth: dict[str, Any] = {**variant}
         try:
             with turns.started(config, OURS, _say) as process:
-                growth |= {"memory": process.facts.get("memory")}
+                growth |= {name: process.facts.get(name) for name in ("memory", "flop_per_image")}
                 growth |= turns.describe(turns.take_turns({str(variant): process}, rounds, _say)[str(variant)])
         except UserError as error:
             growth |= {"error": str(error)}
@@ -121,6 +137,7 @@ def main(argv: list[str]) -> None:
         batch_sizes, widths = _numbers(BATCH_SIZES, int), _numbers(WIDTHS, float)
         config = CONFIG.value
         check_config(config)
+        check_batch_sizes(config, batch_sizes)
         variants = vary(config, batch_sizes, widths)
         report = measure(config, AGAINST.value, ROUNDS.value, profile)
         report["growth"] = measure_growth(variants, ROUNDS.value)

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet import environment, malloc
 from jaxresnet.config import load_config
-from jaxresnet.costs import matrix_product_pace
+from jaxresnet.costs import flop_per_image, matrix_product_pace
 from jaxresnet.datasets import Dataset, load_dataset
 from jaxresnet.errors import UserError, one_line
 from jaxresnet.schedules import Hyperparams
@@ -97,8 +97,6 @@ def create_contender(config: ConfigDict, kind: str) -> Contender:
     start = time.perf_counter()
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     load_seconds = time.perf_counter() - start
-    if (size := len(dataset.train)) < config.batch_size:
-        raise UserError(f"batch size {config.batch_size} is larger than the {size:,} training images; give fewer")
     steps = steps_per_dispatch(config.steps_per_dispatch)
     if is_torch:
         contender = _torch_training(config, dataset, steps, kind)
@@ -124,6 +122,7 @@ def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -
     train = cast(jax.stages.Wrapped, programs.train)  # which jit has made
     program = train.lower(state, data, indices, hyperparams).compile()
     facts = environment.describe() | {"compile_seconds": time.perf_counter() - start, "steps_per_dispatch": steps}
+    facts["flop_per_image"] = flop_per_image(config)  # here, because it starts JAX, of which a TPU serves one process
     if sizes := program.memory_analysis():  # of each device, the data set included
         facts["memory"] = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
         facts["memory"] -= sizes.alias_size_in_bytes

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
@@ -71,6 +72,7 @@ class Process:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
+        self._stderr.close()
 
 
 @contextlib.contextmanager
@@ -94,9 +96,10 @@ def take_turns(processes: dict[str, Process], rounds: int, say: Say) -> dict[str
     for number in range(rounds + 1):
         for name, process in processes.items():
             say(f"round {number} of {rounds}: {name}")
-            warm = 0.0
-            while warm < WARM_UP_SECONDS:
-                warm += process.turn().wall
+            warm = time.monotonic() + WARM_UP_SECONDS
+            process.turn()
+            while time.monotonic() < warm:
+                process.turn()
             turns[name].append(process.turn())
     return {name: each[1:] for name, each in turns.items()}
 

@@ -143,6 +143,11 @@ def make_tiny_config(data_dir):
     return config
 
 
+def few_often(number, cases):
+    """All these cases of a parametrised test, of which only the first few run without ``--thorough``."""
+    return [*cases[:number], *(pytest.param(*case, marks=pytest.mark.thorough) for case in cases[number:])]
+
+
 def arguments_of(fields):
     """The flags that set these fields of a config."""
     return [f"--config.{field}={value}".replace(" ", "") for field, value in fields.items()]

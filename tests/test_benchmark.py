@@ -93,6 +93,7 @@ class FakeProcess:
 
 
 def test_four_processes_at_a_time_take_turns(monkeypatch):
+    monkeypatch.setattr(turns, "WARM_UP_SECONDS", 0.0)
     order, alive, most = [], {OURS}, 0
 
     @contextlib.contextmanager

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, few_often
 
 
 @pytest.fixture
@@ -30,21 +30,24 @@ QUICKSTART = "--config=configs/quickstart.py"
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ([QUICKSTART, "--config.lerning_rate=1"], "did you mean config.schedule.learning_rate?"),
-        ([QUICKSTART, "--config.zzz=1"], "configs/default.py lists them all"),
-        ([QUICKSTART, "--config.seed.x=1"], "no such field"),
-        ([QUICKSTART, "--config.batch_size=many"], "--config.batch_size=many: invalid literal for int()"),
-        ([QUICKSTART, "--noconfig.augment.flipp"], "did you mean config.augment.flip?"),
-        ([QUICKSTART + ":adam"], "has no arms, so no 'adam'"),
-        (["--config=configs/fynal.py"], "there is no file 'configs/fynal.py'"),
-        (["--config", "configs/fynal.py"], "there is no file 'configs/fynal.py'"),
-        (["--config"], "there is no file ''"),
-        ([], "--config is missing"),
-        ([QUICKSTART, "--wrkdir=x"], "wrkdir"),
-        ([QUICKSTART, "final"], "'final' is no flag"),
-        ([QUICKSTART, "--config.num_epochs=0"], "num_epochs=0: expected at least 1"),
-    ],
+    few_often(
+        5,
+        [
+            ([QUICKSTART, "--config.lerning_rate=1"], "did you mean config.schedule.learning_rate?"),
+            ([QUICKSTART, "--config.zzz=1"], "configs/default.py lists them all"),
+            ([QUICKSTART, "--config.seed.x=1"], "no such field"),
+            ([QUICKSTART, "--config.batch_size=many"], "--config.batch_size=many: invalid literal for int()"),
+            ([QUICKSTART, "--noconfig.augment.flipp"], "did you mean config.augment.flip?"),
+            ([QUICKSTART + ":adam"], "has no arms, so no 'adam'"),
+            (["--config=configs/fynal.py"], "there is no file 'configs/fynal.py'"),
+            (["--config", "configs/fynal.py"], "there is no file 'configs/fynal.py'"),
+            (["--config"], "there is no file ''"),
+            ([], "--config is missing"),
+            ([QUICKSTART, "--wrkdir=x"], "wrkdir"),
+            ([QUICKSTART, "final"], "'final' is no flag"),
+            ([QUICKSTART, "--config.num_epochs=0"], "num_epochs=0: expected at least 1"),
+        ],
+    ),
 )
 def test_mistaken_flags(run, tmp_path, arguments, message):
     done = run("jaxresnet.main", f"--workdir={tmp_path / 'run'}", *arguments)
@@ -152,18 +155,21 @@ def test_weights_of_another_config_are_listed_with_a_guess(run, tmp_path, quicks
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--workdir=x"], "give one of --from_torch=FILE and --to_torch=FILE"),
-        (["--workdir=x", "--from_torch=a", "--to_torch=b"], "give one of"),
-        (["--workdir=x", "--from_torch=a"], "--from_torch needs --config"),
-        (["--workdir=x", "--from_torch=none.pth", QUICKSTART], "none.pth: there is no such file"),
-        (["--workdir=x", "--from_torch=a", "--force"], "--force means nothing with --from_torch"),
-        (["--workdir=x", "--to_torch=a", "--epoch=3"], "--epoch means nothing with --to_torch"),
-        (["--workdir=x", "--to_torch=none/out.pth"], "there is no folder none"),
-        (["--to_torch=out.pth"], "--workdir is missing"),
-        ([QUICKSTART, "--config.lerning_rate=1", "--workdir=x", "--from_torch=a"], "did you mean"),
-        (["--workdir=x", "--to_torch=out.pth"], "x holds no run"),
-    ],
+    few_often(
+        3,
+        [
+            (["--workdir=x"], "give one of --from_torch=FILE and --to_torch=FILE"),
+            (["--workdir=x", "--from_torch=a", "--to_torch=b"], "give one of"),
+            (["--workdir=x", "--from_torch=a"], "--from_torch needs --config"),
+            (["--workdir=x", "--from_torch=none.pth", QUICKSTART], "none.pth: there is no such file"),
+            (["--workdir=x", "--from_torch=a", "--force"], "--force means nothing with --from_torch"),
+            (["--workdir=x", "--to_torch=a", "--epoch=3"], "--epoch means nothing with --to_torch"),
+            (["--workdir=x", "--to_torch=none/out.pth"], "there is no folder none"),
+            (["--to_torch=out.pth"], "--workdir is missing"),
+            ([QUICKSTART, "--config.lerning_rate=1", "--workdir=x", "--from_torch=a"], "did you mean"),
+            (["--workdir=x", "--to_torch=out.pth"], "x holds no run"),
+        ],
+    ),
 )
 def test_mistaken_conversions(run, arguments, message):
     assert_one_line(run("jaxresnet.convert", *arguments), message)
@@ -198,12 +204,15 @@ def test_the_summary_of_the_final_model(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ([], "--config is missing"),
-        (["--config=configs/final.py", "--config.model.pooling=9"], "model.pooling=9: the window is larger"),
-        (["--config=configs/final.py", "--drawing=x.nothing"], "nothing"),
-        (["--config=configs/architecture.py:none"], "none"),
-    ],
+    few_often(
+        1,
+        [
+            ([], "--config is missing"),
+            (["--config=configs/final.py", "--config.model.pooling=9"], "model.pooling=9: the window is larger"),
+            (["--config=configs/final.py", "--drawing=x.nothing"], "nothing"),
+            (["--config=configs/architecture.py:none"], "none"),
+        ],
+    ),
 )
 def test_mistaken_summaries(run, arguments, message):
     done = run("jaxresnet.summary", *arguments)

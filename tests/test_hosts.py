@@ -102,7 +102,7 @@ def test_two_processes_train_the_run_of_one_and_the_first_alone_writes(start, by
     assert status == 0 and "finished" in said
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.thorough)])
 def test_where_one_process_dies_the_others_end_and_the_run_resumes(start, by_one, tmp_path, count, killed):
     """Killed at a moment that varies from run to run: also while the two exchange something or save."""
     workdir = tmp_path / "run"
@@ -132,11 +132,9 @@ def test_a_damaged_checkpoint_is_noticed_by_all_processes(start, by_one, tmp_pat
     assert_same_run(load_config(workdir), workdir, by_one)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_process_saves_and_ends_them_all(start, by_one, tmp_path, thorough, number):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
+def test_a_signal_to_one_process_saves_and_ends_them_all(start, by_one, tmp_path, number):
     """And the run goes on with another number of processes."""
-    if number == signal.SIGINT and not thorough:
-        pytest.skip("it is the same code for both")
     workdir = tmp_path / "run"
     processes = start(workdir)
     wait_for_lines(workdir, 5, processes)

@@ -11,7 +11,7 @@ import pytest
 from jaxresnet import malloc
 from tests.conftest import REPOSITORY
 
-needs_glibc = pytest.mark.skipif(not malloc._is_tunable(), reason="only glibc on Linux has these settings")
+needs_glibc = pytest.mark.skipif(not malloc._glibc_version(), reason="only glibc on Linux has these settings")
 
 MEMORY = """
 import json, resource, sys
@@ -84,8 +84,8 @@ def test_commands_start_again_with_large_pages(subprocess_environment, tmp_path)
     process = subprocess.Popen([sys.executable, *words], env=variables, stderr=subprocess.PIPE, text=True)
     lines = process.communicate()[1].splitlines()
     starts = [f"{process.pid} {words} None"]
-    if malloc._gives_large_pages_if_asked():
-        starts.append(f"{process.pid} {words} glibc.malloc.hugetlb=1")
+    if malloc.with_large_pages({}):
+        starts.append(f"{process.pid} {['-X', 'jaxresnet_restarted', *words]} glibc.malloc.hugetlb=1")
     assert lines[:-1] == starts and lines[-1].startswith("jaxresnet: ")
 
 
@@ -105,6 +105,58 @@ def test_the_users_own_settings_stay(give_large_pages, monkeypatch):
     assert malloc.with_large_pages(own) == own
     monkeypatch.setenv("JAXRESNET_TUNE_MALLOC", "0")
     assert malloc.with_large_pages({}) == {} and not malloc.keep_freed_blocks()
+
+
+class FakeLibrary:
+    """A C library that refuses thresholds above a limit, as glibc did before 2.35."""
+
+    def __init__(self, most):
+        self.most, self.calls = most, []
+
+    def mallopt(self, parameter, value):
+        self.calls.append((parameter, value))
+        return int(parameter != -3 or value <= self.most)
+
+
+@needs_glibc
+@pytest.mark.parametrize(
+    ("most", "calls"),
+    [
+        (2**40, [(-3, 2**27), (-1, -1), (-8, 1)]),
+        (2**25, [(-3, 2**27), (-3, 2**25), (-1, -1), (-8, 1)]),
+        (0, [(-3, 2**27), (-3, 2**25)]),
+    ],
+)
+def test_a_threshold_that_glibc_refuses_is_lowered_and_nothing_is_set_without_one(monkeypatch, most, calls):
+    library = FakeLibrary(most)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    assert malloc.keep_freed_blocks() == (most > 0)
+    assert library.calls == calls
+
+
+def test_an_old_glibc_has_no_large_pages_to_ask_for(give_large_pages, monkeypatch):
+    give_large_pages("always [madvise] never")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.34")
+    assert malloc.with_large_pages({}) == {}
+
+
+@needs_glibc
+def test_a_command_starts_again_once_and_where_it_cannot_it_goes_on(give_large_pages, monkeypatch):
+    starts = []
+
+    def refuse(*arguments):
+        starts.append(arguments)
+        raise OSError
+
+    give_large_pages("always [madvise] never")
+    monkeypatch.setattr(os, "execve", refuse)
+    malloc.restart_with_large_pages()
+    assert len(starts) == 1 and starts[0][1][1:3] == ["-X", "jaxresnet_restarted"]
+    monkeypatch.setitem(sys._xoptions, "jaxresnet_restarted", True)
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    malloc.restart_with_large_pages()
+    assert len(starts) == 1 and "GLIBC_TUNABLES" not in os.environ
 
 
 def test_other_systems_are_left_alone(give_large_pages, monkeypatch):
