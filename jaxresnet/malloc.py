@@ -31,7 +31,7 @@ _TRANSPARENT_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enab
 _RESTARTED = "jaxresnet_restarted"  # an option of -X, which Python keeps and passes on to no other process
 
 # Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_blocks() -> bool:
@@ -43,11 +43,10 @@ def keep_freed_blocks() -> bool:
     if not _glibc_version():
         return False
     set_option = ctypes.CDLL(None).mallopt
-    # First, because any of the settings stops glibc from raising this threshold by itself.
+    # First, because either setting stops glibc from raising this threshold by itself.
     if not any(set_option(_M_MMAP_THRESHOLD, size) for size in (KEPT_BLOCK, _MOST_BEFORE_2_35)):
         return False
-    # One arena for all threads, because an arena of a thread returns a part that is empty whatever the threshold is.
-    return bool(set_option(_M_TRIM_THRESHOLD, -1) and set_option(_M_ARENA_MAX, 1))
+    return bool(set_option(_M_TRIM_THRESHOLD, -1))
 
 
 def restart_with_large_pages() -> None:

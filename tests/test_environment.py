@@ -125,6 +125,10 @@ print(json.dumps(resident))
 @pytest.mark.reliability
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="only Linux tells a process's memory there")
 def test_memory_stays_flat_from_100_steps_to_1000(run_on_devices):
-    """Freed memory that is kept serves the next step. Steps of two devices that overlap anew may take 16 MiB more."""
+    """Freed memory that is kept serves the next step.
+
+    Where threads overlap as they had not before, a heap grows once: by 0 to 23 MB in five runs. One leaked array of the
+    smallest images between two layers, 0.5 MB, would come to 470 MB.
+    """
     after_100, after_1000 = run_on_devices(TRAIN_ON, 2)
-    assert after_1000 < after_100 + 2**25
+    assert after_1000 < after_100 + 2**26
