@@ -60,9 +60,6 @@ def test_importing_the_package_sets_nothing_up(page_faults):
     assert min(faults) > 30_000 and devices == 1 and compiled is None
 
 
-TUNABLES = "import os; print(os.environ.get('GLIBC_TUNABLES'))"
-
-
 @pytest.fixture
 def give_large_pages(monkeypatch, tmp_path):
     def give(setting):
