@@ -83,10 +83,7 @@ def relu(images: Images) -> Images:
 def _relu_in_a_loop(images: Images) -> Images:
     """Compute ``jax.nn.relu`` in a loop, which XLA:CPU fuses with nothing."""
     mesh, divided, _ = _shardings()
-    loop = functools.partial(_by_chunks, jax.nn.relu)
-    if mesh.size <= 1:
-        return loop(images)
-    return jax.shard_map(loop, in_specs=divided, out_specs=divided, check_vma=False)(images)
+    return _on_each_device(functools.partial(_by_chunks, jax.nn.relu), mesh, (divided,), divided)(images)
 
 
 def _relu_forward(images: Images) -> tuple[Images, Images]:
@@ -111,23 +108,16 @@ def _convolution(
     @jax.custom_vjp
     def convolve(x: Images, kernel: Kernel) -> Images:
         mesh, divided, whole = _shardings()
-        if mesh.size <= 1:
-            return forward(x, kernel)
-        return jax.shard_map(forward, in_specs=(divided, whole), out_specs=divided, check_vma=False)(x, kernel)
+        return _on_each_device(forward, mesh, (divided, whole), divided)(x, kernel)
 
     def gradients(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
         mesh, divided, whole = _shardings()
-        if mesh.size <= 1:
-            return backward(*saved, grad)
 
         def of_all_devices(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
             dx, dkernel = backward(x, kernel, grad)
-            return dx, lax.psum(dkernel, mesh.axis_names)
+            return dx, dkernel if mesh.size <= 1 else lax.psum(dkernel, mesh.axis_names)
 
-        of_the_batch = jax.shard_map(
-            of_all_devices, in_specs=(divided, whole, divided), out_specs=(divided, whole), check_vma=False
-        )
-        return of_the_batch(*saved, grad)
+        return _on_each_device(of_all_devices, mesh, (divided, whole, divided), (divided, whole))(*saved, grad)
 
     convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
     return convolve
@@ -137,6 +127,15 @@ def _shardings() -> tuple[jax.sharding.AbstractMesh, PartitionSpec, PartitionSpe
     """The ambient mesh, and how images and kernels lie on it."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh, PartitionSpec(mesh.axis_names), PartitionSpec()
+
+
+def _on_each_device(
+    function: Callable[..., Any], mesh: jax.sharding.AbstractMesh, in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+    """Let each device of the mesh compute the function of its own share; with one device, the function as it is."""
+    if mesh.size <= 1:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 # 3x3, stride 1, padding 1. With V = B'dB of overlapping 4x4 tiles d of the input and U = GwG' of the kernel w, the 2x2
