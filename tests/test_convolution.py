@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from jaxresnet import convolution
-from jaxresnet.convolution import conv_general_dilated, paired, pointwise_strided, strided, winograd
+from jaxresnet.convolution import conv_general_dilated, paired, pointwise_strided, rows, strided, winograd
 from jaxresnet.models import ResNet
 
 # Algorithm, and the kernel's size, stride and padding.
@@ -77,6 +77,20 @@ def test_in_float32_they_are_as_exact_as_xlas(name, shape):
         assert ours < max(4 * theirs, 2e-6)
 
 
+@pytest.mark.parametrize("shape", [(16, 32, 32, 32, 64), (7, 5, 6, 64, 32), (8, 4, 4, 128, 128), (1, 1, 1, 32, 32)])
+@pytest.mark.parametrize("values", [1, 3000, 2**30])
+def test_in_bfloat16_rounding_is_that_of_the_result(shape, values, monkeypatch):
+    """Sums are float32. The only error is the rounding of values and gradients to bfloat16: half a unit of 2**-8."""
+    monkeypatch.setattr(convolution, "CHUNK_VALUES", values)
+    inputs = [jnp.asarray(array, jnp.bfloat16) for array in arrays(*shape, 3, 1, np.float32)]
+    actual = jax.jit(lambda *a: value_and_gradients(rows, *a))(*inputs)
+    expected = value_and_gradients(reference(1, 1), *(each.astype(jnp.float32) for each in inputs))
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == jnp.bfloat16
+        tolerance = {"rtol": 2**-8, "atol": 1e-6 * np.abs(b).max()}
+        np.testing.assert_allclose(np.asarray(a, np.float32), b, **tolerance)
+
+
 def is_used(x_shape, kernel_shape, strides=(1, 1), padding=((1, 1), (1, 1)), dtype=jnp.float32, **options):
     """Whether a convolution is computed by the algorithms here."""
     x, kernel = jax.ShapeDtypeStruct(x_shape, dtype), jax.ShapeDtypeStruct(kernel_shape, dtype)
@@ -105,6 +119,10 @@ def is_used(x_shape, kernel_shape, strides=(1, 1), padding=((1, 1), (1, 1)), dty
         (((4, 32, 32, 64), (3, 3, 64, 128)), {"strides": (2, 2)}),
         (((4, 32, 32, 16), (1, 1, 16, 32)), {"strides": (2, 2), "padding": ((0, 0), (0, 0))}),
         (((4, 32, 32, 64), (1, 1, 64, 128)), {"strides": (2, 2), "padding": ((0, 0), (0, 0))}),
+        (((4, 32, 32, 64), (3, 3, 64, 64)), {"dtype": jnp.bfloat16}),
+        (((4, 5, 5, 64), (3, 3, 64, 64)), {"dtype": jnp.bfloat16}),
+        (((4, 32, 32, 64), (3, 3, 64, 128)), {"dtype": jnp.bfloat16, "strides": (2, 2)}),
+        (((4, 32, 32, 64), (1, 1, 64, 128)), {"dtype": jnp.bfloat16, "strides": (2, 2), "padding": ((0, 0), (0, 0))}),
         (((4, 32, 32, 64), (3, 3, 64, 64)), {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}),
     ],
 )
@@ -123,7 +141,9 @@ def test_where_they_are_used(arguments, options):
         (((4, 32, 32, 64), (5, 5, 64, 64)), {"padding": ((2, 2), (2, 2))}),
         (((4, 32, 32, 64), (3, 3, 64, 64)), {"padding": ((0, 0), (0, 0))}),
         (((4, 33, 32, 64), (3, 3, 64, 64)), {}),
-        (((4, 32, 32, 64), (3, 3, 64, 64)), {"dtype": jnp.bfloat16}),
+        (((4, 32, 32, 64), (3, 3, 64, 64)), {"dtype": jnp.float16}),
+        (((4, 32, 32, 16), (3, 3, 16, 16)), {"dtype": jnp.bfloat16}),
+        (((4, 5, 5, 64), (3, 3, 64, 128)), {"dtype": jnp.bfloat16, "strides": (2, 2)}),
         (((4, 32, 32, 64), (3, 3, 64, 64)), {"rhs_dilation": (2, 2)}),
         (((4, 32, 32, 128), (3, 3, 64, 64)), {"feature_group_count": 2}),
     ],
