@@ -45,23 +45,29 @@ class Transform:
         flip: whether a training image is mirrored with probability 1/2.
         mean: subtracted from each channel after scaling to [0, 1].
         std: what each channel is divided by after that.
+        side: what training images are shrunk to, antialiased, in pixels; ``None`` for no change.
     """
 
     crop_padding: int
     flip: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    side: int | None = None
 
     def train(
         self, rng: Key[Array, ""], images: UInt8[Array, "batch height width channels"]
-    ) -> Float[Array, "batch height width channels"]:
-        """A random rendering of each image, scaled and normalised; every image has draws of its own."""
+    ) -> Float[Array, "batch h w channels"]:
+        """A random rendering of each image, scaled, normalised and shrunk; every image has draws of its own."""
         offsets, flipped = self.draw(rng, len(images))
         if self.crop_padding:
             images = crop(images, offsets, self.crop_padding)
         if self.flip:
             images = flip(images, flipped)
-        return self.eval(images)
+        images = self.eval(images)
+        if self.side is not None:
+            shape = (len(images), self.side, self.side, images.shape[3])
+            images = jax.image.resize(images, shape, "linear", antialias=True)
+        return images
 
     def draw(self, rng: Key[Array, ""], batch: int) -> tuple[Int[Array, "batch 2"], Bool[Array, " batch"]]:
         """The crop offsets and flips that ``train`` uses for ``rng``."""

@@ -27,6 +27,7 @@ NOT_TRAINING = (
     "checkpoint",
     "dataset.data_dir",
     "eval_batch_size",
+    "eval_every_epochs",
     "steps_per_dispatch",
     "log_every_steps",
     "paper",
@@ -80,12 +81,27 @@ def _one_of(*choices: str) -> Check:
     return lambda value: isinstance(value, str) and value in choices
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and "\0" not in value  # which no path may hold
 
 
 def _is_pooling(value: Any) -> bool:
     return isinstance(value, str) and (value == "global" or bool(re.fullmatch("[0-9]{1,4}", value)))
+
+
+def _is_small_images(value: Any) -> bool:
+    if not _several(lambda pair: isinstance(pair, tuple | list) and len(pair) == 2)(value):
+        return False
+    sides, shares = [side for side, _ in value], [share for _, share in value]
+    return (
+        all(map(_whole(1, IMAGE_SHAPE[0] + 1), sides))
+        and all(map(_number(_SMALLEST, 1), shares))
+        and shares == sorted(set(shares))
+    )
 
 
 _AT_LEAST_0 = "a whole number of at least 0"
@@ -101,6 +117,7 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "num_epochs": (_whole(1), _AT_LEAST_1),
     "batch_size": (_whole(1), _AT_LEAST_1),
     "eval_batch_size": (_whole(1), _AT_LEAST_1),
+    "eval_every_epochs": (_whole(1), _AT_LEAST_1),
     "dtype": (_one_of("float32", "bfloat16"), "float32 or bfloat16"),
     "steps_per_dispatch": (_whole(1), _AT_LEAST_1),
     "model.channels": (_several(_whole()), "whole numbers, one a stage"),
@@ -112,6 +129,7 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "model.dropout_rate": (_number(), "a rate in [0, 1)"),
     # The confusion matrix has a place for every two of them.
     "model.num_classes": (_whole(1, 1001), "a whole number from 1 to 1000"),
+    "model.zero_init_residual": (_is_bool, "True or False"),
     "dataset.name": (_is_text, "text"),
     "dataset.data_dir": (_optional(_is_text), "a path or None"),
     "dataset.validation_size": (_whole(), _AT_LEAST_0),
@@ -120,7 +138,11 @@ _FIELDS: dict[str, tuple[Check, str]] = {
         _whole(below=IMAGE_SHAPE[0] + 1),
         f"at least 0, a whole number of pixels, and at most {IMAGE_SHAPE[0]}",
     ),
-    "augment.flip": (lambda value: isinstance(value, bool), "True or False"),
+    "augment.flip": (_is_bool, "True or False"),
+    "augment.small_images": (
+        _is_small_images,
+        f"pairs of a side, from 1 to {IMAGE_SHAPE[0]} pixels, and a share of the epochs in (0, 1], which rises",
+    ),
     "augment.mean": (_several(_number(most=1), 3), "a value in [0, 1] for each of the 3 channels"),
     "augment.std": (
         _several(_number(_SMALLEST), 3),
@@ -129,6 +151,9 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "optimizer.name": (_is_text, "text"),
     "optimizer.momentum": (_number(below=1), "a share in [0, 1)"),
     "optimizer.weight_decay": (_number(), _NOT_NEGATIVE),
+    "optimizer.decay_all": (_is_bool, "True or False"),
+    "optimizer.nesterov": (_is_bool, "True or False"),
+    "label_smoothing": (_number(below=1), "a share in [0, 1)"),
     "schedule.name": (_is_text, "text"),
     "schedule.learning_rate": (_number(), _NOT_NEGATIVE),
     "schedule.step_per": (_is_text, "text"),
@@ -145,6 +170,16 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "paper.accuracy": (_optional(_number(most=100)), "None or a number of percent"),
     "paper.epoch": (_one_of("last", "best", "cited"), "last, best or cited"),
     "paper.curve": (_optional(_is_text), "text or None"),
+}
+
+# What older runs did in the place of these fields, which their config.json does not hold.
+_BEFORE: dict[str, Any] = {
+    "model.zero_init_residual": False,
+    "augment.small_images": (),
+    "optimizer.decay_all": True,
+    "optimizer.nesterov": False,
+    "label_smoothing": 0.0,
+    "eval_every_epochs": 1,
 }
 
 # The first runs were trained before there were these, and nothing that reads a run needs them.
@@ -175,6 +210,10 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
         if not isinstance(fields, dict):
             raise ValueError("it holds something else")
         flat = flatten(fields)
+        for name in _BEFORE.keys() - flat.keys():
+            flat[name] = _BEFORE[name]
+            *section, leaf = name.split(".")
+            (fields[section[0]] if section else fields)[leaf] = _BEFORE[name]
         if missing := [name for name in _FIELDS if name not in flat and name not in _LATER]:
             raise ValueError(f"it holds no {missing[0]}")
         for name, value in flat.items():

@@ -21,8 +21,9 @@ from jaxresnet.datasets import class_names
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.models import ResNet
 from jaxresnet.progress import Progress
+from jaxresnet.release_files import is_release, read_release
 from jaxresnet.steps import ambient, create_mesh, replicate
-from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform, split_seed
+from jaxresnet.train_state import TrainState, begin_with, create_model, create_train_state, create_transform, split_seed
 
 
 class RestoredRun(NamedTuple):
@@ -54,6 +55,8 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
         UserError: no such run or checkpoint, or a damaged one.
     """
     config, mesh = load_config(workdir), create_mesh()
+    if is_release(workdir):
+        return _restore_release(workdir, checkpoint, config, mesh)
     # Only shapes: every value comes from the checkpoint, but for the key, which follows from the config.
     abstract = jax.eval_shape(lambda: create_train_state(config, IMAGE_SHAPE))
     replicated = NamedSharding(mesh, PartitionSpec())
@@ -68,6 +71,15 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
             ) from error
     state = state.replace(rng=replicate(split_seed(config.seed).step, mesh))
     return RestoredRun(config, step, state, progress, mesh)
+
+
+def _restore_release(folder: pathlib.Path, checkpoint: str | int, config: ConfigDict, mesh: Mesh) -> RestoredRun:
+    if checkpoint not in ("best", "last"):
+        raise UserError(f"--checkpoint={checkpoint}: {folder} is a release, which holds one; leave the flag out")
+    variables, card = read_release(folder, config)
+    state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(card["step"]))
+    progress = Progress(data_fingerprint=None, epoch=card["epochs"])
+    return RestoredRun(config, card["step"], replicate(state, mesh), progress, mesh)
 
 
 @dataclasses.dataclass(frozen=True)

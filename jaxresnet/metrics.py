@@ -74,7 +74,7 @@ class MetricsWriter:
             for line in read_metrics(workdir)
             if line["step"] <= step and (line["epoch"] <= epochs or not is_epoch_line(line))
         ]
-        if last is not None and not any(is_epoch_line(line) and line["epoch"] == epochs for line in kept):
+        if last is not None and not any(is_epoch_line(line) and line["epoch"] == last["epoch"] for line in kept):
             kept = sorted([*kept, last], key=lambda line: line["step"])
         write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._file = path.open("a")

@@ -18,6 +18,9 @@ from jaxresnet.errors import choose
 
 Scalar = jax.typing.ArrayLike
 
+# Of what Muon does not serve: linear layer, stem and BatchNorm.
+MUON_SGD_RATE, MUON_SGD_MOMENTUM = 6.0, 0.85  # times Muon's
+
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimizer that ``config.optimizer`` describes. Equal configs get the same object, so that programs compiled
@@ -29,14 +32,18 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         UserError: an unknown ``optimizer.name``.
     """
     choose(OPTIMIZERS, "optimizer.name", config.name)
-    return _create_optimizer(config.name, config.momentum, config.weight_decay)
+    return _create_optimizer(config.name, config.momentum, config.weight_decay, config.decay_all, config.nesterov)
 
 
 @functools.cache
-def _create_optimizer(name: str, momentum: float, weight_decay: float) -> optax.GradientTransformation:
+def _create_optimizer(
+    name: str, momentum: float, weight_decay: float, decay_all: bool, nesterov: bool
+) -> optax.GradientTransformation:
     optimizer = OPTIMIZERS[name]
+    if name == "sgd":
+        optimizer = functools.partial(sgd, decay_all=decay_all, nesterov=nesterov)
     hyperparams = {"learning_rate": 0.0, "momentum": momentum, "weight_decay": weight_decay}
-    taken = {key: hyperparams[key] for key in inspect.signature(optimizer).parameters}
+    taken = {key: hyperparams[key] for key in inspect.signature(optimizer).parameters if key in hyperparams}
     return optax.inject_hyperparams(optimizer)(**taken)
 
 
@@ -55,13 +62,68 @@ def set_hyperparams(opt_state: Any, **hyperparams: Scalar) -> Any:
     return opt_state._replace(hyperparams=new)
 
 
-def sgd(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
-    """``SGD``: the decay is added to the gradient (coupled L2), the buffer sums those, the learning rate comes last."""
+def sgd(
+    learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar, decay_all: bool = True, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """``SGD``: the decay is added to the gradient (coupled L2), the buffer sums those, the learning rate comes last.
+
+    Args:
+        learning_rate: in [0, inf).
+        momentum: share of the buffer that a step keeps, in [0, 1).
+        weight_decay: in [0, inf).
+        decay_all: whether the decay is of every parameter, or of kernels alone: not of BatchNorm's and of biases.
+        nesterov: whether a step looks ahead by the momentum.
+    """
     return optax.chain(
-        optax.add_decayed_weights(weight_decay),
-        optax.trace(decay=momentum),
+        optax.add_decayed_weights(weight_decay, None if decay_all else _kernels),
+        optax.trace(decay=momentum, nesterov=nesterov),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _kernels(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def muon(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """Muon (Jordan, 2024) for the kernels of the blocks, and ``sgd`` with Nesterov's momentum for the rest.
+
+    A kernel is a matrix (features, values that a feature reads). Its update is the nearest orthogonal matrix to its
+    momentum, by three steps of Newton and Schulz, times the learning rate. Before that it is scaled to the Frobenius
+    norm of such a matrix, so that the learning rate is the size of an update relative to the kernel. BatchNorm follows
+    each of these kernels, so their scale changes nothing else.
+    """
+
+    def kinds(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: "muon" if leaf.ndim == 4 and leaf.shape[2] > 3 else "sgd", params)
+
+    def matrices(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), params)
+
+    return optax.partition(
+        {
+            "muon": optax.chain(
+                optax.contrib.scale_by_muon(ns_steps=3, beta=momentum, weight_dimension_numbers=matrices),
+                optax.scale_by_learning_rate(learning_rate),
+                _from_unit_scale(),
+            ),
+            "sgd": sgd(MUON_SGD_RATE * learning_rate, MUON_SGD_MOMENTUM, weight_decay, decay_all=False, nesterov=True),
+        },
+        kinds,
+    )
+
+
+def _from_unit_scale() -> optax.GradientTransformation:
+    """Makes updates begin at kernels that are scaled to a root mean square of 1 a feature, in Muon's sense."""
+
+    def update(updates: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
+        def each(change: jax.Array, kernel: jax.Array) -> jax.Array:
+            scale = jnp.sqrt(kernel.shape[-1]) / jnp.linalg.norm(kernel)
+            return (scale - 1) * kernel + change
+
+        return jax.tree.map(each, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def adam(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
@@ -179,6 +241,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adagrad": adagrad,
     "adam": adam,
     "adamw": adamw,
+    "muon": muon,
     "radam": radam,
     "rmsprop": rmsprop,
     "sgd": sgd,

@@ -29,7 +29,7 @@ Metrics = dict[str, jax.Array]
 
 
 def train_step(
-    state: TrainState, batch: Batch, hyperparams: Hyperparams, transform: Transform
+    state: TrainState, batch: Batch, hyperparams: Hyperparams, transform: Transform, label_smoothing: float = 0.0
 ) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on the mean cross entropy of a batch.
 
@@ -53,7 +53,11 @@ def train_step(
             rngs={"dropout": dropout_rng},
             mutable=["batch_stats"],
         )
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        if label_smoothing:
+            targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
+            loss = optax.softmax_cross_entropy(logits, targets).mean()
+        else:
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         return loss, (logits, updates["batch_stats"])
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -62,13 +66,18 @@ def train_step(
     return state, metrics_of(logits, batch["label"], jnp.ones_like(batch["label"], bool))
 
 
-def eval_step(state: TrainState, batch: Batch, transform: Transform) -> Metrics:
+def eval_step(state: TrainState, batch: Batch, transform: Transform, mirror: bool = False) -> Metrics:
     """The metrics of a batch of which only images with a true ``mask`` (batch,) count.
+
+    With ``mirror``, logits are the mean of those of each image and of its mirror image.
 
     Beside those of ``metrics_of``, ``confusion`` (classes, classes): how many images of each class, by row, were taken
     for each class, by column.
     """
-    logits = state.apply_fn(state.variables, transform.eval(batch["image"]), train=False)
+    images = transform.eval(batch["image"])
+    logits = state.apply_fn(state.variables, images, train=False)
+    if mirror:
+        logits = (logits + state.apply_fn(state.variables, images[:, :, ::-1], train=False)) / 2
     classes = logits.shape[-1]
     confusion = jnp.zeros((classes, classes), jnp.int32)
     confusion = confusion.at[batch["label"], jnp.argmax(logits, -1)].add(batch["mask"].astype(jnp.int32))
@@ -133,7 +142,7 @@ def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
 
 
 @functools.cache
-def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
+def compile_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0, mirror: bool = False) -> Steps:
     """Programs for the devices of ``mesh``: state and data replicated, each batch divided.
 
     Each is compiled at its first use with arrays of new shapes, once in a process however many runs use it.
@@ -153,7 +162,7 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     ) -> tuple[TrainState, Metrics]:
         def step(state: TrainState, step_inputs: tuple[jax.Array, Hyperparams]) -> tuple[TrainState, Metrics]:
             index, step_hyperparams = step_inputs
-            return train_step(state, gather(data, index), step_hyperparams, transform)
+            return train_step(state, gather(data, index), step_hyperparams, transform, label_smoothing)
 
         with ambient(mesh):
             return _scan(step, state, (indices, hyperparams))
@@ -161,7 +170,7 @@ def compile_steps(transform: Transform, mesh: Mesh) -> Steps:
     def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
         def step(carry: None, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[None, Metrics]:
             index, step_mask = step_inputs
-            return carry, eval_step(state, gather(data, index, mask=step_mask), transform)
+            return carry, eval_step(state, gather(data, index, mask=step_mask), transform, mirror)
 
         with ambient(mesh):
             return _scan(step, None, (indices, mask))[1]

@@ -177,6 +177,7 @@ class _Trainer:
     def _train_epoch(self) -> None:
         """The steps of the running epoch that remain."""
         epoch, batch_size = self.progress.epoch, self.config.batch_size
+        train = compile_steps(create_transform(self.config, epoch), self.mesh, self.config.label_smoothing).train
         order = epoch_order(self.config.seed, epoch, len(self.train_split))
         step = int(self.state.step)
         at_once = steps_per_dispatch(self.config.steps_per_dispatch)
@@ -184,7 +185,7 @@ class _Trainer:
             start = time.monotonic()
             hyperparams = self.hyperparams_fn(np.arange(step, step + len(indices)))
             hyperparams = jax.tree.map(np.float32, hyperparams)
-            self.state, metrics = dispatch(self.steps.train, self.state, self.train_data, indices, hyperparams)
+            self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
             metrics = jax.device_get(metrics)
             self.leave_start_up()
             before, step = step, step + len(indices)
@@ -200,7 +201,28 @@ class _Trainer:
             self._stop_if_asked()
 
     def _finish_epoch(self) -> None:
-        """Evaluates the epoch, writes its line, and saves it if it is the best, the last, or a save is due."""
+        """Evaluate the epoch if its turn has come, write its line, and save it if it is the best or a save is due."""
+        epoch = self.progress.epoch + 1
+        if epoch % self.config.eval_every_epochs and epoch < self.config.num_epochs:
+            self._finish_without_evaluation()
+        else:
+            self._evaluate_epoch()
+
+    def _finish_without_evaluation(self) -> None:
+        progress, step = self.progress, int(self.state.step)
+        line = self._metrics_line(step)
+        self.writer.write(line)
+        self.display.say(
+            f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
+            f"{line['train_accuracy']:.2f}%"
+        )
+        progress.train_seconds += progress.sums.seconds
+        progress.epoch += 1
+        progress.sums = Sums()
+        if self._save_is_due(step):
+            self._save()
+
+    def _evaluate_epoch(self) -> None:
         sums, confusion = evaluate(
             self.steps,
             self.state,

@@ -61,10 +61,20 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
 _model = functools.cache(ResNet)
 
 
-def create_transform(config: ConfigDict) -> Transform:
-    """The image transform that ``config.augment`` describes."""
+def create_transform(config: ConfigDict, epoch: int = 0) -> Transform:
+    """The image transform that ``config.augment`` describes for an epoch, counted from 0.
+
+    Raises:
+        UserError: smaller images for a model whose linear layer suits one size alone.
+    """
     augment = config.augment
-    return Transform(augment.crop_padding, augment.flip, tuple(augment.mean), tuple(augment.std))
+    if augment.small_images and config.model.pooling != "global":
+        raise UserError(
+            f"augment.small_images={augment.small_images}: needs model.pooling='global', because behind a window of "
+            f"{config.model.pooling} the linear layer fits one size of images alone"
+        )
+    sides = (side for side, until in augment.small_images if epoch < round(until * config.num_epochs))
+    return Transform(augment.crop_padding, augment.flip, tuple(augment.mean), tuple(augment.std), next(sides, None))
 
 
 class Rngs(NamedTuple):

@@ -10,6 +10,7 @@ from jaxresnet import hosts
 from jaxresnet.config import CONFIG_FILE, check_same_training, save_config
 from jaxresnet.errors import UserError
 from jaxresnet.files import alone_in, remove_leftovers
+from jaxresnet.release_files import WEIGHTS_FILE, is_release
 
 
 def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -21,6 +22,11 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     try:
         if workdir.exists() and not workdir.is_dir():
             raise UserError(f"workdir {workdir} is a file; give a folder")
+        if is_release(workdir):
+            raise UserError(
+                f"workdir {workdir} holds a release, which is not trained on; give another folder, and begin with its "
+                f"weights by: jaxresnet.convert --from_torch={workdir / WEIGHTS_FILE}"
+            )
         if (workdir / CONFIG_FILE).exists():
             check_same_training(config, workdir)
         elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from jaxresnet.augment import Transform
 
@@ -73,7 +75,18 @@ def test_each_part_can_be_left_out(crop_padding, flip):
     np.testing.assert_allclose(transform.train(rng, jnp.asarray(images())), expected / np.float32(255), rtol=1e-6)
 
 
-def test_evaluation_only_normalises():
+@pytest.mark.parametrize("side", [16, 20, 24])
+def test_small_images_equal_torchs(side):
+    """Antialiased, of the images as they would be trained on at full size."""
+    batch, rng = jnp.asarray(images(height=32, width=32)), jax.random.key(3)
+    actual = Transform(4, True, MEAN, STD, side).train(rng, batch)
+    whole = np.array(Transform(4, True, MEAN, STD).train(rng, batch)).transpose(0, 3, 1, 2)
+    expected = F.interpolate(torch.from_numpy(whole), size=side, mode="bilinear", antialias=True)
+    np.testing.assert_allclose(actual, expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [None, 16])
+def test_evaluation_only_normalises(side):
     np.testing.assert_allclose(
-        Transform(4, True, MEAN, STD).eval(jnp.asarray(images())), normalise(images()), rtol=1e-5, atol=1e-6
+        Transform(4, True, MEAN, STD, side).eval(jnp.asarray(images())), normalise(images()), rtol=1e-5, atol=1e-6
     )

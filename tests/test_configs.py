@@ -3,12 +3,13 @@
 import importlib
 
 import jax
+import numpy as np
 import pytest
 
 from jaxresnet.config import check_config, flatten
 from jaxresnet.models import count_parameters
 from jaxresnet.schedules import create_learning_rate_fn
-from jaxresnet.train_state import create_train_state
+from jaxresnet.train_state import create_train_state, create_transform
 from tests.conftest import REPOSITORY
 
 PARAMETERS = {
@@ -18,6 +19,7 @@ PARAMETERS = {
     "resnet18": 11_173_962,
     "quickstart": 78_042,
     "cpu": 78_042,
+    "fast": 4_697_162,
 }
 each_config = pytest.mark.parametrize("name", PARAMETERS)
 
@@ -72,6 +74,24 @@ def test_the_final_recipe_is_the_papers():
     assert (config.batch_size, config.num_epochs, config.optimizer.weight_decay) == (128, 200, 5e-4)
     assert (config.model.pooling, config.model.dropout_rate) == ("global", 0.4)
     assert config.augment.mean == (0, 0, 0) and config.augment.std == (1, 1, 1)
+
+
+@pytest.mark.parametrize("epochs", ["0", "ten", "-5", "3", ""])
+def test_a_number_of_epochs_that_the_recipe_cannot_stretch_over_is_refused(epochs):
+    with pytest.raises(ValueError, match="expected a whole number of epochs, at least 4"):
+        module("fast").get_config(epochs)
+
+
+@pytest.mark.parametrize("epochs", [4, 15, 60])
+def test_the_fast_recipe_stretches_over_its_epochs(epochs):
+    """It rises and falls once, and trains on whole images in the end."""
+    config = module("fast").get_config(str(epochs))
+    rates = create_learning_rate_fn(config, 98)(np.arange(98 * epochs))
+    peak = int(rates.argmax())
+    assert peak == pytest.approx(0.15 * 98 * epochs, abs=1) and rates[peak] == pytest.approx(0.12, rel=1e-3)
+    assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all() and rates[-1] < 0.001
+    sides = [create_transform(config, epoch).side for epoch in range(epochs)]
+    assert sides[0] == 16 and sides[-1] is None and sides == sorted(sides, key=lambda side: side or 32)
 
 
 def test_curves_named_by_configs_exist():

@@ -105,7 +105,7 @@ def test_what_was_imported_is_recorded(authors_file, tiny_config, tmp_path):
 
 def test_evaluate_scores_imported_weights_as_torch_does(authors_file, torch_model, tiny_config, tmp_path):
     import_weights(authors_file, tiny_config, tmp_path / "run")
-    _, sums = evaluate.evaluate_run(str(tmp_path / "run"), "last")
+    sums = evaluate.evaluate_run(str(tmp_path / "run"), "last").scores.sums
     test = load_dataset("cifar10", tiny_config.dataset.data_dir, 10).test
     with torch.no_grad():
         logits = torch_model.eval()(normalised(test.images, tiny_config))

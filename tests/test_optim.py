@@ -32,8 +32,9 @@ TORCH = {
 each_optimizer = pytest.mark.parametrize("name", TORCH)
 
 
-def optimizer_config(name, momentum=0.9, weight_decay=5e-4):
-    return ConfigDict({"name": name, "momentum": momentum, "weight_decay": weight_decay})
+def optimizer_config(name, momentum=0.9, weight_decay=5e-4, decay_all=True, nesterov=False):
+    fields = {"momentum": momentum, "weight_decay": weight_decay, "decay_all": decay_all, "nesterov": nesterov}
+    return ConfigDict({"name": name, **fields})
 
 
 def draw_gradients(scale):
@@ -64,9 +65,10 @@ def in_torch(optimizer_of, params, grads, rates, momenta=None):
     tensors = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in params.items()}
     optimizer = optimizer_of(tensors.values())
     for i in range(STEPS):
-        optimizer.param_groups[0]["lr"] = rates[i]
-        if momenta is not None:
-            optimizer.param_groups[0]["momentum"] = momenta[i]
+        for group in optimizer.param_groups:
+            group["lr"] = rates[i]
+            if momenta is not None:
+                group["momentum"] = momenta[i]
         for name, tensor in tensors.items():
             tensor.grad = torch.tensor(grads[name][i])
         optimizer.step()
@@ -99,7 +101,60 @@ def test_cycling_momentum_equals_torch():
         np.testing.assert_allclose(actual[key], expected[key], rtol=1e-12)
 
 
-@each_optimizer
+@pytest.mark.parametrize(("decay_all", "nesterov"), [(True, True), (False, False), (False, True)])
+def test_sgds_options_equal_torch(decay_all, nesterov):
+    grads, params = draw_gradients(1.0)
+    rates = np.linspace(0.1, 0.01, STEPS)
+    with jax.enable_x64(True):
+        tx = optim.create_optimizer(optimizer_config("sgd", decay_all=decay_all, nesterov=nesterov))
+        actual = in_jax(tx, params, grads, rates, np.full(STEPS, 0.9))
+
+    def create(tensors):
+        groups = [{"params": tensor, "weight_decay": 5e-4 * (decay_all or tensor.ndim > 1)} for tensor in tensors]
+        return torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=nesterov)
+
+    expected = in_torch(create, params, grads, rates)
+    for key in params:
+        np.testing.assert_allclose(actual[key], expected[key], rtol=1e-12)
+
+
+def muon_in_numpy(kernel, grads, rates, momentum):
+    """Jordan's algorithm, of one kernel (height, width, channels, features)."""
+    features = kernel.shape[-1]
+    weights, buffer = kernel.reshape(-1, features).T, 0
+    for count, (grad, rate) in enumerate(zip(grads, rates, strict=True), 1):
+        grad = grad.reshape(-1, features).T
+        buffer = momentum * buffer + (1 - momentum) * grad
+        # optax corrects the bias of both terms; what follows is free of scale, but not of their ratio.
+        ahead = momentum * buffer / (1 - momentum ** (count + 1)) + (1 - momentum) * grad / (1 - momentum**count)
+        x = ahead / np.linalg.norm(ahead)
+        for _ in range(3):
+            square = x @ x.T
+            x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        weights = weights * np.sqrt(features) / np.linalg.norm(weights) - rate * x
+    return weights.T.reshape(kernel.shape)
+
+
+def test_muon_equals_numpy_and_sgd_where_it_does_not_serve():
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (3, 3, 8, 6), "stem": (3, 3, 3, 8), "linear": (6, 5), "bias": (5,)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    grads = {name: rng.normal(size=(STEPS, *shape)) for name, shape in shapes.items()}
+    rates = np.linspace(0.1, 0.01, STEPS)
+    with jax.enable_x64(True):
+        config = optimizer_config("muon", 0.8)
+        actual = in_jax(optim.create_optimizer(config), params, grads, rates, np.full(STEPS, 0.8))
+        rest = {name: params[name] for name in ("stem", "linear", "bias")}
+        sgd = optim.create_optimizer(optimizer_config("sgd", optim.MUON_SGD_MOMENTUM, decay_all=False, nesterov=True))
+        momenta = np.full(STEPS, optim.MUON_SGD_MOMENTUM)
+        expected = in_jax(sgd, rest, {name: grads[name] for name in rest}, optim.MUON_SGD_RATE * rates, momenta)
+    for name in rest:
+        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-12)
+    expected = muon_in_numpy(params["kernel"], grads["kernel"], rates, 0.8)
+    np.testing.assert_allclose(actual["kernel"], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [*TORCH, "muon"])
 def test_float32_stays_float32(name):
     params = {"w": jnp.ones((3, 2))}
     tx = optim.create_optimizer(optimizer_config(name))
@@ -109,7 +164,7 @@ def test_float32_stays_float32(name):
 
 
 def test_every_optimizer_is_tested():
-    assert set(TORCH) == set(optim.OPTIMIZERS)
+    assert {*TORCH, "muon"} == set(optim.OPTIMIZERS)
 
 
 def test_equal_configs_share_an_optimizer_and_others_do_not():
@@ -118,7 +173,7 @@ def test_equal_configs_share_an_optimizer_and_others_do_not():
 
 
 def test_an_unknown_optimizer_is_refused_with_the_list():
-    with pytest.raises(UserError, match="expected one of adadelta, adagrad, adam, adamw, radam, rmsprop, sgd"):
+    with pytest.raises(UserError, match="expected one of adadelta, adagrad, adam, adamw, muon, radam, rmsprop, sgd"):
         optim.create_optimizer(optimizer_config("sgdd"))
 
 

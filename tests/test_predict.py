@@ -221,7 +221,7 @@ def refuse(capsys, *arguments):
 def test_the_test_set_is_scored_as_evaluate_does(quickstart_run, tmp_path, capsys):
     out = tmp_path / "test.jsonl"
     printed = run(capsys, f"--workdir={quickstart_run}", f"--out={out}").out
-    _, sums = evaluate_run(str(quickstart_run), "last")
+    sums = evaluate_run(str(quickstart_run), "last").scores.sums
     assert f"{100 * sums.correct / 360:.2f}% of 360 labelled ones right" in printed
     assert "... and 340 more" in printed and len(printed.splitlines()) == 24
     lines = [json.loads(line) for line in out.read_text().splitlines()]

@@ -131,7 +131,7 @@ def test_a_possible_config_trains_and_is_restored_as_it_was_and_scored_as_before
 
         # The test set is scored at the end, with the best epoch, where that was chosen on other images.
         held_out = config.dataset.validation_size > 0
-        _, sums = evaluate_run(workdir, "best" if held_out else "last")
+        sums = evaluate_run(workdir, "best" if held_out else "last").scores.sums
         assert sums.count == TEST_SIZE
         logged = summary["test"] if held_out else lines[-1]
         assert sums.means("test") == {name: logged[name] for name in ("test_loss", "test_accuracy")}

@@ -1,8 +1,12 @@
 """Steps: pure, recomputable, compiled once, the same on any number of devices."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from jaxresnet.augment import Transform
 from jaxresnet.datasets import Split
@@ -43,6 +47,27 @@ def assert_trees_equal(actual, expected, **tolerance):
         if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_allclose(a, b, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_label_smoothing_is_torchs(tiny_config, label_smoothing):
+    """By its gradient to the biases of the linear layer, which a first step subtracts."""
+    tiny_config.model.dropout_rate = 0.0
+    tiny_config.optimizer.weight_decay = 0.0
+    _, state, data = setup(tiny_config, random_split(20))
+    images = TRANSFORM.eval(data["image"])
+    logits, _ = state.apply_fn(state.variables, images, train=True, mutable=["batch_stats"])
+    logits = torch.tensor(np.asarray(logits), requires_grad=True)
+    labels = torch.tensor(np.asarray(data["label"]), dtype=torch.int64)
+    F.cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
+
+    steps = compile_steps(dataclasses.replace(TRANSFORM, crop_padding=0, flip=False), create_mesh(), label_smoothing)
+    before = np.asarray(state.params["linear"]["bias"])
+    state, metrics = steps.train(state, data, np.arange(20)[None], hyperparams())
+    moved = (before - np.asarray(state.params["linear"]["bias"])) / 0.1
+    np.testing.assert_allclose(moved, logits.grad.sum(0), rtol=1e-4, atol=1e-6)
+    # What is reported is the plain cross entropy, comparable between runs.
+    np.testing.assert_allclose(metrics["loss"][0] / 20, F.cross_entropy(logits, labels).item(), rtol=1e-5)
 
 
 def test_many_steps_in_one_dispatch_are_the_same_steps(tiny_config):

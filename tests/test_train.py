@@ -20,7 +20,7 @@ from jaxresnet.checkpoint import Checkpointer
 from jaxresnet.config import load_config
 from jaxresnet.errors import Interrupted, UserError
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.metrics import METRICS_FILE, read_metrics
+from jaxresnet.metrics import METRICS_FILE, is_epoch_line, read_metrics
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_train_state
 from scripts.same_run import checkpointed, differences, read_outcome
@@ -108,7 +108,8 @@ def test_tensorboard_files_hold_the_metrics(finished):
 def test_evaluate_gives_the_logged_scores(finished):
     _, workdir, summary = finished
     for name in ("last", "best"):
-        step, sums = evaluate_run(str(workdir), name)
+        step, scores, _ = evaluate_run(str(workdir), name)
+        sums = scores.sums
         assert step == summary[name]["step"]
         assert sums.means("test")["test_accuracy"] == summary[name]["accuracy"]
         assert sums.means("test")["test_loss"] == summary[name]["loss"]
@@ -143,7 +144,7 @@ def test_validation_chooses_the_epoch_and_the_test_set_is_scored_once(tiny_confi
     assert len(lines) == 2 and not any("test_accuracy" in line for line in lines)
     assert lines[0]["step"] == 5  # 125 images in batches of 30
     assert summary["test"]["epoch"] == summary["best"]["epoch"]
-    _, sums = evaluate_run(str(tmp_path / "run"), "best")
+    sums = evaluate_run(str(tmp_path / "run"), "best").scores.sums
     assert summary["test"]["test_accuracy"] == sums.means("test")["test_accuracy"]
 
 
@@ -348,6 +349,66 @@ def test_a_run_is_not_resumed_on_other_data(tiny_config, tmp_path, monkeypatch):
 # Bad input.
 
 
+def test_small_images_need_global_pooling(tiny_config, tmp_path):
+    tiny_config.augment.small_images = ((16, 0.5),)
+    tiny_config.model.pooling = "5"
+    with pytest.raises(UserError, match=r"needs model\.pooling"):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_on_small_images_first_resumes_bit_for_bit(tiny_config, tmp_path, monkeypatch):
+    """Stopped in the epoch of small images, with all that a recipe may ask for."""
+    tiny_config.augment.small_images = ((16, 0.5),)
+    tiny_config.label_smoothing = 0.1
+    tiny_config.optimizer.name = "muon"
+    tiny_config.model.zero_init_residual = True
+    train_and_evaluate(tiny_config, str(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="after step 3;"):
+            train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
+    train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
+    assert_same_run(tiny_config, tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_epochs_between_evaluations_are_trained_and_logged_all_the_same(tiny_config, tmp_path, monkeypatch):
+    """The last one is evaluated whatever its number, and a run stopped between evaluations resumes bit for bit."""
+    tiny_config.num_epochs = 5
+    every = tmp_path / "every"
+    train_and_evaluate(tiny_config, str(every))
+    tiny_config.eval_every_epochs = 3
+    train_and_evaluate(tiny_config, str(tmp_path / "some"))
+    lines = read_metrics(tmp_path / "some")
+    assert [line["epoch"] for line in lines if is_epoch_line(line)] == [3, 5]
+    assert {line["epoch"] for line in lines} >= {1, 2, 3, 4, 5}
+    trained = [(line["epoch"], line["train_loss"]) for line in lines]
+    assert trained == [(line["epoch"], line["train_loss"]) for line in read_metrics(every)]
+
+    steps_per_epoch = max(line["step"] for line in lines) // 5
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3 * steps_per_epoch + 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="same command"):
+            train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
+    train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
+    assert_same_run(tiny_config, tmp_path / "stopped", tmp_path / "some")
+
+
+def test_a_run_from_before_a_field_existed_is_resumed_as_it_was(tiny_config, tmp_path):
+    train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    path = tmp_path / "run" / "config.json"
+    fields = json.loads(path.read_text())
+    for section, field in (("model", "zero_init_residual"), ("augment", "small_images"), ("optimizer", "nesterov")):
+        del fields[section][field]
+    del fields["label_smoothing"], fields["optimizer"]["decay_all"]
+    path.write_text(json.dumps(fields))
+    assert train_and_evaluate(tiny_config, str(tmp_path / "run"))["last"]["epoch"] == 2
+    assert load_config(tmp_path / "run").label_smoothing == 0
+    with pytest.raises(UserError, match=r"label_smoothing=0.1 \(there: 0.0\)"):
+        tiny_config.label_smoothing = 0.1
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -375,6 +436,11 @@ def test_a_run_is_not_resumed_on_other_data(tiny_config, tmp_path, monkeypatch):
         ("augment.std", (float("inf"), 1.0, 1.0), "augment.std"),
         ("optimizer.momentum", -1.0, "optimizer.momentum=-1.0"),
         ("optimizer.weight_decay", -1.0, "optimizer.weight_decay=-1.0"),
+        ("augment.small_images", ((33, 0.5),), "from 1 to 32 pixels"),
+        ("augment.small_images", ((16, 0.5), (24, 0.5)), "which rises"),
+        ("augment.small_images", ((16, 1.5),), "in (0, 1]"),
+        ("augment.small_images", (16, 0.5), "pairs of a side"),
+        ("label_smoothing", 1.0, "label_smoothing=1.0"),
         ("checkpoint.keep", 0, "checkpoint.keep=0"),
         ("checkpoint.every_minutes", 0.0, "checkpoint.every_minutes=0.0"),
     ],

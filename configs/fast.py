@@ -1,0 +1,36 @@
+"""The paper's network, trained by a recipe that needs a fraction of its epochs; `docs/recipe.md` tells why.
+
+    python -m jaxresnet.main --config=configs/fast.py --workdir=runs/fast
+    python -m jaxresnet.main --config=configs/fast.py:60 --workdir=runs/fast60
+
+What follows the colon is the number of epochs, over which the recipe stretches.
+
+Paper: no such experiment.
+Measured here: not yet.
+"""
+
+from configs import default
+
+EPOCHS = 15
+
+
+def get_config(epochs: str = str(EPOCHS)):
+    if not epochs.isdecimal() or int(epochs) < 4:
+        raise ValueError(f"configs/fast.py:{epochs}: expected a whole number of epochs, at least 4")
+    config = default.get_config()
+    config.name = "fast"
+    config.num_epochs = int(epochs)
+    config.eval_every_epochs = 5
+    config.batch_size = 512
+    config.dtype = "bfloat16"
+    config.model.pooling = "global"
+    config.model.zero_init_residual = True
+    config.label_smoothing = 0.1
+    config.augment.small_images = ((16, 0.5), (24, 0.75))
+    config.optimizer.name = "muon"
+    config.optimizer.momentum = 0.8
+    config.schedule.name = "polynomial"  # linear, to 0
+    config.schedule.step_per = "step"
+    config.schedule.warmup_epochs = 0.15 * config.num_epochs
+    config.schedule.learning_rate = 0.12
+    return config

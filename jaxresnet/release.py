@@ -1,0 +1,153 @@
+"""Makes a release of a finished run: a folder with its weights in half precision and a card of what was measured.
+
+    python -m jaxresnet.release --workdir=runs/fast --out=pretrained/cifar10 --note="..."
+
+Commands that read a run read a release too.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxresnet import cli
+from jaxresnet.config import CONFIG_FILE, save_config
+from jaxresnet.environment import set_up_jax
+from jaxresnet.errors import UserError, user_path
+from jaxresnet.evaluate import evaluate_run
+from jaxresnet.files import write_whole
+from jaxresnet.inference import restore_run
+from jaxresnet.release_files import CARD_FILE, CARD_IN_WORDS, WEIGHTS_FILE
+from jaxresnet.run_files import read_summary
+from jaxresnet.torch_files import to_torch_file
+from jaxresnet.torch_runs import export_weights
+from jaxresnet.torch_weights import COUNTERS
+
+
+def in_half_precision(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return weights and statistics as float16, without PyTorch's counters, which no result depends on.
+
+    Raises:
+        UserError: a value is too large for float16.
+    """
+    halves = {key: array.astype(np.float16) for key, array in state_dict.items() if not key.endswith(COUNTERS)}
+    if large := [key for key, array in halves.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{large[0]} holds values above 65,504, which half precision cannot hold")
+    return halves
+
+
+def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> dict[str, Any]:
+    """Make a release of a finished run, and measure it from its own files.
+
+    Args:
+        workdir: folder of the run, whose last checkpoint is released.
+        out: a new folder.
+        note: how the run was made, for the card.
+        data_dir: where the data lie; ``None`` for where the run's config says.
+
+    Returns:
+        The card.
+
+    Raises:
+        UserError: the run has not finished, the folder exists, or data cannot be read.
+    """
+    run_folder, folder = user_path(workdir), user_path(out)
+    summary = read_summary(run_folder)
+    if summary is None:
+        raise UserError(f"{run_folder} holds no finished run; train it to its end first")
+    if folder.exists():
+        raise UserError(f"--out={out} exists; give a new folder: a release is never overwritten")
+    run = restore_run(run_folder, "last")
+    weights = to_torch_file(in_half_precision(export_weights(run_folder, "last")), pathlib.Path(WEIGHTS_FILE))
+    card = {
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "config": run.config.name,
+        "seed": run.config.seed,
+        "epochs": run.config.num_epochs,
+        "step": run.step,
+        "parameters": summary["parameters"],
+        "selection": "none: the weights after the last epoch",
+        "note": note,
+        "training_hours": summary["wall_seconds"] / 3600,
+        "device": summary["device"],
+        "versions": summary["versions"],
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside and then renamed, so that there is a whole release or none.
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        new = pathlib.Path(temporary) / folder.name
+        new.mkdir()
+        save_config(run.config, new)
+        (new / WEIGHTS_FILE).write_bytes(weights)
+        write_whole(new / CARD_FILE, json.dumps(card))
+        released, mirrored = (evaluate_run(str(new), "last", data_dir, mirror) for mirror in (False, True))
+        trained = evaluate_run(str(run_folder), "last", data_dir)
+        confusion = released.scores.confusion
+        card["accuracy"] = {
+            "single_view": released.scores.sums.means("test")["test_accuracy"],
+            "with_mirrored_view": mirrored.scores.sums.means("test")["test_accuracy"],
+            "before_rounding_to_half_precision": trained.scores.sums.means("test")["test_accuracy"],
+            "test_images": int(confusion.sum()),
+            "per_class": dict(
+                zip(released.class_names, (100 * np.diag(confusion) / confusion.sum(1)).tolist(), strict=True)
+            ),
+        }
+        write_whole(new / CARD_FILE, json.dumps(card, indent=2) + "\n")
+        write_whole(new / CARD_IN_WORDS, format_card(card))
+        new.rename(folder)
+    return card
+
+
+def format_card(card: Mapping[str, Any]) -> str:
+    """Write a card in words, as Markdown."""
+    accuracy = card["accuracy"]
+    single, mirrored = accuracy["single_view"], accuracy["with_mirrored_view"]
+    classes = "\n".join(f"| {name} | {value:.1f} |" for name, value in accuracy["per_class"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    return f"""# A trained model
+
+{card["parameters"]:,} parameters, **{single:.2f}%** test accuracy: single view, {accuracy["test_images"]:,} images.
+With the mean of each image's and its mirror image's logits: {mirrored:.2f}%.
+
+{card["note"]}
+
+| | |
+| --- | --- |
+| config | `{card["config"]}` ({CONFIG_FILE}), {card["epochs"]} epochs, {card["step"]:,} steps, seed {card["seed"]} |
+| time | {card["training_hours"]:.1f} hours of training and evaluation |
+| on | {card["device"]}; {versions} |
+| selection | {card["selection"]} |
+| weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{card["sha256"]}` |
+| rounding | single view {accuracy["before_rounding_to_half_precision"]:.2f}% before rounding to float16 |
+
+| class | accuracy, % |
+| --- | --- |
+{classes}
+
+Every figure of accuracy was measured from the file shipped here.
+Check it: `python -m jaxresnet.evaluate --workdir=pretrained/cifar10`, and with `--mirror`.
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxresnet.release", description="Make a folder to ship of a finished run: weights and a card."
+    )
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_argument("--out", required=True, help="the new folder")
+    parser.add_argument("--note", default="", help="how the run was made, for the card")
+    parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
+    arguments = parser.parse_args(argv)
+    with cli.command():
+        set_up_jax()
+        card = write_release(arguments.workdir, arguments.out, arguments.note, arguments.data_dir)
+        print(f"{arguments.out}: test accuracy {card['accuracy']['single_view']:.2f}%, single view")
+
+
+if __name__ == "__main__":
+    main()

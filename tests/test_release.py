@@ -1,0 +1,148 @@
+"""Releases: made of a run, read in a run's place, and refused where they are not what their card says."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxresnet
+from jaxresnet import evaluate, export, predict, release
+from jaxresnet.datasets import load_dataset
+from jaxresnet.errors import UserError
+from jaxresnet.evaluate import evaluate_run
+from jaxresnet.release import in_half_precision, write_release
+from jaxresnet.train import train_and_evaluate
+from tests.conftest import make_tiny_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_npz):
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    train_and_evaluate(make_tiny_config(tiny_npz), str(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def shipped(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release") / "pretrained" / "digits"
+    release.main([f"--workdir={run}", f"--out={folder}", "--note=Trained for these tests."])
+    return folder
+
+
+@pytest.fixture
+def copy(shipped, tmp_path):
+    return shutil.copytree(shipped, tmp_path / "copy")
+
+
+def test_the_card_says_what_the_files_score(shipped, run):
+    card = json.loads((shipped / "card.json").read_text())
+    accuracy = card["accuracy"]
+    evaluation = evaluate_run(str(shipped), "last")
+    assert accuracy["single_view"] == evaluation.scores.sums.means("test")["test_accuracy"]
+    mirrored = evaluate_run(str(shipped), "last", mirror=True).scores.sums
+    assert accuracy["with_mirrored_view"] == mirrored.means("test")["test_accuracy"]
+    trained = evaluate_run(str(run), "last").scores.sums
+    assert accuracy["before_rounding_to_half_precision"] == trained.means("test")["test_accuracy"]
+    confusion = evaluation.scores.confusion
+    assert sum(confusion.sum(1) * list(accuracy["per_class"].values())) / confusion.sum() == pytest.approx(
+        accuracy["single_view"]
+    )
+    assert (card["seed"], card["epochs"], card["step"], accuracy["test_images"]) == (0, 2, 12, 50)
+    words = (shipped / "README.md").read_text()
+    assert "Trained for these tests." in words and card["sha256"] in words
+    assert f"**{accuracy['single_view']:.2f}%**" in words
+
+
+def test_the_mirrored_view_is_the_mean_of_two(run, tiny_npz):
+    classifier = jaxresnet.load(str(run))
+    test = load_dataset("cifar10", str(tiny_npz), 10).test
+    logits = (classifier.logits(test.images) + classifier.logits(test.images[:, :, ::-1])) / 2
+    sums = evaluate_run(str(run), "last", mirror=True).scores.sums
+    assert sums.correct == (logits.argmax(-1) == test.labels).sum()
+
+
+def test_weights_are_the_runs_rounded_once(shipped, run):
+    ours, theirs = jaxresnet.load(str(shipped)).variables, jaxresnet.load(str(run)).variables
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, np.asarray(b).astype(np.float16).astype(np.float32))
+
+
+def test_every_command_that_reads_a_run_reads_it(shipped, tmp_path, capsys):
+    evaluate.main([f"--workdir={shipped}", "--mirror"])
+    assert "step 12: test accuracy" in capsys.readouterr().out
+    predict.main([f"--workdir={shipped}"])
+    assert "of 50 labelled ones right" in capsys.readouterr().out
+    export.main([f"--workdir={shipped}", "--format=stablehlo", f"--out={tmp_path / 'model.stablehlo'}"])
+    assert (tmp_path / "model.stablehlo").stat().st_size > 0
+
+
+def test_it_is_not_trained_on_or_overwritten(shipped, run, tiny_npz):
+    with pytest.raises(UserError, match=r"holds a release.*--from_torch="):
+        train_and_evaluate(make_tiny_config(tiny_npz), str(shipped))
+    with pytest.raises(UserError, match="never overwritten"):
+        write_release(str(run), str(shipped), "", None)
+    assert sorted(path.name for path in shipped.iterdir()) == [
+        "README.md",
+        "card.json",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_an_unfinished_run_is_not_released(run, tmp_path):
+    unfinished = shutil.copytree(run, tmp_path / "unfinished")
+    (unfinished / "summary.json").unlink()
+    with pytest.raises(UserError, match="no finished run"):
+        write_release(str(unfinished), str(tmp_path / "out"), "", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_beyond_half_precision_are_refused():
+    with pytest.raises(UserError, match=r"bn1\.running_var holds values above 65,504"):
+        in_half_precision({"bn1.running_var": np.array([1e6], np.float32)})
+
+
+@pytest.mark.parametrize("position", [10, -1, 0])
+def test_a_changed_byte_is_noticed(copy, position):
+    path = copy / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"changed or damaged: its SHA-256 is"):
+        jaxresnet.load(str(copy))
+
+
+def test_weights_that_the_config_does_not_fit_are_refused_in_one_line(copy):
+    path = copy / "config.json"
+    fields = json.loads(path.read_text())
+    fields["model"]["channels"] = [4, 16]
+    path.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"does not fit config\.json beside it") as refused:
+        jaxresnet.load(str(copy))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"sha256": 1, "step": 1, "epochs": 1}', "[" * 10**5])
+def test_a_card_that_cannot_be_read_is_named(copy, content):
+    path = copy / "card.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(UserError, match=r"card.json cannot be read"):
+        jaxresnet.load(str(copy))
+
+
+def test_missing_weights_are_named(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model.safetensors: there is no such file"):
+        jaxresnet.load(str(copy))
+
+
+def test_it_holds_one_checkpoint(shipped):
+    with pytest.raises(UserError, match="which holds one"):
+        jaxresnet.load(str(shipped), 7)
+
+
+def test_a_mirror_means_nothing_to_a_run_without_flips(quickstart_run):
+    with pytest.raises(UserError, match=r"augment\.flip=False"):
+        evaluate_run(str(quickstart_run), "last", mirror=True)
