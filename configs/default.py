@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 128  # over all devices; an epoch's last, smaller batch is trained on too
     config.eval_batch_size = 1000  # does not change results
     config.eval_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
+    config.label_smoothing = 0.0  # share of the target that is divided among all classes
     config.dtype = "float32"  # of the computation: float32 or bfloat16. Parameters, statistics and loss stay float32
     config.steps_per_dispatch = 130  # training steps that a GPU or TPU runs before it reports; on CPU always 1
 
@@ -27,7 +28,6 @@ def get_config() -> ConfigDict:
     config.model.pooling = "5"  # "global", or the window of an average pooling
     config.model.dropout_rate = 0.0  # before the linear layer
     config.model.num_classes = 10  # logits; labels must be below it
-    config.model.zero_init_residual = False  # begin with blocks whose last BatchNorm scales by 0
 
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # or "digits", which need no files
@@ -48,11 +48,7 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # see OPTIMIZERS in jaxresnet/optim.py
     config.optimizer.momentum = 0.9  # of sgd and rmsprop; beta1 of adam, adamw and radam; the others have none
-    config.optimizer.weight_decay = 5e-4  # added to the gradient (coupled), but for adamw
-    config.optimizer.decay_all = True  # False: the kernels alone, not BatchNorm's parameters and biases; of sgd
-    config.optimizer.nesterov = False  # of sgd
-
-    config.label_smoothing = 0.0  # share of the target that is divided among all classes
+    config.optimizer.weight_decay = 5e-4  # of every parameter; added to its gradient (coupled), but for adamw and muon
 
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # see SCHEDULES in jaxresnet/schedules.py

@@ -24,7 +24,6 @@ def get_config(epochs: str = str(EPOCHS)):
     config.batch_size = 512
     config.dtype = "bfloat16"
     config.model.pooling = "global"
-    config.model.zero_init_residual = True
     config.label_smoothing = 0.1
     config.augment.small_images = ((16, 0.5), (24, 0.75))
     config.optimizer.name = "muon"

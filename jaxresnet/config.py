@@ -129,7 +129,6 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "model.dropout_rate": (_number(), "a rate in [0, 1)"),
     # The confusion matrix has a place for every two of them.
     "model.num_classes": (_whole(1, 1001), "a whole number from 1 to 1000"),
-    "model.zero_init_residual": (_is_bool, "True or False"),
     "dataset.name": (_is_text, "text"),
     "dataset.data_dir": (_optional(_is_text), "a path or None"),
     "dataset.validation_size": (_whole(), _AT_LEAST_0),
@@ -151,8 +150,6 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "optimizer.name": (_is_text, "text"),
     "optimizer.momentum": (_number(below=1), "a share in [0, 1)"),
     "optimizer.weight_decay": (_number(), _NOT_NEGATIVE),
-    "optimizer.decay_all": (_is_bool, "True or False"),
-    "optimizer.nesterov": (_is_bool, "True or False"),
     "label_smoothing": (_number(below=1), "a share in [0, 1)"),
     "schedule.name": (_is_text, "text"),
     "schedule.learning_rate": (_number(), _NOT_NEGATIVE),
@@ -172,15 +169,8 @@ _FIELDS: dict[str, tuple[Check, str]] = {
     "paper.curve": (_optional(_is_text), "text or None"),
 }
 
-# What older runs did in the place of these fields, which their config.json does not hold.
-_BEFORE: dict[str, Any] = {
-    "model.zero_init_residual": False,
-    "augment.small_images": (),
-    "optimizer.decay_all": True,
-    "optimizer.nesterov": False,
-    "label_smoothing": 0.0,
-    "eval_every_epochs": 1,
-}
+# Fields that the config.json of older runs does not hold, with the values that mean what those runs did.
+_BEFORE: dict[str, Any] = {"augment.small_images": (), "eval_every_epochs": 1, "label_smoothing": 0.0}
 
 # The first runs were trained before there were these, and nothing that reads a run needs them.
 _LATER = {"name", "paper.epoch"} | {

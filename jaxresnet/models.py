@@ -55,14 +55,13 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    scale_init: Callable[..., jax.Array] = nn.initializers.ones
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch features"], *, train: bool) -> Float[Array, "*batch features"]:
         features = x.shape[-1]
-        scale = self.param("scale", self.scale_init, (features,), self.param_dtype)
+        scale = self.param("scale", nn.initializers.ones, (features,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (features,), self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,), self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,), self.param_dtype)
@@ -149,7 +148,6 @@ class BasicBlock(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     relu: Callable[[jax.Array], jax.Array]
-    last_scale_init: Callable[..., jax.Array]
 
     @nn.compact
     def __call__(
@@ -168,7 +166,7 @@ class BasicBlock(nn.Module):
         y = conv(self.kernel_size, self.stride, "conv1")(x)
         y = self.relu(self.norm(name="bn1")(y, train=train))
         y = conv(self.kernel_size, 1, "conv2")(y)
-        y = self.norm(name="bn2", scale_init=self.last_scale_init)(y, train=train)
+        y = self.norm(name="bn2")(y, train=train)
         return self.relu(y + shortcut)
 
 
@@ -199,7 +197,6 @@ class ResNet(nn.Module):
     pooling: str | int = "global"
     dropout_rate: float = 0.0
     num_classes: int = 10
-    zero_init_residual: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     conv_general_dilated: Callable[..., jax.Array] = convolution.conv_general_dilated
@@ -234,7 +231,6 @@ class ResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                     relu=relu,
-                    last_scale_init=nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones,
                     name=f"layer{stage + 1}_{block}",
                 )(x, train=train)
 

@@ -18,8 +18,9 @@ from jaxresnet.errors import choose
 
 Scalar = jax.typing.ArrayLike
 
-# Of what Muon does not serve: linear layer, stem and BatchNorm.
-MUON_SGD_RATE, MUON_SGD_MOMENTUM = 6.0, 0.85  # times Muon's
+# For the parameters that Muon does not serve: those of the linear layer, the stem and BatchNorm. The rate is relative
+# to Muon's. Both follow the recipes of airbench.
+MUON_SGD_RATE, MUON_SGD_MOMENTUM = 6.0, 0.85
 
 
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -32,18 +33,14 @@ def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         UserError: an unknown ``optimizer.name``.
     """
     choose(OPTIMIZERS, "optimizer.name", config.name)
-    return _create_optimizer(config.name, config.momentum, config.weight_decay, config.decay_all, config.nesterov)
+    return _create_optimizer(config.name, config.momentum, config.weight_decay)
 
 
 @functools.cache
-def _create_optimizer(
-    name: str, momentum: float, weight_decay: float, decay_all: bool, nesterov: bool
-) -> optax.GradientTransformation:
+def _create_optimizer(name: str, momentum: float, weight_decay: float) -> optax.GradientTransformation:
     optimizer = OPTIMIZERS[name]
-    if name == "sgd":
-        optimizer = functools.partial(sgd, decay_all=decay_all, nesterov=nesterov)
     hyperparams = {"learning_rate": 0.0, "momentum": momentum, "weight_decay": weight_decay}
-    taken = {key: hyperparams[key] for key in inspect.signature(optimizer).parameters if key in hyperparams}
+    taken = {key: hyperparams[key] for key in inspect.signature(optimizer).parameters}
     return optax.inject_hyperparams(optimizer)(**taken)
 
 
@@ -62,40 +59,32 @@ def set_hyperparams(opt_state: Any, **hyperparams: Scalar) -> Any:
     return opt_state._replace(hyperparams=new)
 
 
-def sgd(
-    learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar, decay_all: bool = True, nesterov: bool = False
-) -> optax.GradientTransformation:
-    """``SGD``: the decay is added to the gradient (coupled L2), the buffer sums those, the learning rate comes last.
-
-    Args:
-        learning_rate: in [0, inf).
-        momentum: share of the buffer that a step keeps, in [0, 1).
-        weight_decay: in [0, inf).
-        decay_all: whether the decay is of every parameter, or of kernels alone: not of BatchNorm's and of biases.
-        nesterov: whether a step looks ahead by the momentum.
-    """
+def sgd(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
+    """``SGD``: the decay is added to the gradient (coupled L2), the buffer sums those, the learning rate comes last."""
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, None if decay_all else _kernels),
-        optax.trace(decay=momentum, nesterov=nesterov),
+        optax.add_decayed_weights(weight_decay),
+        optax.trace(decay=momentum),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def _kernels(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
 def muon(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
-    """Muon (Jordan, 2024) for the kernels of the blocks, and ``sgd`` with Nesterov's momentum for the rest.
+    """Muon (Jordan, 2024) for the kernels of the blocks, and SGD with Nesterov's momentum for the rest.
 
-    A kernel is a matrix (features, values that a feature reads). Its update is the nearest orthogonal matrix to its
-    momentum, by three steps of Newton and Schulz, times the learning rate. Before that it is scaled to the Frobenius
-    norm of such a matrix, so that the learning rate is the size of an update relative to the kernel. BatchNorm follows
-    each of these kernels, so their scale changes nothing else.
+    Muon takes a kernel as a matrix (features, values that a feature reads). The update is the nearest orthogonal matrix
+    to the momentum, by three Newton-Schulz steps, times the learning rate. Before each step the kernel is scaled to the
+    Frobenius norm of such a matrix, so the learning rate is the size of an update relative to the kernel. BatchNorm
+    follows each of these kernels, so their scale does not change the output.
+
+    SGD's learning rate and momentum are ``MUON_SGD_RATE`` times ``learning_rate`` and ``MUON_SGD_MOMENTUM``. Weight
+    decay acts there alone, coupled, and on kernels but not on biases and BatchNorm.
     """
 
     def kinds(params: Any) -> Any:
         return jax.tree.map(lambda leaf: "muon" if leaf.ndim == 4 and leaf.shape[2] > 3 else "sgd", params)
+
+    def kernels(params: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
     def matrices(params: Any) -> Any:
         return jax.tree.map(lambda leaf: optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), params)
@@ -107,14 +96,18 @@ def muon(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax
                 optax.scale_by_learning_rate(learning_rate),
                 _from_unit_scale(),
             ),
-            "sgd": sgd(MUON_SGD_RATE * learning_rate, MUON_SGD_MOMENTUM, weight_decay, decay_all=False, nesterov=True),
+            "sgd": optax.chain(
+                optax.add_decayed_weights(weight_decay, kernels),
+                optax.trace(decay=MUON_SGD_MOMENTUM, nesterov=True),
+                optax.scale_by_learning_rate(MUON_SGD_RATE * learning_rate),
+            ),
         },
         kinds,
     )
 
 
 def _from_unit_scale() -> optax.GradientTransformation:
-    """Makes updates begin at kernels that are scaled to a root mean square of 1 a feature, in Muon's sense."""
+    """Scale each kernel to the Frobenius norm of an orthogonal matrix, and add the update to that."""
 
     def update(updates: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
         def each(change: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -38,6 +38,7 @@ def train_step(
         batch: ``image`` (batch, height, width, 3) uint8 and ``label`` (batch,) int32.
         hyperparams: the learning rate and momentum of this step.
         transform: how images are augmented; its draws and dropout's are functions of ``state.rng`` and ``state.step``.
+        label_smoothing: share of the target, in [0, 1), that is divided among all classes.
 
     Returns:
         The state after the step, and the metrics of the batch before it (see ``metrics_of``).
