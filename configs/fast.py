@@ -11,7 +11,7 @@ Measured here: not yet.
 
 from configs import default
 
-EPOCHS = 15
+EPOCHS = 12
 
 
 def get_config(epochs: str = str(EPOCHS)):
