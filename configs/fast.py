@@ -32,4 +32,5 @@ def get_config(epochs: str = str(EPOCHS)):
     config.schedule.step_per = "step"
     config.schedule.warmup_epochs = 0.15 * config.num_epochs
     config.schedule.learning_rate = 0.12
+    config.paper.curve = "final"
     return config
