@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from jaxresnet.architecture import multiply_adds
@@ -17,7 +19,7 @@ from jaxresnet.errors import UserError
 from jaxresnet.jobs import Job
 from jaxresnet.metrics import format_seconds
 from jaxresnet.runs import read_runs
-from jaxresnet.train_state import create_model
+from jaxresnet.train_state import create_model, create_transform
 
 # Of what a matrix product reaches: configs/cpu.py was measured at a half and configs/final.py at 1.2 times, on CPU.
 MODEL_SHARE = 0.5
@@ -55,8 +57,16 @@ def count_costs(jobs: list[Job]) -> dict[pathlib.Path, Cost]:
 
 
 def flop_per_image(config: ConfigDict) -> float:
-    """Two a multiply-add, forward and twice that backward."""
-    return 6.0 * multiply_adds(create_model(config), IMAGE_SHAPE)
+    """Return the mean over a run's epochs of ``flop_by_epoch``."""
+    return float(np.mean(flop_by_epoch(config)))
+
+
+def flop_by_epoch(config: ConfigDict) -> Float[np.ndarray, " epochs"]:
+    """Count the floating-point operations of training on one image in each epoch: two a multiply-add, forward and twice
+    that backward. Smaller images take fewer."""
+    model, (height, width, channels) = create_model(config), IMAGE_SHAPE
+    sides = [create_transform(config, epoch).side for epoch in range(config.num_epochs)]
+    return np.array([6.0 * multiply_adds(model, (side or height, side or width, channels)) for side in sides])
 
 
 class Progress:

@@ -5,10 +5,13 @@ import csv
 import pathlib
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from jaxresnet import cli
+from jaxresnet.cifar10 import NUM_TRAIN
 from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.errors import UserError, user_path
 from jaxresnet.files import PICTURES, output_file
@@ -20,11 +23,17 @@ TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
 Series = dict[str, list[float]]
 
 
-def plot_run(workdir: str, out: str) -> None:
-    """Draws loss, accuracy and learning rate against epochs to a PNG.
+def plot_run(workdir: str, out: str, x: str = "epoch") -> None:
+    """Draw loss, accuracy and learning rate to a picture.
 
     Solid lines are the run's; dotted ones the paper's, where the config names one of its curves. Within an epoch
     the training metrics are means over the epoch so far.
+
+    Args:
+        workdir: run directory.
+        out: picture to write, over what is there.
+        x: ``"epoch"``, or ``"pflop"`` for the floating-point operations of training so far, in 1e15. The paper's curve
+            is taken to be of the same network, on whole images.
 
     Raises:
         UserError: no run, nothing measured yet, or a file that cannot be written.
@@ -37,6 +46,8 @@ def plot_run(workdir: str, out: str) -> None:
         raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
     run = _run_series(lines, split)
     paper = read_paper_curve(config.paper.curve) if config.paper.curve else None
+    if x == "pflop":
+        _to_compute(run, paper, config)
 
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3, sharex=True)
@@ -54,7 +65,7 @@ def plot_run(workdir: str, out: str) -> None:
     rate_axes.set(title="Learning rate", ylim=(0, None))
     loss_axes.legend()
     for axes in (loss_axes, accuracy_axes, rate_axes):
-        axes.set_xlabel("epoch")
+        axes.set_xlabel("epoch" if x == "epoch" else "compute in training, PFLOP")
         axes.grid(alpha=0.3)
     output_file("--out", out, force=True, endings=PICTURES).write_figure(figure)
 
@@ -80,15 +91,35 @@ def read_paper_curve(name: str) -> Series:
 def _run_series(lines: list[dict[str, Any]], split: str) -> Series:
     epoch_lines = [line for line in lines if is_epoch_line(line)]
     # Means that start anew each epoch would draw a saw; whole epochs are enough once there are some.
-    shown = epoch_lines if len(epoch_lines) > 1 else lines
+    whole = [line for line in lines if line["epoch"] == int(line["epoch"])]
+    shown = whole if len(whole) > 1 else lines
     return {
         "epoch": [line["epoch"] for line in shown],
         "eval_epoch": [line["epoch"] for line in epoch_lines],
+        "eval_number": [line["epoch"] for line in epoch_lines],
         "rate_epoch": [line["epoch"] for line in lines],
         "learning_rate": [line["learning_rate"] for line in lines],
         **{key: [line[key] for line in shown] for key in ("train_loss", "train_accuracy")},
         **{f"eval_{key}": [line[f"{split}_{key}"] for line in epoch_lines] for key in ("loss", "accuracy")},
     }
+
+
+def _to_compute(run: Series, paper: Series | None, config: ConfigDict) -> None:
+    """Replace epochs by the floating-point operations of training up to them, in 1e15."""
+    if config.dataset.name != "cifar10":
+        raise UserError(f"--x=pflop: dataset.name={config.dataset.name!r}: only the size of cifar10 is known here")
+    # Imported here so that a mistyped flag is answered before JAX has started.
+    from jaxresnet.costs import flop_by_epoch, flop_per_image
+
+    images = NUM_TRAIN - config.dataset.validation_size
+    spent = np.concatenate([[0], np.cumsum(flop_by_epoch(config))]) * images / 1e15
+    for name in ("epoch", "eval_epoch", "rate_epoch"):
+        run[name] = np.interp(run[name], np.arange(len(spent)), spent).tolist()
+    if paper:
+        whole = config.copy_and_resolve_references()
+        whole.augment.small_images = ()
+        for name in ("epoch", "eval_epoch"):
+            paper[name] = [epoch * flop_per_image(whole) * NUM_TRAIN / 1e15 for epoch in paper[name]]
 
 
 def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -> None:
@@ -111,7 +142,7 @@ def _name_best(axes: Axes, run: Series, split: str) -> None:
     axes.text(
         0.98,
         0.04,
-        f"best {split} accuracy {accuracy:.2f}%, epoch {run['eval_epoch'][best]}",
+        f"best {split} accuracy {accuracy:.2f}%, epoch {run['eval_number'][best]}",
         transform=axes.transAxes,
         ha="right",
         color=EVAL_COLOUR,
@@ -127,10 +158,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxresnet.plot", description="Draws a run's curves to a PNG.")
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--out", help="the PNG to write; WORKDIR/curves.png if not given")
+    parser.add_argument("--x", choices=("epoch", "pflop"), default="epoch", help="what to draw against")
     arguments = parser.parse_args(argv)
     with cli.command():
         out = arguments.out or str(user_path(arguments.workdir) / "curves.png")
-        plot_run(arguments.workdir, out)
+        plot_run(arguments.workdir, out, arguments.x)
         print(out)
 
 
