@@ -35,7 +35,8 @@ def in_half_precision(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     Raises:
         UserError: a value is too large for float16.
     """
-    halves = {key: array.astype(np.float16) for key, array in state_dict.items() if not key.endswith(COUNTERS)}
+    with np.errstate(over="ignore"):
+        halves = {key: array.astype(np.float16) for key, array in state_dict.items() if not key.endswith(COUNTERS)}
     if large := [key for key, array in halves.items() if not np.isfinite(array).all()]:
         raise UserError(f"{large[0]} holds values above 65,504, which half precision cannot hold")
     return halves
@@ -71,6 +72,8 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
         "epochs": run.config.num_epochs,
         "step": run.step,
         "parameters": summary["parameters"],
+        "git_commit": summary.get("git_commit"),
+        "trained_in": run.config.dtype,
         "selection": "none: the weights after the last epoch",
         "note": note,
         "training_hours": summary["wall_seconds"] / 3600,
@@ -82,7 +85,9 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
-        save_config(run.config, new)
+        config = run.config.copy_and_resolve_references()
+        config.dtype = "float32"  # which every device computes in, and PyTorch gives the same logits
+        save_config(config, new)
         (new / WEIGHTS_FILE).write_bytes(weights)
         write_whole(new / CARD_FILE, json.dumps(card))
         released, mirrored = (evaluate_run(str(new), "last", data_dir, mirror) for mirror in (False, True))
@@ -121,6 +126,8 @@ With the mean of each image's and its mirror image's logits: {mirrored:.2f}%.
 | config | `{card["config"]}` ({CONFIG_FILE}), {card["epochs"]} epochs, {card["step"]:,} steps, seed {card["seed"]} |
 | time | {card["training_hours"]:.1f} hours of training and evaluation |
 | on | {card["device"]}; {versions} |
+| commit | {card["git_commit"] or "not recorded"} |
+| computation | {card["trained_in"]} in training; float32 in use and in all figures of accuracy here |
 | selection | {card["selection"]} |
 | weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{card["sha256"]}` |
 | rounding | single view {accuracy["before_rounding_to_half_precision"]:.2f}% before rounding to float16 |
@@ -129,8 +136,8 @@ With the mean of each image's and its mirror image's logits: {mirrored:.2f}%.
 | --- | --- |
 {classes}
 
-Every figure of accuracy was measured from the file shipped here.
-Check it: `python -m jaxresnet.evaluate --workdir=pretrained/cifar10`, and with `--mirror`.
+All of these but the one before rounding were measured from the file shipped here. To check them, run
+`python -m jaxresnet.evaluate --workdir=` with this folder, and again with `--mirror`.
 """
 
 
