@@ -16,7 +16,7 @@ EPOCHS = 12
 
 def get_config(epochs: str = str(EPOCHS)):
     if not epochs.isdecimal() or int(epochs) < 4:
-        raise ValueError(f"configs/fast.py:{epochs}: expected a whole number of epochs, at least 4")
+        raise ValueError(f"{epochs!r}: expected a whole number of epochs, at least 4")
     config = default.get_config()
     config.name = "fast"
     config.num_epochs = int(epochs)
