@@ -113,7 +113,7 @@ class _Trainer:
         self.hyperparams_fn = create_hyperparams_fn(config, self.steps_per_epoch)
 
         self.mesh = create_mesh()
-        self.steps = compile_steps(create_transform(config), self.mesh)
+        self.steps = compile_steps(create_transform(config), self.mesh, config.label_smoothing)
         state = create_train_state(config, dataset.train.images.shape[1:])
         self.state = replicate(state, self.mesh)
         self.progress = Progress(data_fingerprint=dataset.fingerprint())

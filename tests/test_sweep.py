@@ -96,7 +96,7 @@ def test_runs_share_programs_finished_ones_are_skipped_and_a_failure_stops_no_ot
     done = [job for job in planned if read_summary(job.workdir)]
     assert len(done) == 5
     # Three arms and two seeds: full and last batches, one program each, and one for evaluation.
-    compiled = compile_steps(create_transform(planned[0].config), create_mesh())
+    compiled = compile_steps(create_transform(planned[0].config), create_mesh(), planned[0].config.label_smoothing)
     assert (compiled.train._cache_size(), compiled.evaluate._cache_size()) == (2, 1)
     output = capsys.readouterr().out
     assert "== run 1 of 6: cosine, seed 0" in output and "sweep: 0% of the work, time left: measuring" in output
