@@ -50,6 +50,7 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
     for each in tables:
         add_table(page, each)
     _add_final_model(page, tables)
+    _add_best_run(page, runs, workdir)
     _add_runs(page, runs, workdir)
     page.write(out)
 
@@ -79,7 +80,7 @@ def _add_introduction(page: Page, tables: list[Table], runs: list[Run]) -> None:
         "spread to judge by.\n"
         "- Runs that were shortened or changed have tables of their own and are never compared with the paper."
     )
-    headings = [*(each.experiment.title for each in tables), "The final model", "The runs"]
+    headings = [*(each.experiment.title for each in tables), "The final model", "The best run", "The runs"]
     page.add("## Contents")
     page.add("\n".join(f"- [{heading}](#{anchor(heading)})" for heading in headings))
 
@@ -111,6 +112,34 @@ def _add_final_model(page: Page, tables: list[Table]) -> None:
     page.add_figure("classes", figures.draw_bars(bars, "accuracy of the class, last epoch"), "accuracy by class")
 
 
+def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
+    """Add the run with the highest test accuracy after its last epoch, whatever its config."""
+    page.add("## The best run")
+    finished = [run for run in runs if run.summary and run.summary["evaluated_on"] == "test"]
+    if not finished:
+        page.add("No run has finished yet.")
+        return
+
+    def accuracy(run: Run) -> float:
+        assert run.summary is not None
+        return float(run.summary["last"]["accuracy"])
+
+    best = max(finished, key=accuracy)
+    assert best.summary is not None
+    config, summary = best.config, best.summary
+    page.add(
+        f"Of all {len(finished)} finished runs, `{best.path.relative_to(workdir)}` has the highest test accuracy after "
+        f"its last epoch: **{accuracy(best):.2f}%** ({config.name}, seed {config.seed}, {config.num_epochs} epochs, "
+        f"{format_seconds(summary['wall_seconds'])}, {_devices(summary)})."
+    )
+    if best.confusion:
+        names, matrix = best.confusion
+        page.add("What it takes for what, after the last epoch. Each row sums to 100%.")
+        page.add_figure(
+            "best-confusion", figures.draw_confusion(names, np.array(matrix)), "confusion matrix of the best run"
+        )
+
+
 def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     page.add("## The runs")
     if not runs:
@@ -118,7 +147,7 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
         return
     rows = []
     for run in runs:
-        epochs = f"{len(run.epoch_lines)} of {run.config.num_epochs}"
+        epochs = f"{int(run.lines[-1]['epoch']) if run.lines else 0} of {run.config.num_epochs}"
         row = [f"`{run.path.relative_to(workdir)}`", str(run.config.seed), epochs]
         if run.summary:
             summary = run.summary

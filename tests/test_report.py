@@ -105,6 +105,12 @@ def test_shortened_runs_stand_apart_and_are_not_compared_with_the_paper(written)
     assert "### Shortened runs of table 1" in written[1] and "### Shortened runs of table 3" not in written[1]
 
 
+def test_the_best_run_is_that_of_the_highest_last_epoch(written):
+    """Not of the best epoch, which is chosen on the test set."""
+    best = section(written[1], "## The best run")
+    assert "`final` has the highest test accuracy after its last epoch: **96.10%** (final, seed 0, 200 epochs" in best
+
+
 def test_every_row_of_the_paper_is_there_run_or_not(written):
     rows = [line for line in written[1].splitlines() if re.match(r"\| `[^`]+`( \(bfloat16\))? \| \d\d\.\d+", line)]
     printed = [line for line in rows if line.split("|")[2].strip() not in ("93.02 (cited)",)]
