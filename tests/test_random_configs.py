@@ -68,6 +68,11 @@ def configs(draw):
 
     config.augment.crop_padding = draw(st.integers(0, 32))
     config.augment.flip = draw(st.booleans())
+    if model.pooling == "global":
+        sides, share = st.lists(st.integers(1, 32), max_size=2), draw(st.floats(0.1, 0.5))
+        config.augment.small_images = tuple((side, share * (i + 1)) for i, side in enumerate(draw(sides)))
+    config.label_smoothing = draw(st.floats(0, 0.9))
+    config.eval_every_epochs = draw(st.integers(1, 3))
     config.augment.mean = tuple(draw(st.lists(st.floats(0, 1), min_size=3, max_size=3)))
     config.augment.std = tuple(draw(st.lists(st.floats(0.05, 1), min_size=3, max_size=3)))
 
@@ -179,6 +184,8 @@ IMPOSSIBLE = {
     "num_epochs": no_whole_number(1, 2**31, 10**400),
     "batch_size": no_whole_number(1, 166, 10**400),
     "eval_batch_size": no_whole_number(1),
+    "eval_every_epochs": no_whole_number(1),
+    "label_smoothing": no_number(1, 1.0, 2.0),
     "dtype": values("float16", "float64", "", "Float32", *NEITHER_NUMBER_NOR_TEXT),
     "steps_per_dispatch": no_whole_number(1),
     "model.channels": spoiled((4, 5, 6), 0, -1, 1.5, "4", 10**5, 10**9, 10**400),
@@ -194,6 +201,25 @@ IMPOSSIBLE = {
     "dataset.validation_size": no_whole_number(0, 165, 10**9, 10**400),
     "augment.crop_padding": no_whole_number(0, 33, 10**6, 10**400),
     "augment.flip": values(None, "", "maybe", 2, 0.5, [], {}),
+    "augment.small_images": values(
+        None,
+        True,
+        16,
+        "16",
+        (16,),
+        (16, 0.5),
+        ((16,),),
+        ((0, 0.5),),
+        ((33, 0.5),),
+        ((16.0, 0.5),),
+        ((16, 0),),
+        ((16, 1.5),),
+        ((16, "half"),),
+        ((16, float("nan")),),
+        ((16, 0.5), (24, 0.5)),
+        ((16, 0.5), (24, 0.25)),
+        {},
+    ),
     "augment.mean": spoiled((0.5, 0.5, 0.5), -0.1, 1.1, 125.3, 10**400),
     "augment.std": spoiled((0.5, 0.5, 0.5), -0.1, 0, 0.0, 1e-50, 1e39, 10**400),
     "optimizer.name": values("", "SGD", "sgdd", 5, *NEITHER_NUMBER_NOR_TEXT),
