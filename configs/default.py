@@ -47,8 +47,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # see OPTIMIZERS in jaxresnet/optim.py
-    config.optimizer.momentum = 0.9  # of sgd and rmsprop; beta1 of adam, adamw and radam; the others have none
-    config.optimizer.weight_decay = 5e-4  # of every parameter; added to its gradient (coupled), but for adamw and muon
+    config.optimizer.momentum = 0.9  # of sgd, rmsprop and muon; beta1 of adam, adamw and radam; the others have none
+    config.optimizer.weight_decay = 5e-4  # coupled (added to the gradient), but for adamw; see muon in optim.py
 
     config.schedule = ConfigDict()
     config.schedule.name = "cosine"  # see SCHEDULES in jaxresnet/schedules.py

@@ -27,7 +27,6 @@ NOT_TRAINING = (
     "checkpoint",
     "dataset.data_dir",
     "eval_batch_size",
-    "eval_every_epochs",
     "steps_per_dispatch",
     "log_every_steps",
     "paper",

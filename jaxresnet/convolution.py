@@ -30,6 +30,7 @@ Kernel = Float[Array, "size size channels features"]
 # What is served. Smaller images in float32, and fewer channels, were not measured to gain.
 MIN_PIXELS = 8 * 8
 FEW, MANY = range(16, 32), range(32, sys.maxsize)  # channels, or features
+MANY_EVEN = range(32, sys.maxsize, 2)  # which can be copied in pairs
 
 # Values of an input that are worked on at a time: with the transforms, about what a core's cache holds. Measured.
 CHUNK_VALUES = 2**17
@@ -41,15 +42,17 @@ def conv_general_dilated(
     """``lax.conv_general_dilated`` for ``flax.linen.Conv``: by the algorithms of this module where they are faster.
 
     That is on CPU, in float32 or bfloat16, without dilation or groups, for the kernels, strides and paddings of this
-    project's networks, in float32 at an even height and width. Of several devices each computes its share of the batch;
-    they are those of ``jax.sharding.get_abstract_mesh()``. Anything else is XLA's own, as is everything on GPU and TPU.
+    project's networks, at an even height and width (at any in bfloat16 for stride 1). Of several devices each computes
+    its share of the batch; they are those of ``jax.sharding.get_abstract_mesh()``. Anything else is XLA's own, as is
+    everything on GPU and TPU.
     """
     dilated = any(factor != 1 for name in ("lhs_dilation", "rhs_dilation") for factor in options.get(name) or ())
     if not dilated and options.get("feature_group_count", 1) == 1 and is_served(lhs) and rhs.dtype == lhs.dtype:
         algorithms = _ALGORITHMS_BFLOAT16 if lhs.dtype == jnp.bfloat16 else _ALGORITHMS
         kind = (rhs.shape[:2], tuple(window_strides), tuple(map(tuple, padding)))
         for algorithm, channels in algorithms.get(kind, ()):
-            if all(size in channels for size in rhs.shape[2:]) and (algorithm is rows or is_even(lhs)):
+            whole_strides = is_even(lhs) or tuple(window_strides) == (1, 1)
+            if whole_strides and all(size in channels for size in rhs.shape[2:]):
                 return algorithm(lhs, rhs)
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
@@ -103,11 +106,12 @@ def _convolution(
     forward: Callable[[Images, Kernel], Images],
     backward: Callable[[Images, Kernel, Images], tuple[Images, Kernel]],
 ) -> Callable[[Images, Kernel], Images]:
-    """A differentiable convolution, at an even height and width, of images that the ambient mesh's devices divide.
+    """Make a differentiable convolution of images that the ambient mesh's devices divide.
 
     Args:
         forward: (input, kernel) -> output, for the images of one device.
         backward: (input, kernel, gradient of the output) -> (gradient of the input, gradient of the kernel), likewise.
+            The kernel's may be of a larger type than the kernel. It is summed over the devices and then rounded.
     """
 
     @jax.custom_vjp
@@ -120,7 +124,8 @@ def _convolution(
 
         def of_all_devices(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
             dx, dkernel = backward(x, kernel, grad)
-            return dx, dkernel if mesh.size <= 1 else lax.psum(dkernel, mesh.axis_names)
+            dkernel = dkernel if mesh.size <= 1 else lax.psum(dkernel, mesh.axis_names)
+            return dx, dkernel.astype(kernel.dtype)  # rounded once, after the sum
 
         return _on_each_device(of_all_devices, mesh, (divided, whole, divided), (divided, whole))(*saved, grad)
 
@@ -301,7 +306,7 @@ def _rows_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Ke
 
     zeros = jnp.zeros((3, channels, 3 * features), jnp.float32)
     dkernel, dx = lax.scan(accumulate, zeros, (_chunks(pack(x), x), _chunks(pack(grad), x)))
-    return unpack(dx).reshape(x.shape), convolution_bfloat16.kernel_gradient(dkernel, kernel.dtype)
+    return unpack(dx).reshape(x.shape), convolution_bfloat16.kernel_gradient(dkernel)
 
 
 rows = _convolution(_rows, _rows_gradients)
@@ -365,7 +370,7 @@ def _in_float32(algorithm: Callable[[Images, Kernel], Images]) -> Callable[[Imag
 
 
 _ALGORITHMS_BFLOAT16: Algorithms = {
-    ((3, 3), (1, 1), ((1, 1), (1, 1))): ((rows, MANY),),
+    ((3, 3), (1, 1), ((1, 1), (1, 1))): ((rows, MANY_EVEN),),
     ((3, 3), (2, 2), ((1, 1), (1, 1))): ((_in_float32(strided), MANY),),
     ((1, 1), (2, 2), ((0, 0), (0, 0))): ((_in_float32(pointwise_strided), MANY),),
 }

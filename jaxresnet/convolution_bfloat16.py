@@ -5,8 +5,8 @@ Recent processors have units that multiply bfloat16 matrices, with float32 sums,
 each row of a 3x3 kernel becomes one product, whose left matrix holds the three neighbours that the row reads side by
 side. The three products are summed in float32.
 
-XLA:CPU copies two-byte values many times slower than four-byte ones. So images are copied as pairs of channels, each
-pair one uint32: ``pack`` makes them, and everything between products works on them.
+XLA:CPU copies two-byte values at a third of the speed of four-byte ones, and updates them more slowly still. So images
+are copied as pairs of channels, each pair one uint32: ``pack`` makes them, and all that is not a product works on them.
 """
 
 import jax
@@ -56,10 +56,10 @@ def gradients(
     return dkernel, _sum_products(neighbours, kernel[::-1, ::-1].swapaxes(2, 3), grad.shape)
 
 
-def kernel_gradient(sums: Float32[Array, "3 channels values"], dtype: jnp.dtype) -> Kernel:
+def kernel_gradient(sums: Float32[Array, "3 channels values"]) -> Float32[Array, "3 3 channels features"]:
     """Arrange what ``gradients`` returns like the kernel."""
     height, channels, values = sums.shape
-    return sums.reshape(height, channels, 3, values // 3).swapaxes(1, 2)[::-1, ::-1].astype(dtype)
+    return sums.reshape(height, channels, 3, values // 3).swapaxes(1, 2)[::-1, ::-1]
 
 
 def _neighbours(packed: Packed) -> list[BFloat16[Array, "pixels values"]]:

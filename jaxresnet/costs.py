@@ -8,18 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jaxresnet.architecture import multiply_adds
-from jaxresnet.cifar10 import IMAGE_SHAPE
 from jaxresnet.datasets import load_dataset
 from jaxresnet.environment import device_name
 from jaxresnet.errors import UserError
+from jaxresnet.flop import flop_per_image, flop_until
 from jaxresnet.jobs import Job
 from jaxresnet.metrics import format_seconds
 from jaxresnet.runs import read_runs
-from jaxresnet.train_state import create_model, create_transform
 
 # Of what a matrix product reaches: configs/cpu.py was measured at a half and configs/final.py at 1.2 times, on CPU.
 MODEL_SHARE = 0.5
@@ -56,19 +53,6 @@ def count_costs(jobs: list[Job]) -> dict[pathlib.Path, Cost]:
     return costs
 
 
-def flop_per_image(config: ConfigDict) -> float:
-    """Return the mean over a run's epochs of ``flop_by_epoch``."""
-    return float(np.mean(flop_by_epoch(config)))
-
-
-def flop_by_epoch(config: ConfigDict) -> Float[np.ndarray, " epochs"]:
-    """Count the floating-point operations of training on one image in each epoch: two a multiply-add, forward and twice
-    that backward. Smaller images take fewer."""
-    model, (height, width, channels) = create_model(config), IMAGE_SHAPE
-    sides = [create_transform(config, epoch).side for epoch in range(config.num_epochs)]
-    return np.array([6.0 * multiply_adds(model, (side or height, side or width, channels)) for side in sides])
-
-
 class Progress:
     """How much of a sweep is done, and how long the rest takes at the pace since it was started."""
 
@@ -98,7 +82,9 @@ class Progress:
 
 
 def _share_done(job: Job, cost: Cost) -> float:
-    return min(job.steps_done() / cost.steps, 1.0)
+    epochs = job.config.num_epochs
+    done, whole = flop_until(job.config, epochs * np.array([job.steps_done() / cost.steps, 1.0]))
+    return float(done / whole)
 
 
 def describe(jobs: list[Job], workdir: pathlib.Path) -> str:

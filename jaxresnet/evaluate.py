@@ -97,7 +97,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxresnet.evaluate", description="Restores a run and scores it.")
     parser.add_argument("--workdir", required=True, help="the folder of the run")
     parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
-    parser.add_argument("--mirror", action="store_true", help="score the mean of each image and its mirror image")
+    parser.add_argument(
+        "--mirror", action="store_true", help="score the mean of the logits of each image and its mirror image"
+    )
     parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
     arguments = parser.parse_args(argv)
     with cli.command():
@@ -105,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         evaluation = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir, arguments.mirror)
         sums = evaluation.scores.sums
         means = sums.means("test")
-        view = ", mean of each image and its mirror image" if arguments.mirror else ""
+        view = ", mean of the logits of each image and its mirror image" if arguments.mirror else ""
         print(
             f"{arguments.checkpoint} checkpoint, step {evaluation.step:,}: "
             f"test accuracy {means['test_accuracy']:.2f}%, test loss {means['test_loss']:.4f}{view}, "

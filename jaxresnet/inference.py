@@ -74,8 +74,10 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
 
 
 def _restore_release(folder: pathlib.Path, checkpoint: str | int, config: ConfigDict, mesh: Mesh) -> RestoredRun:
-    if checkpoint not in ("best", "last"):
-        raise UserError(f"--checkpoint={checkpoint}: {folder} is a release, which holds one; leave the flag out")
+    if checkpoint != "last":
+        raise UserError(
+            f"checkpoint {checkpoint!r}: {folder} is a release, which holds the last one alone; leave it out"
+        )
     variables, card = read_release(folder, config)
     state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(card["step"]))
     progress = Progress(data_fingerprint=None, epoch=card["epochs"])

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -57,8 +58,8 @@ class MetricsWriter:
     """Appends lines to ``metrics.jsonl`` and scalars to TensorBoard files.
 
     Every line has ``epoch`` (passed, with fractions), ``step`` (taken so far), ``learning_rate``, ``train_loss`` and
-    ``train_accuracy`` (%; means over the epoch so far) and ``images_per_second``. An epoch's last line also has
-    ``{split}_loss`` and ``{split}_accuracy`` on the split that was evaluated, and the ``seconds`` of training and
+    ``train_accuracy`` (%; means over the epoch so far) and ``images_per_second``. The last line of an epoch that was
+    evaluated also has ``{split}_loss`` and ``{split}_accuracy`` on that split, and the ``seconds`` of training and
     evaluation that the run took so far.
     """
 
@@ -72,7 +73,7 @@ class MetricsWriter:
         kept = [
             line
             for line in read_metrics(workdir)
-            if line["step"] <= step and (line["epoch"] <= epochs or not is_epoch_line(line))
+            if line["step"] <= step and (line["epoch"] <= epochs or line["epoch"] % 1)
         ]
         if last is not None and not any(is_epoch_line(line) and line["epoch"] == last["epoch"] for line in kept):
             kept = sorted([*kept, last], key=lambda line: line["step"])
@@ -154,12 +155,13 @@ def _parse_line(text: str, split: str | None) -> dict[str, Any]:
 class ProgressDisplay:
     """A bar on a terminal, and a line now and then where the output is none."""
 
-    def __init__(self, num_epochs: int, total_steps: int, step: int):
-        self._num_epochs, self._total_steps = num_epochs, total_steps
+    def __init__(self, num_epochs: int, work: Float[np.ndarray, " steps"], step: int):
+        """Begin after a step. ``work`` is what is done after each number of steps, from none to all, in any unit."""
+        self._num_epochs, self._work, self._total_steps = num_epochs, work, len(work) - 1
         self._bar = None
         if sys.stdout.isatty():
             self._bar = tqdm(
-                total=total_steps,
+                total=self._total_steps,
                 initial=step,
                 file=sys.stdout,
                 bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
@@ -201,7 +203,8 @@ class ProgressDisplay:
         start, start_step = self._start or (now, step)
         if step == start_step:
             return "time left: measuring"
-        return f"{format_seconds((now - start) / (step - start_step) * (self._total_steps - step))} left"
+        pace = (self._work[step] - self._work[start_step]) / (now - start)
+        return f"{format_seconds((self._work[-1] - self._work[step]) / pace)} left"
 
 
 def image_bar(total: int) -> tqdm:

@@ -1,4 +1,4 @@
-"""Optimizers with the semantics of ``torch.optim``, each at PyTorch's default betas and epsilon.
+"""Optimizers: the paper's, with the semantics of ``torch.optim`` at its default betas and epsilon, and Muon.
 
 They are optax transformations of a learning rate, a momentum and a weight decay, all of which may be traced values.
 ``create_optimizer`` keeps these in the optimizer's state, where ``set_hyperparams`` replaces them at every step.
@@ -19,7 +19,7 @@ from jaxresnet.errors import choose
 Scalar = jax.typing.ArrayLike
 
 # For the parameters that Muon does not serve: those of the linear layer, the stem and BatchNorm. The rate is relative
-# to Muon's. Both follow the recipes of airbench.
+# to Muon's, and this project's choice. The momentum is that of airbench's recipes.
 MUON_SGD_RATE, MUON_SGD_MOMENTUM = 6.0, 0.85
 
 
@@ -71,17 +71,21 @@ def sgd(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.
 def muon(learning_rate: Scalar, momentum: Scalar, weight_decay: Scalar) -> optax.GradientTransformation:
     """Muon (Jordan, 2024) for the kernels of the blocks, and SGD with Nesterov's momentum for the rest.
 
-    Muon takes a kernel as a matrix (features, values that a feature reads). The update is the nearest orthogonal matrix
-    to the momentum, by three Newton-Schulz steps, times the learning rate. Before each step the kernel is scaled to the
-    Frobenius norm of such a matrix, so the learning rate is the size of an update relative to the kernel. BatchNorm
-    follows each of these kernels, so their scale does not change the output.
+    Muon takes a kernel as a matrix (features, values that a feature reads). The update is close to the orthogonal
+    matrix nearest to the momentum: three Newton-Schulz steps approximate it. Before each update the kernel is scaled to
+    a Frobenius norm of sqrt(features), so the learning rate is about the size of an update relative to the kernel.
+    BatchNorm follows each of these kernels, so their scale does not change the output.
 
     SGD's learning rate and momentum are ``MUON_SGD_RATE`` times ``learning_rate`` and ``MUON_SGD_MOMENTUM``. Weight
     decay acts there alone, coupled, and on kernels but not on biases and BatchNorm.
     """
 
     def kinds(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: "muon" if leaf.ndim == 4 and leaf.shape[2] > 3 else "sgd", params)
+        def kind(path: tuple[Any, ...], leaf: jax.Array) -> str:
+            is_stem = path[0].key == "conv1"
+            return "muon" if leaf.ndim == 4 and not is_stem else "sgd"
+
+        return jax.tree_util.tree_map_with_path(kind, params)
 
     def kernels(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
@@ -111,7 +115,8 @@ def _from_unit_scale() -> optax.GradientTransformation:
 
     def update(updates: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
         def each(change: jax.Array, kernel: jax.Array) -> jax.Array:
-            scale = jnp.sqrt(kernel.shape[-1]) / jnp.linalg.norm(kernel)
+            norm = jnp.linalg.norm(kernel)
+            scale = jnp.where(norm > 0, jnp.sqrt(kernel.shape[-1]) / norm, 1)
             return (scale - 1) * kernel + change
 
         return jax.tree.map(each, updates, params), state

@@ -109,17 +109,17 @@ def _to_compute(run: Series, paper: Series | None, config: ConfigDict) -> None:
     if config.dataset.name != "cifar10":
         raise UserError(f"--x=pflop: dataset.name={config.dataset.name!r}: only the size of cifar10 is known here")
     # Imported here so that a mistyped flag is answered before JAX has started.
-    from jaxresnet.costs import flop_by_epoch, flop_per_image
+    from jaxresnet.flop import flop_until
 
     images = NUM_TRAIN - config.dataset.validation_size
-    spent = np.concatenate([[0], np.cumsum(flop_by_epoch(config))]) * images / 1e15
     for name in ("epoch", "eval_epoch", "rate_epoch"):
-        run[name] = np.interp(run[name], np.arange(len(spent)), spent).tolist()
+        run[name] = (flop_until(config, np.array(run[name])) * images / 1e15).tolist()
     if paper:
         whole = config.copy_and_resolve_references()
         whole.augment.small_images = ()
+        whole.num_epochs = int(paper["epoch"][-1])
         for name in ("epoch", "eval_epoch"):
-            paper[name] = [epoch * flop_per_image(whole) * NUM_TRAIN / 1e15 for epoch in paper[name]]
+            paper[name] = (flop_until(whole, np.array(paper[name])) * NUM_TRAIN / 1e15).tolist()
 
 
 def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -> None:

@@ -19,9 +19,10 @@ from jaxresnet import cli
 from jaxresnet.config import CONFIG_FILE, save_config
 from jaxresnet.environment import set_up_jax
 from jaxresnet.errors import UserError, user_path
-from jaxresnet.evaluate import evaluate_run
+from jaxresnet.evaluate import Evaluation, evaluate_run
 from jaxresnet.files import write_whole
 from jaxresnet.inference import restore_run
+from jaxresnet.models import count_parameters
 from jaxresnet.release_files import CARD_FILE, CARD_IN_WORDS, WEIGHTS_FILE
 from jaxresnet.run_files import read_summary
 from jaxresnet.torch_files import to_torch_file
@@ -64,14 +65,24 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
     if folder.exists():
         raise UserError(f"--out={out} exists; give a new folder: a release is never overwritten")
     run = restore_run(run_folder, "last")
-    weights = to_torch_file(in_half_precision(export_weights(run_folder, "last")), pathlib.Path(WEIGHTS_FILE))
+    if run.step != summary["last"]["step"]:
+        raise UserError(
+            f"{run_folder}: its last checkpoint is that of step {run.step:,}, and the run ended at step "
+            f"{summary['last']['step']:,}; put checkpoints/ back from a copy"
+        )
+    weights = export_weights(run_folder, "last")
+    halves = to_torch_file(in_half_precision(weights), pathlib.Path(WEIGHTS_FILE))
+    data_dir = data_dir or run.config.dataset.data_dir
+    config = run.config.copy_and_resolve_references()
+    config.dtype = "float32"  # which every device computes in, and PyTorch gives the same logits
+    config.dataset.data_dir = None  # which says where the data lie on this machine alone
     card = {
-        "sha256": hashlib.sha256(weights).hexdigest(),
-        "config": run.config.name,
-        "seed": run.config.seed,
-        "epochs": run.config.num_epochs,
+        "sha256": hashlib.sha256(halves).hexdigest(),
+        "config": config.name,
+        "seed": config.seed,
+        "epochs": config.num_epochs,
         "step": run.step,
-        "parameters": summary["parameters"],
+        "parameters": count_parameters(run.state.params),
         "git_commit": summary.get("git_commit"),
         "trained_in": run.config.dtype,
         "selection": "none: the weights after the last epoch",
@@ -85,18 +96,19 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
-        config = run.config.copy_and_resolve_references()
-        config.dtype = "float32"  # which every device computes in, and PyTorch gives the same logits
         save_config(config, new)
-        (new / WEIGHTS_FILE).write_bytes(weights)
-        write_whole(new / CARD_FILE, json.dumps(card))
-        released, mirrored = (evaluate_run(str(new), "last", data_dir, mirror) for mirror in (False, True))
-        trained = evaluate_run(str(run_folder), "last", data_dir)
+        (new / WEIGHTS_FILE).write_bytes(to_torch_file(weights, pathlib.Path(WEIGHTS_FILE)))
+        _write_hash(new, card)
+        unrounded = evaluate_run(str(new), "last", data_dir)
+        (new / WEIGHTS_FILE).write_bytes(halves)
+        _write_hash(new, card)
+        released = evaluate_run(str(new), "last", data_dir)
+        mirrored = evaluate_run(str(new), "last", data_dir, mirror=True) if config.augment.flip else None
         confusion = released.scores.confusion
         card["accuracy"] = {
-            "single_view": released.scores.sums.means("test")["test_accuracy"],
-            "with_mirrored_view": mirrored.scores.sums.means("test")["test_accuracy"],
-            "before_rounding_to_half_precision": trained.scores.sums.means("test")["test_accuracy"],
+            "single_view": _accuracy(released),
+            "with_mirrored_view": _accuracy(mirrored) if mirrored else None,
+            "before_rounding_to_half_precision": _accuracy(unrounded),
             "test_images": int(confusion.sum()),
             "per_class": dict(
                 zip(released.class_names, (100 * np.diag(confusion) / confusion.sum(1)).tolist(), strict=True)
@@ -108,6 +120,16 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
     return card
 
 
+def _write_hash(folder: pathlib.Path, card: dict[str, Any]) -> None:
+    """Write a card with which the weights that lie there now can be read."""
+    found = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    write_whole(folder / CARD_FILE, json.dumps(card | {"sha256": found}))
+
+
+def _accuracy(evaluation: Evaluation) -> float:
+    return evaluation.scores.sums.means("test")["test_accuracy"]
+
+
 def format_card(card: Mapping[str, Any]) -> str:
     """Write a card in words, as Markdown."""
     accuracy = card["accuracy"]
@@ -117,7 +139,7 @@ def format_card(card: Mapping[str, Any]) -> str:
     return f"""# A trained model
 
 {card["parameters"]:,} parameters, **{single:.2f}%** test accuracy: single view, {accuracy["test_images"]:,} images.
-With the mean of each image's and its mirror image's logits: {mirrored:.2f}%.
+{"" if mirrored is None else f"With the mean of the logits of each image and its mirror image: {mirrored:.2f}%."}
 
 {card["note"]}
 
@@ -127,17 +149,17 @@ With the mean of each image's and its mirror image's logits: {mirrored:.2f}%.
 | time | {card["training_hours"]:.1f} hours of training and evaluation |
 | on | {card["device"]}; {versions} |
 | commit | {card["git_commit"] or "not recorded"} |
-| computation | {card["trained_in"]} in training; float32 in use and in all figures of accuracy here |
+| computation | {card["trained_in"]} in training; float32 in use and for all accuracies here |
 | selection | {card["selection"]} |
 | weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{card["sha256"]}` |
-| rounding | single view {accuracy["before_rounding_to_half_precision"]:.2f}% before rounding to float16 |
+| rounding | {accuracy["before_rounding_to_half_precision"]:.2f}% before rounding to float16, single view |
 
 | class | accuracy, % |
 | --- | --- |
 {classes}
 
-All of these but the one before rounding were measured from the file shipped here. To check them, run
-`python -m jaxresnet.evaluate --workdir=` with this folder, and again with `--mirror`.
+All accuracies but the one before rounding were measured from the file shipped here. To check them, run
+`python -m jaxresnet.evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
 """
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxresnet.checkpoint import CHECKPOINTS_FOLDER
 from jaxresnet.config import CONFIG_FILE
 from jaxresnet.errors import UserError
 from jaxresnet.torch_files import read_torch_file
@@ -23,8 +24,9 @@ _CARD_FIELDS = {"sha256": str, "step": int, "epochs": int}
 
 
 def is_release(folder: pathlib.Path) -> bool:
-    """Return True if the folder holds a release, whole or not."""
-    return any((folder / name).exists() for name in (WEIGHTS_FILE, CARD_FILE))
+    """Return True if the folder holds a release, whole or not. A run may hold weights that it was converted to."""
+    holds_a_part = any((folder / name).exists() for name in (WEIGHTS_FILE, CARD_FILE))
+    return holds_a_part and not (folder / CHECKPOINTS_FOLDER).exists()
 
 
 def read_card(folder: pathlib.Path) -> dict[str, Any]:

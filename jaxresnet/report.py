@@ -113,11 +113,15 @@ def _add_final_model(page: Page, tables: list[Table]) -> None:
 
 
 def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
-    """Add the run with the highest test accuracy after its last epoch, whatever its config."""
+    """Add the run on CIFAR-10 with the highest test accuracy after its last epoch, whatever its config."""
     page.add("## The best run")
-    finished = [run for run in runs if run.summary and run.summary["evaluated_on"] == "test"]
+    finished = [
+        run
+        for run in runs
+        if run.summary and run.summary["evaluated_on"] == "test" and run.config.dataset.name == "cifar10"
+    ]
     if not finished:
-        page.add("No run has finished yet.")
+        page.add("No run on CIFAR-10 has finished yet.")
         return
 
     def accuracy(run: Run) -> float:
@@ -128,9 +132,9 @@ def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     assert best.summary is not None
     config, summary = best.config, best.summary
     page.add(
-        f"Of all {len(finished)} finished runs, `{best.path.relative_to(workdir)}` has the highest test accuracy after "
-        f"its last epoch: **{accuracy(best):.2f}%** ({config.name}, seed {config.seed}, {config.num_epochs} epochs, "
-        f"{format_seconds(summary['wall_seconds'])}, {_devices(summary)})."
+        f"Of all {len(finished)} finished runs on CIFAR-10, `{best.path.relative_to(workdir)}` has the highest test "
+        f"accuracy after its last epoch: **{accuracy(best):.2f}%** ({config.name}, seed {config.seed}, "
+        f"{config.num_epochs} epochs, {format_seconds(summary['wall_seconds'])}, {_devices(summary)})."
     )
     if best.confusion:
         names, matrix = best.confusion
@@ -147,7 +151,7 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
         return
     rows = []
     for run in runs:
-        epochs = f"{int(run.lines[-1]['epoch']) if run.lines else 0} of {run.config.num_epochs}"
+        epochs = f"{run.epochs_done} of {run.config.num_epochs}"
         row = [f"`{run.path.relative_to(workdir)}`", str(run.config.seed), epochs]
         if run.summary:
             summary = run.summary

@@ -13,6 +13,7 @@ from scipy import stats
 from jaxresnet.config import CONFIG_FILE, changed_fields, eval_split_name, flatten, load_config
 from jaxresnet.errors import UserError
 from jaxresnet.metrics import is_epoch_line, read_metrics
+from jaxresnet.release_files import is_release
 from jaxresnet.run_files import read_confusion, read_failure, read_imported, read_summary
 
 # Two runs that differ in these alone are the same experiment.
@@ -40,8 +41,13 @@ class Run(NamedTuple):
 
     @property
     def epoch_lines(self) -> list[dict[str, Any]]:
-        """The lines of whole epochs."""
+        """The lines of epochs that were evaluated."""
         return [line for line in self.lines if is_epoch_line(line)]
+
+    @property
+    def epochs_done(self) -> int:
+        """How many whole epochs the run has trained."""
+        return int(self.lines[-1]["epoch"]) if self.lines else 0
 
 
 def read_runs(folder: pathlib.Path) -> list[Run]:
@@ -56,6 +62,8 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
 
 
 def _read_run(path: pathlib.Path) -> Run:
+    if is_release(path):
+        raise UserError(f"{path} is a release, and no run")
     if read_imported(path):
         raise UserError(f"{path} began with imported weights, so it is no run of its config alone")
     config, summary = load_config(path), read_summary(path)
@@ -134,9 +142,12 @@ class Group(NamedTuple):
         return Stat.of(run.summary["test"]["test_accuracy"] for run in self.runs if run.summary)
 
     def curves(self) -> tuple[list[int], list[list[float]]]:
-        """Epochs, and the accuracy on ``split`` after each, in %, of every run whose log is complete."""
-        whole = [run.epoch_lines for run in self.runs if len(run.epoch_lines) == run.config.num_epochs]
-        return list(range(1, self.num_epochs + 1)), [[line[f"{self.split}_accuracy"] for line in log] for log in whole]
+        """Evaluated epochs, and the accuracy on ``split`` after each, in %, of every run whose log is complete."""
+        config = (self.runs or self.unfinished)[0].config
+        every, last = config.eval_every_epochs, self.num_epochs
+        epochs = [epoch for epoch in range(1, last + 1) if epoch % every == 0 or epoch == last]
+        whole = [run.epoch_lines for run in self.runs if len(run.epoch_lines) == len(epochs)]
+        return epochs, [[line[f"{self.split}_accuracy"] for line in log] for log in whole]
 
 
 class Sweep(NamedTuple):

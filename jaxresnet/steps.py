@@ -142,7 +142,6 @@ def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-@functools.cache
 def compile_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0, mirror: bool = False) -> Steps:
     """Programs for the devices of ``mesh``: state and data replicated, each batch divided.
 
@@ -151,33 +150,45 @@ def compile_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0
     Batches need not be divisible by the number of devices: the compiler pads and masks, so BatchNorm's statistics and
     the gradient are those of the whole batch on any number of devices.
     """
-    replicated = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec("data"))
+    # Evaluation does not depend on what training images are shrunk to.
+    evaluated = dataclasses.replace(transform, side=None)
+    return Steps(_train_program(transform, mesh, label_smoothing), _eval_program(evaluated, mesh, mirror))
 
-    def gather(data: Batch, indices: jax.Array, **extra: jax.Array) -> Batch:
-        batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
-        return jax.lax.with_sharding_constraint(batch, divided)
 
+@functools.cache
+def _train_program(transform: Transform, mesh: Mesh, label_smoothing: float) -> Callable[..., Any]:
     def train(
         state: TrainState, data: Batch, indices: jax.Array, hyperparams: Hyperparams
     ) -> tuple[TrainState, Metrics]:
         def step(state: TrainState, step_inputs: tuple[jax.Array, Hyperparams]) -> tuple[TrainState, Metrics]:
             index, step_hyperparams = step_inputs
-            return train_step(state, gather(data, index), step_hyperparams, transform, label_smoothing)
+            return train_step(state, _gather(data, index, mesh), step_hyperparams, transform, label_smoothing)
 
         with ambient(mesh):
             return _scan(step, state, (indices, hyperparams))
 
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(train, in_shardings=replicated, out_shardings=replicated, donate_argnums=0)
+
+
+@functools.cache
+def _eval_program(transform: Transform, mesh: Mesh, mirror: bool) -> Callable[..., Any]:
     def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
         def step(carry: None, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[None, Metrics]:
             index, step_mask = step_inputs
-            return carry, eval_step(state, gather(data, index, mask=step_mask), transform, mirror)
+            return carry, eval_step(state, _gather(data, index, mesh, mask=step_mask), transform, mirror)
 
         with ambient(mesh):
             return _scan(step, None, (indices, mask))[1]
 
-    jit = functools.partial(jax.jit, in_shardings=replicated, out_shardings=replicated)
-    return Steps(train=jit(train, donate_argnums=0), evaluate=jit(evaluate))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(evaluate, in_shardings=replicated, out_shardings=replicated)
+
+
+def _gather(data: Batch, indices: jax.Array, mesh: Mesh, **extra: jax.Array) -> Batch:
+    """Return the images and labels of a batch, and what else is given for it, divided over the devices."""
+    batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
 
 
 def dispatch(program: Callable[..., Any], state: TrainState, data: Batch, *inputs: Any) -> Any:

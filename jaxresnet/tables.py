@@ -110,7 +110,7 @@ def _mark(outside: bool) -> str:
 def _state_of(unfinished: list[Run]) -> str:
     if any(run.failure for run in unfinished):
         return "diverged"
-    epochs = max(len(run.epoch_lines) for run in unfinished)
+    epochs = max(run.epochs_done for run in unfinished)
     return f"unfinished: epoch {epochs} of {unfinished[0].config.num_epochs}"
 
 

@@ -18,6 +18,7 @@ from jaxresnet.config import check_config, eval_split_name
 from jaxresnet.datasets import Dataset, class_names, hold_out, load_dataset
 from jaxresnet.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.evaluate import evaluate
+from jaxresnet.flop import flop_until
 from jaxresnet.metrics import MetricsWriter, NoWriter, ProgressDisplay, Sums, format_seconds
 from jaxresnet.models import count_parameters
 from jaxresnet.progress import Progress
@@ -38,7 +39,7 @@ from jaxresnet.workdirs import check_workdir, explaining_full_disks, opened
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
-    """Trains, evaluates after every epoch, and leaves everything in ``workdir``; resumes what is already there.
+    """Trains, evaluates, and leaves everything in ``workdir``; resumes what is already there.
 
     Args:
         config: see ``configs/default.py``.
@@ -113,7 +114,7 @@ class _Trainer:
         self.hyperparams_fn = create_hyperparams_fn(config, self.steps_per_epoch)
 
         self.mesh = create_mesh()
-        self.steps = compile_steps(create_transform(config), self.mesh, config.label_smoothing)
+        self.steps = compile_steps(create_transform(config), self.mesh)
         state = create_train_state(config, dataset.train.images.shape[1:])
         self.state = replicate(state, self.mesh)
         self.progress = Progress(data_fingerprint=dataset.fingerprint())
@@ -141,7 +142,7 @@ class _Trainer:
                 if hosts.is_first()
                 else NoWriter()
             )
-            self.display = ProgressDisplay(self.config.num_epochs, self.total_steps, step)
+            self.display = ProgressDisplay(self.config.num_epochs, self._work(), step)
             with contextlib.closing(self.writer), contextlib.closing(self.display):
                 while self.progress.epoch < self.config.num_epochs:
                     self._train_epoch()
@@ -174,6 +175,10 @@ class _Trainer:
         self.progress.first_step = epoch * self.steps_per_epoch
         self.state = self.state.replace(step=replicate(jnp.int32(self.progress.first_step), self.mesh))
 
+    def _work(self) -> np.ndarray:
+        """What is done after each number of steps, from none to all. A step on smaller images does less."""
+        return flop_until(self.config, np.arange(self.total_steps + 1) / self.steps_per_epoch)
+
     def _train_epoch(self) -> None:
         """The steps of the running epoch that remain."""
         epoch, batch_size = self.progress.epoch, self.config.batch_size
@@ -202,60 +207,48 @@ class _Trainer:
 
     def _finish_epoch(self) -> None:
         """Evaluate the epoch if its turn has come, write its line, and save it if it is the best or a save is due."""
-        epoch = self.progress.epoch + 1
-        if epoch % self.config.eval_every_epochs and epoch < self.config.num_epochs:
-            self._finish_without_evaluation()
-        else:
-            self._evaluate_epoch()
+        progress, step, number = self.progress, int(self.state.step), self.progress.epoch + 1
+        is_last = number == self.config.num_epochs
+        sums = self._evaluate() if is_last or number % self.config.eval_every_epochs == 0 else None
 
-    def _finish_without_evaluation(self) -> None:
-        progress, step = self.progress, int(self.state.step)
-        line = self._metrics_line(step)
-        self.writer.write(line)
-        self.display.say(
-            f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
-            f"{line['train_accuracy']:.2f}%"
-        )
         progress.train_seconds += progress.sums.seconds
-        progress.epoch += 1
-        progress.sums = Sums()
-        if self._save_is_due(step):
-            self._save()
-
-    def _evaluate_epoch(self) -> None:
-        sums, confusion = evaluate(
-            self.steps,
-            self.state,
-            self.eval_data,
-            len(self.eval_split),
-            self.config.eval_batch_size,
-            self._stop_if_asked,
-        )
-        self.leave_start_up()
-        progress, step = self.progress, int(self.state.step)
-        progress.train_seconds += progress.sums.seconds
-        progress.eval_seconds += sums.seconds
-        progress.confusion = confusion.tolist()
-        line = self._metrics_line(step) | sums.means(self.eval_name)
-        line["epoch"] = progress.epoch + 1
-        line["seconds"] = progress.train_seconds + progress.eval_seconds
+        progress.eval_seconds += sums.seconds if sums else 0.0
+        line, seconds = self._metrics_line(step), progress.train_seconds + progress.eval_seconds
+        line["epoch"] = number
+        if sums:
+            line |= sums.means(self.eval_name)
+            line["seconds"] = seconds
+            progress.last = line
         self.writer.write(line)
-        progress.last = line
-        loss, accuracy = line[f"{self.eval_name}_loss"], line[f"{self.eval_name}_accuracy"]
+        name = self.eval_name
         self.display.say(
-            f"epoch {progress.epoch + 1}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
-            f"{line['train_accuracy']:.2f}%, {self.eval_name} loss {loss:.4f}, "
-            f"{self.eval_name} accuracy {accuracy:.2f}%, {format_seconds(line['seconds'])}"
+            f"epoch {number}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
+            f"{line['train_accuracy']:.2f}%, "
+            + (
+                f"{name} loss {line[f'{name}_loss']:.4f}, {name} accuracy {line[f'{name}_accuracy']:.2f}%, "
+                if sums
+                else ""
+            )
+            + format_seconds(seconds)
             + (f"; {self.status()}" if self.status else "")
         )
 
-        best = progress.best is None or accuracy > progress.best["accuracy"]
-        progress.epoch += 1
+        progress.epoch = number
         progress.sums = Sums()
-        if best:
-            progress.best = {"epoch": progress.epoch, "step": step, "loss": loss, "accuracy": accuracy}
-        if best or progress.epoch == self.config.num_epochs or self._save_is_due(step):
+        is_best = sums is not None and (progress.best is None or line[f"{name}_accuracy"] > progress.best["accuracy"])
+        if is_best:
+            loss, accuracy = line[f"{name}_loss"], line[f"{name}_accuracy"]
+            progress.best = {"epoch": number, "step": step, "loss": loss, "accuracy": accuracy}
+        if is_best or is_last or self._save_is_due(step):
             self._save()
+
+    def _evaluate(self) -> Sums:
+        """Score the evaluation split, and note the confusion matrix."""
+        size, batch_size = len(self.eval_split), self.config.eval_batch_size
+        scores = evaluate(self.steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
+        self.leave_start_up()
+        self.progress.confusion = scores.confusion.tolist()
+        return scores.sums
 
     def _metrics_line(self, step: int) -> dict[str, float]:
         sums = self.progress.sums

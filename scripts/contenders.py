@@ -26,9 +26,10 @@ from ml_collections import ConfigDict
 
 from jaxresnet import environment, malloc
 from jaxresnet.config import load_config
-from jaxresnet.costs import flop_per_image, matrix_product_pace
+from jaxresnet.costs import matrix_product_pace
 from jaxresnet.datasets import Dataset, load_dataset
 from jaxresnet.errors import UserError, one_line
+from jaxresnet.flop import flop_by_epoch
 from jaxresnet.schedules import Hyperparams
 from jaxresnet.steps import (
     Batch,
@@ -122,7 +123,8 @@ def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -
     train = cast(jax.stages.Wrapped, programs.train)  # which jit has made
     program = train.lower(state, data, indices, hyperparams).compile()
     facts = environment.describe() | {"compile_seconds": time.perf_counter() - start, "steps_per_dispatch": steps}
-    facts["flop_per_image"] = flop_per_image(config)  # here, because it starts JAX, of which a TPU serves one process
+    # Here, because it starts JAX, of which a TPU serves one process.
+    facts["flop_per_image"] = float(flop_by_epoch(config)[-1])
     if sizes := program.memory_analysis():  # of each device, the data set included
         facts["memory"] = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
         facts["memory"] -= sizes.alias_size_in_bytes
@@ -151,7 +153,8 @@ def _create(config: ConfigDict, data: Batch) -> tuple[Steps, TrainState, Batch]:
     mesh = create_mesh()
     _, height, width, channels = data["image"].shape
     state = replicate(create_train_state(config, (height, width, channels)), mesh)
-    return compile_steps(create_transform(config), mesh), state, data
+    transform = create_transform(config, config.num_epochs - 1)  # of whole images, where others come first
+    return compile_steps(transform, mesh, config.label_smoothing), state, data
 
 
 def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str) -> Contender:

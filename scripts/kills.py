@@ -113,6 +113,7 @@ def create_config(folder: pathlib.Path) -> ConfigDict:
     config.dataset.name = "cifar10"  # as far as .npz files go
     config.num_epochs = 20
     config.batch_size = 24
+    config.eval_every_epochs = 2
     config.eval_batch_size = 4
     config.model.channels = (4, 8)
     config.model.blocks = (1, 1)

@@ -29,7 +29,7 @@ def show(monkeypatch, stream):
     monkeypatch.setenv("COLUMNS", "200")  # what tqdm goes by where it cannot ask the terminal
     monkeypatch.setenv("LINES", "50")
     monkeypatch.setattr("jaxresnet.metrics.SECONDS_BETWEEN_LINES", 0.0)
-    display = ProgressDisplay(num_epochs=4, total_steps=40, step=9)
+    display = ProgressDisplay(num_epochs=4, work=np.arange(41.0), step=9)
     display.update(1, 10, Sums(loss=20.0, correct=5, count=10, seconds=0.5))
     display.update(2, 11, Sums(loss=20.0, correct=5, count=10, seconds=0.5))
     display.say("epoch 1/4: done")

@@ -119,7 +119,7 @@ def muon_in_numpy(kernel, grads, rates, momentum):
 
 def test_muon_equals_numpy_and_torchs_sgd_where_it_does_not_serve():
     rng = np.random.default_rng(0)
-    shapes = {"kernel": (3, 3, 8, 6), "stem": (3, 3, 3, 8), "linear": (6, 5), "bias": (5,)}
+    shapes = {"kernel": (3, 3, 8, 6), "conv1": (3, 3, 3, 8), "linear": (6, 5), "bias": (5,)}
     params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     grads = {name: rng.normal(size=(STEPS, *shape)) for name, shape in shapes.items()}
     rates = np.linspace(0.1, 0.01, STEPS)
@@ -131,7 +131,7 @@ def test_muon_equals_numpy_and_torchs_sgd_where_it_does_not_serve():
         groups = [{"params": tensor, "weight_decay": 5e-4 * (tensor.ndim > 1)} for tensor in tensors]
         return torch.optim.SGD(groups, lr=0.1, momentum=optim.MUON_SGD_MOMENTUM, nesterov=True)
 
-    rest = {name: params[name] for name in ("stem", "linear", "bias")}
+    rest = {name: params[name] for name in ("conv1", "linear", "bias")}
     expected = in_torch(sgd, rest, grads, optim.MUON_SGD_RATE * rates)
     for name in rest:
         np.testing.assert_allclose(actual[name], expected[name], rtol=1e-12)
@@ -141,10 +141,10 @@ def test_muon_equals_numpy_and_torchs_sgd_where_it_does_not_serve():
 
 @pytest.mark.parametrize("name", [*TORCH, "muon"])
 def test_float32_stays_float32(name):
-    params = {"w": jnp.ones((3, 2))}
+    params = {"w": jnp.ones((3, 2)), "kernel": jnp.ones((3, 3, 4, 2))}
     tx = optim.create_optimizer(optimizer_config(name))
     updates, state = tx.update(params, optim.set_hyperparams(tx.init(params), learning_rate=np.float32(0.1)), params)
-    assert updates["w"].dtype == jnp.float32
+    assert all(update.dtype == jnp.float32 for update in updates.values())
     assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(state))
 
 

@@ -9,18 +9,24 @@ import pytest
 
 import jaxresnet
 from jaxresnet import evaluate, export, predict, release
+from jaxresnet.config import load_config
 from jaxresnet.datasets import load_dataset
 from jaxresnet.errors import UserError
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.release import in_half_precision, write_release
+from jaxresnet.run_files import read_summary
+from jaxresnet.torch_runs import import_weights
 from jaxresnet.train import train_and_evaluate
 from tests.conftest import make_tiny_config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_npz):
+    """In bfloat16, which its release is not."""
     workdir = tmp_path_factory.mktemp("run") / "run"
-    train_and_evaluate(make_tiny_config(tiny_npz), str(workdir))
+    config = make_tiny_config(tiny_npz)
+    config.dtype = "bfloat16"
+    train_and_evaluate(config, str(workdir))
     return workdir
 
 
@@ -36,14 +42,17 @@ def copy(shipped, tmp_path):
     return shutil.copytree(shipped, tmp_path / "copy")
 
 
-def test_the_card_says_what_the_files_score(shipped, run):
+def test_the_card_says_what_the_files_score(shipped, run, tiny_npz, tmp_path):
     card = json.loads((shipped / "card.json").read_text())
     accuracy = card["accuracy"]
-    evaluation = evaluate_run(str(shipped), "last")
+    evaluation = evaluate_run(str(shipped), "last", str(tiny_npz))
     assert accuracy["single_view"] == evaluation.scores.sums.means("test")["test_accuracy"]
-    mirrored = evaluate_run(str(shipped), "last", mirror=True).scores.sums
+    mirrored = evaluate_run(str(shipped), "last", str(tiny_npz), mirror=True).scores.sums
     assert accuracy["with_mirrored_view"] == mirrored.means("test")["test_accuracy"]
-    trained = evaluate_run(str(run), "last").scores.sums
+    unrounded = shutil.copytree(run, tmp_path / "float32")
+    config = (run / "config.json").read_text()
+    (unrounded / "config.json").write_text(config.replace('"bfloat16"', '"float32"'))
+    trained = evaluate_run(str(unrounded), "last").scores.sums
     assert accuracy["before_rounding_to_half_precision"] == trained.means("test")["test_accuracy"]
     confusion = evaluation.scores.confusion
     assert sum(confusion.sum(1) * list(accuracy["per_class"].values())) / confusion.sum() == pytest.approx(
@@ -55,11 +64,11 @@ def test_the_card_says_what_the_files_score(shipped, run):
     assert f"**{accuracy['single_view']:.2f}%**" in words
 
 
-def test_the_mirrored_view_is_the_mean_of_two(run, tiny_npz):
-    classifier = jaxresnet.load(str(run))
+def test_the_mirrored_view_is_the_mean_of_two(shipped, tiny_npz):
+    classifier = jaxresnet.load(str(shipped))
     test = load_dataset("cifar10", str(tiny_npz), 10).test
     logits = (classifier.logits(test.images) + classifier.logits(test.images[:, :, ::-1])) / 2
-    sums = evaluate_run(str(run), "last", mirror=True).scores.sums
+    sums = evaluate_run(str(shipped), "last", str(tiny_npz), mirror=True).scores.sums
     assert sums.correct == (logits.argmax(-1) == test.labels).sum()
 
 
@@ -69,10 +78,33 @@ def test_weights_are_the_runs_rounded_once(shipped, run):
         np.testing.assert_array_equal(a, np.asarray(b).astype(np.float16).astype(np.float32))
 
 
-def test_every_command_that_reads_a_run_reads_it(shipped, tmp_path, capsys):
-    evaluate.main([f"--workdir={shipped}", "--mirror"])
+def test_it_names_nothing_of_the_machine_and_computes_in_float32(shipped):
+    config = load_config(shipped)
+    assert config.dataset.data_dir is None and config.dtype == "float32"
+    assert json.loads((shipped / "card.json").read_text())["trained_in"] == "bfloat16"
+
+
+def test_a_run_without_flips_has_no_mirrored_view(quickstart_run, tmp_path):
+    card = write_release(str(quickstart_run), str(tmp_path / "out"), "", None)
+    assert card["accuracy"]["with_mirrored_view"] is None
+    assert "mirror" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_its_weights_make_a_run_and_a_run_may_hold_them(shipped, run, tiny_npz, tmp_path):
+    import_weights(shipped / "model.safetensors", load_config(shipped), tmp_path / "imported")
+    images = load_dataset("cifar10", str(tiny_npz), 10).test.images
+    expected = jaxresnet.load(str(shipped)).logits(images)
+    np.testing.assert_array_equal(jaxresnet.load(str(tmp_path / "imported")).logits(images), expected)
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.copy(shipped / "model.safetensors", copy)
+    assert train_and_evaluate(load_config(copy), str(copy)) == read_summary(run)
+    np.testing.assert_array_equal(jaxresnet.load(str(copy)).logits(images), jaxresnet.load(str(run)).logits(images))
+
+
+def test_every_command_that_reads_a_run_reads_it(shipped, tiny_npz, tmp_path, capsys):
+    evaluate.main([f"--workdir={shipped}", "--mirror", f"--data_dir={tiny_npz}"])
     assert "step 12: test accuracy" in capsys.readouterr().out
-    predict.main([f"--workdir={shipped}"])
+    predict.main([f"--workdir={shipped}", f"--data_dir={tiny_npz}"])
     assert "of 50 labelled ones right" in capsys.readouterr().out
     export.main([f"--workdir={shipped}", "--format=stablehlo", f"--out={tmp_path / 'model.stablehlo'}"])
     assert (tmp_path / "model.stablehlo").stat().st_size > 0
@@ -139,7 +171,7 @@ def test_missing_weights_are_named(copy):
 
 
 def test_it_holds_one_checkpoint(shipped):
-    with pytest.raises(UserError, match="which holds one"):
+    with pytest.raises(UserError, match="which holds the last one alone"):
         jaxresnet.load(str(shipped), 7)
 
 

@@ -13,6 +13,8 @@ from jaxresnet.datasets import Split
 from jaxresnet.evaluate import evaluate
 from jaxresnet.schedules import Hyperparams
 from jaxresnet.steps import (
+    _eval_program,
+    _train_program,
     compile_steps,
     create_mesh,
     epoch_order,
@@ -105,7 +107,8 @@ def test_seeds_steps_and_dropout_change_the_draws(tiny_config):
 
 def test_each_shape_compiles_once(tiny_config):
     """Full batches, an epoch's smaller last one, and evaluation: three programs, however many epochs and runs."""
-    compile_steps.cache_clear()
+    _train_program.cache_clear()
+    _eval_program.cache_clear()
     split = random_split(50)
     for seed in range(2):
         tiny_config.seed = seed

@@ -15,7 +15,7 @@ from jaxresnet.errors import Interrupted, UserError
 from jaxresnet.experiments import load_experiment
 from jaxresnet.metrics import read_metrics
 from jaxresnet.run_files import read_failure, read_summary, write_summary
-from jaxresnet.steps import compile_steps, create_mesh
+from jaxresnet.steps import _eval_program, _train_program, compile_steps, create_mesh
 from jaxresnet.train import train_and_evaluate
 from jaxresnet.train_state import create_transform
 from tests.conftest import REPOSITORY, arguments_of
@@ -89,14 +89,15 @@ def test_runs_share_programs_finished_ones_are_skipped_and_a_failure_stops_no_ot
     (tmp_path / "scheduler" / "linear" / "seed0").mkdir(parents=True)
     (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").write_text("mine")
     planned = jobs.plan_jobs(SCHEDULER, ["cosine", "linear", "one_cycle_fixed"], 2, small, tmp_path)
-    compile_steps.cache_clear()
+    _train_program.cache_clear()
+    _eval_program.cache_clear()
     failures = sweep.run_jobs(planned)
     assert len(failures) == 1 and failures[0].startswith("linear, seed 0: ") and "holds other files" in failures[0]
     assert (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").read_text() == "mine"
     done = [job for job in planned if read_summary(job.workdir)]
     assert len(done) == 5
     # Three arms and two seeds: full and last batches, one program each, and one for evaluation.
-    compiled = compile_steps(create_transform(planned[0].config), create_mesh(), planned[0].config.label_smoothing)
+    compiled = compile_steps(create_transform(planned[0].config), create_mesh())
     assert (compiled.train._cache_size(), compiled.evaluate._cache_size()) == (2, 1)
     output = capsys.readouterr().out
     assert "== run 1 of 6: cosine, seed 0" in output and "sweep: 0% of the work, time left: measuring" in output

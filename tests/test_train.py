@@ -393,13 +393,18 @@ def test_epochs_between_evaluations_are_trained_and_logged_all_the_same(tiny_con
     assert_same_run(tiny_config, tmp_path / "stopped", tmp_path / "some")
 
 
-def test_a_run_from_before_a_field_existed_is_resumed_as_it_was(tiny_config, tmp_path):
-    train_and_evaluate(tiny_config, str(tmp_path / "run"))
+def test_a_run_from_before_a_field_existed_is_resumed_as_it_was(tiny_config, tmp_path, monkeypatch):
+    train_and_evaluate(tiny_config, str(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="after step 3;"):
+            train_and_evaluate(tiny_config, str(tmp_path / "run"))
     path = tmp_path / "run" / "config.json"
     fields = json.loads(path.read_text())
     del fields["eval_every_epochs"], fields["label_smoothing"], fields["augment"]["small_images"]
     path.write_text(json.dumps(fields))
-    assert train_and_evaluate(tiny_config, str(tmp_path / "run"))["last"]["epoch"] == 2
+    train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    assert_same_run(tiny_config, tmp_path / "run", tmp_path / "whole")
     assert load_config(tmp_path / "run").eval_every_epochs == 1
     with pytest.raises(UserError, match=r"augment\.small_images"):
         tiny_config.augment.small_images = ((16, 0.5),)
