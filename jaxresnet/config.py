@@ -178,7 +178,7 @@ _LATER = {"name", "paper.epoch"} | {
 
 
 def eval_split_name(config: ConfigDict) -> str:
-    """What a run is evaluated on after each epoch, and its best epoch chosen on: ``"validation"`` or ``"test"``."""
+    """What a run is evaluated on, and its best epoch chosen on: ``"validation"`` or ``"test"``."""
     return "validation" if config.dataset.validation_size else "test"
 
 
