@@ -1,9 +1,9 @@
-# make quickstart: set up .venv, then train on images that a dependency ships. About a minute on 2 CPU cores.
+# make quickstart: set up .venv, then train on images that scikit-learn ships. About a minute on 2 CPU cores.
 # make test:       set up .venv with the test extra, then run ruff, mypy and the first lane of tests.
-# make reliability: run the second lane, the tests of docs/reliability.md and those that take long, with many kills,
-#                  damaged files, bad inputs and configs.
-# make reliability-quick: run the second lane with fewer of them, as CI does after the first.
-# make lock:       write requirements.lock anew, with the newest versions that pyproject.toml allows. Needs Python 3.11.
+# make reliability: run the second lane, the tests of docs/reliability.md and the slow ones, with many kills, damaged
+#                  files, bad inputs and configs.
+# make reliability-quick: run the second lane with fewer of them, as CI does after the first lane.
+# make lock:       update requirements.lock to the newest versions that pyproject.toml allows. Needs Python 3.11.
 # make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
 #
 # .venv gets the versions in requirements.lock.
@@ -12,11 +12,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCK := requirements.lock
-# A process for each core, up to four, as each holds JAX and PyTorch; a file's tests share what is costly to set up, and
-# files come in the order of tests/conftest.py.
+# One process per core, at most four, because each holds JAX and PyTorch. Tests of one file stay in one process, because
+# they share costly fixtures. Files run in the order that tests/conftest.py sets.
 PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-# An environment of its own for one command, $$venv, which is gone afterwards.
+# Create a temporary environment for one command, $$venv, and delete it afterwards.
 WITH_VENV = set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; $(PYTHON) -m venv "$$venv"
 
 .PHONY: quickstart test reliability reliability-quick lock audit clean

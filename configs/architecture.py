@@ -1,10 +1,10 @@
-"""Table 8, the stages: 64-128-256, 32-64-128-256, 16-32-64-128-256, 32-64-128, by their channels.
+"""Table 8, the channels of the stages: 64-128-256, 32-64-128-256, 16-32-64-128-256, 32-64-128.
 
     python -m jaxresnet.main --config=configs/architecture.py:32-64-128 --workdir=runs/architecture/32-64-128/seed0
     python -m jaxresnet.sweep --config=configs/architecture.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 94.87, 93.41 and 95.39% test accuracy, last of 200 epochs, one run each, V100. No script of the second
-and the third survives: their stem and pooling are taken to be C[0] channels and global.
+and the third survives. They are assumed to have a stem of C[0] channels and global pooling.
 Measured here: not yet.
 """
 
@@ -20,7 +20,7 @@ ARMS = {
     "16-32-64-128-256": Arm(
         {"model.channels": (16, 32, 64, 128, 256), "model.blocks": (4, 4, 4, 4, 3), "model.pooling": "global"}, 93.41
     ),
-    # A stem of 16 channels, so that the first block has a projection.
+    # The stem has 16 channels, so the first block has a projection.
     "32-64-128": Arm(
         {
             "model.channels": (32, 64, 128),
@@ -35,4 +35,5 @@ ARMS = {
 
 
 def get_config(arm: str = "64-128-256"):
+    """Return the config of an arm."""
     return arms.choose("architecture", ARMS, arm)

@@ -1,6 +1,7 @@
-"""The arms of a table: what each changes of the baseline, and what the paper reports for it.
+"""Arms of the paper's tables: changes to the baseline, with the accuracy that the paper reports.
 
-Not a config itself. A file with arms has ``TITLE``, ``ARMS``, and a ``get_config`` that takes the name of one.
+This file is not a config. A config file with arms has ``TITLE``, ``ARMS``, and a ``get_config`` that takes an arm's
+name.
 """
 
 import dataclasses
@@ -16,9 +17,9 @@ class Arm:
     """One row of a table.
 
     Attributes:
-        changes: of the baseline, by field, as in ``{"schedule.name": "linear"}``. Empty: the baseline itself.
-        paper: the test accuracy that the paper reports, in %; ``None`` for arms that it does not have.
-        curve: the authors' log of the run in ``jaxresnet/paper_curves.csv``, where it survives.
+        changes: changed fields of the baseline, as in ``{"schedule.name": "linear"}``; empty for the baseline itself.
+        paper: test accuracy that the paper reports, in %; ``None`` for arms that it does not have.
+        curve: name of the authors' log in ``jaxresnet/report/paper_curves.csv``; ``None`` if no log survives.
     """
 
     changes: dict[str, Any]
@@ -26,15 +27,15 @@ class Arm:
     curve: str | None = None
 
 
-# The row that stands in every table.
+# Every table has this row.
 BASELINE = Arm({}, 95.48, "baseline")
 
 
 def choose(table: str, arms: dict[str, Arm], name: str) -> ConfigDict:
-    """The config of the arm of that ``name``. Rows that are the baseline share its name, and so its runs.
+    """Return the config of the arm ``name``. Rows that equal the baseline share its name, and so its runs.
 
     Raises:
-        ValueError: there is no such arm; the message lists those there are.
+        ValueError: there is no such arm. The message lists all arms.
     """
     if name not in arms:
         raise ValueError(f"there is no arm {name!r}; expected one of {', '.join(arms)}")

@@ -4,7 +4,7 @@
     python -m jaxresnet.sweep --config=configs/augmentation.py --seeds=3 --workdir=runs
 
 Paper: from 89.15% (norm_0.5) to 95.55% (crop_flip) test accuracy, last of 200 epochs, one run each, V100. The arms
-that normalise do so with another standard deviation than the baseline, as in the authors' scripts.
+that normalise have another standard deviation than the baseline, as in the authors' scripts.
 Measured here: not yet.
 """
 
@@ -16,7 +16,7 @@ TITLE = "Table 3: augmentation"
 NO_CROP = {"augment.crop_padding": 0}
 NO_FLIP = {"augment.flip": False}
 NO_NORM = {"augment.mean": (0.0, 0.0, 0.0), "augment.std": (1.0, 1.0, 1.0)}
-NORM_049 = {"augment.std": (0.247, 0.243, 0.261)}  # around the baseline's mean
+NORM_049 = {"augment.std": (0.247, 0.243, 0.261)}  # with the baseline's mean
 NORM_05 = {"augment.mean": (0.5, 0.5, 0.5), "augment.std": (0.5, 0.5, 0.5)}
 
 ARMS = {
@@ -34,4 +34,5 @@ ARMS = {
 
 
 def get_config(arm: str = "baseline"):
+    """Return the config of an arm."""
     return arms.choose("augmentation", ARMS, arm)

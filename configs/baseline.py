@@ -9,6 +9,7 @@ from configs import default
 
 
 def get_config():
+    """Return the config."""
     config = default.get_config()
     config.name = "baseline"
     config.paper.accuracy = 95.48

@@ -1,4 +1,4 @@
-"""The batch size, in the paper's text: 16, 32, 64, 128, 256, 512, all at a learning rate of 0.1.
+"""Batch sizes in the paper's text: 16, 32, 64, 128, 256, 512, all at a learning rate of 0.1.
 
     python -m jaxresnet.main --config=configs/batch_size.py:512 --workdir=runs/batch_size/512/seed0
     python -m jaxresnet.sweep --config=configs/batch_size.py --seeds=3 --workdir=runs
@@ -22,4 +22,5 @@ ARMS = {
 
 
 def get_config(arm: str = "128"):
+    """Return the config of an arm."""
     return arms.choose("batch_size", ARMS, arm)

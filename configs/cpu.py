@@ -1,4 +1,4 @@
-"""Real CIFAR-10 on a laptop: a small network, some minutes on 2 CPU cores.
+"""Real CIFAR-10 on a laptop: a small network that trains in minutes on 2 CPU cores.
 
     python -m jaxresnet.main --config=configs/cpu.py --workdir=runs/cpu
 
@@ -10,6 +10,7 @@ from configs import default
 
 
 def get_config():
+    """Return the config."""
     config = default.get_config()
     config.name = "cpu"
     config.num_epochs = 6

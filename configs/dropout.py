@@ -1,4 +1,4 @@
-"""Table 7, the rate of the dropout before the linear layer: 0.0, 0.2, 0.3, 0.4, 0.5.
+"""Table 7, the dropout rate before the linear layer: 0.0, 0.2, 0.3, 0.4, 0.5.
 
     python -m jaxresnet.main --config=configs/dropout.py:0.4 --workdir=runs/dropout/0.4/seed0
     python -m jaxresnet.sweep --config=configs/dropout.py --seeds=3 --workdir=runs
@@ -21,4 +21,5 @@ ARMS = {
 
 
 def get_config(arm: str = "0.0"):
+    """Return the config of an arm."""
     return arms.choose("dropout", ARMS, arm)

@@ -3,9 +3,9 @@
     python -m jaxresnet.main --config=configs/epochs.py:300 --workdir=runs/epochs/300/seed0
     python -m jaxresnet.sweep --config=configs/epochs.py --seeds=3 --workdir=runs
 
-Paper: 95.48, 85.45, 95.32 and 95.31% test accuracy, one run each, V100. The cosine was 200 epochs long in every arm:
-at epoch 100 the learning rate is still 0.05, and past epoch 200 it rises again, to 0.1 at epoch 400. In the arms that
-end in _fixed it is as long as the run.
+Paper: 95.48, 85.45, 95.32 and 95.31% test accuracy, one run each, V100. The cosine was 200 epochs long in every arm.
+At epoch 100 the learning rate is still 0.05. Past epoch 200 it rises again, to 0.1 at epoch 400. In the arms that end
+in _fixed, the cosine is as long as the run.
 Measured here: not yet.
 """
 
@@ -28,4 +28,5 @@ ARMS = {
 
 
 def get_config(arm: str = "200"):
+    """Return the config of an arm."""
     return arms.choose("epochs", ARMS, arm)

@@ -1,9 +1,9 @@
-"""The paper's network, trained by a recipe that needs a fraction of its epochs; `docs/recipe.md` tells why.
+"""The paper's network with a recipe that needs a fraction of its epochs. `docs/recipe.md` explains why.
 
     python -m jaxresnet.main --config=configs/fast.py --workdir=runs/fast
     python -m jaxresnet.main --config=configs/fast.py:60 --workdir=runs/fast60
 
-What follows the colon is the number of epochs, over which the recipe stretches.
+The number after the colon is the number of epochs. The recipe stretches over them.
 
 Paper: no such experiment.
 Measured here: not yet.
@@ -15,6 +15,11 @@ EPOCHS = 12
 
 
 def get_config(epochs: str = str(EPOCHS)):
+    """Return the config for a number of epochs.
+
+    Raises:
+        ValueError: ``epochs`` is not a whole number of at least 4.
+    """
     if not epochs.isdecimal() or int(epochs) < 4:
         raise ValueError(f"{epochs!r}: expected a whole number of epochs, at least 4")
     config = default.get_config()

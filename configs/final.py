@@ -11,6 +11,7 @@ from configs import default
 
 
 def get_config():
+    """Return the config."""
     config = default.get_config()
     config.name = "final"
     config.model.pooling = "global"

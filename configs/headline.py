@@ -1,4 +1,4 @@
-"""Table 1, the models: the baseline, the final model, and the ResNet-18 that the paper compares them with.
+"""Table 1, the models: baseline, final model, and the ResNet-18 of the paper's comparison.
 
     python -m jaxresnet.main --config=configs/headline.py:final --workdir=runs/final/seed0
     python -m jaxresnet.sweep --config=configs/headline.py --seeds=3 --workdir=runs
@@ -15,6 +15,11 @@ ARMS = {"baseline": baseline, "final": final, "resnet18": resnet18}
 
 
 def get_config(arm: str = "baseline"):
+    """Return the config of an arm.
+
+    Raises:
+        ValueError: there is no such arm. The message lists all arms.
+    """
     if arm not in ARMS:
         raise ValueError(f"there is no arm {arm!r}; expected one of {', '.join(ARMS)}")
     return ARMS[arm].get_config()

@@ -4,8 +4,8 @@
     python -m jaxresnet.sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 68.55, 74.85, 93.06, 89.88 and 94.3% test accuracy, last of 200 epochs, one run each, V100. All ran at
-SGD's learning rate of 0.1, a hundred times what Adam is used at. The arms that end in _fixed have a learning rate
-that is usual for their optimizer, those that end in _fixed_warmup also five epochs of warm-up.
+SGD's learning rate of 0.1, a hundred times Adam's usual one. The arms that end in _fixed have their optimizer's usual
+learning rate. Those that end in _fixed_warmup also have five epochs of warm-up.
 Measured here: not yet.
 """
 
@@ -16,9 +16,9 @@ TITLE = "Table 4: optimizer"
 
 WARMUP = {"schedule.warmup_epochs": 5.0}
 ADAM = {"optimizer.name": "adam", "schedule.learning_rate": 1e-3}
-# A momentum of 0.9 makes each step ten times as long.
+# The rate is a tenth of Adam's, because a momentum of 0.9 makes each step ten times as long.
 RMSPROP = {"optimizer.name": "rmsprop", "schedule.learning_rate": 1e-4}
-# Decay is multiplied with the learning rate; 0.05 keeps it at SGD's 0.1 * 5e-4.
+# AdamW multiplies the decay by the learning rate. A decay of 0.05 keeps the product at SGD's 0.1 * 5e-4.
 ADAMW = {"optimizer.name": "adamw", "schedule.learning_rate": 1e-3, "optimizer.weight_decay": 0.05}
 ADAGRAD = {"optimizer.name": "adagrad", "schedule.learning_rate": 1e-2}
 RADAM = {"optimizer.name": "radam", "schedule.learning_rate": 1e-3}
@@ -43,4 +43,5 @@ ARMS = {
 
 
 def get_config(arm: str = "sgd"):
+    """Return the config of an arm."""
     return arms.choose("optimizer", ARMS, arm)

@@ -4,7 +4,7 @@
     python -m jaxresnet.sweep --config=configs/pooling.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 95.57 and 95.61% test accuracy, last of 200 epochs, one run each, V100. A window of 5 fits the 8x8 map
-once, in its top left corner, and the rest is never read; a window of 8 is the whole map, so avg_8 and adaptive are
+once, in its top left corner, and the rest is never read. A window of 8 is the whole map, so avg_8 and adaptive are
 the same function.
 Measured here: not yet.
 """
@@ -21,4 +21,5 @@ ARMS = {
 
 
 def get_config(arm: str = "avg_5"):
+    """Return the config of an arm."""
     return arms.choose("pooling", ARMS, arm)

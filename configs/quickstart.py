@@ -10,6 +10,7 @@ from configs import default
 
 
 def get_config():
+    """Return the config."""
     config = default.get_config()
     config.name = "quickstart"
     config.dataset.name = "digits"
@@ -19,7 +20,7 @@ def get_config():
     config.model.channels = (16, 32, 64)
     config.model.blocks = (1, 1, 1)
     config.model.pooling = "global"
-    config.augment.flip = False  # a mirrored digit is another sign
+    config.augment.flip = False  # a mirrored digit is not a digit
     config.augment.mean = (0.0, 0.0, 0.0)
     config.augment.std = (1.0, 1.0, 1.0)
     config.schedule.step_per = "step"

@@ -1,4 +1,4 @@
-"""ResNet-18 for CIFAR-10, 11,173,962 parameters: what the paper compares its models with.
+"""ResNet-18 for CIFAR-10, 11,173,962 parameters. The paper compares its models with it.
 
     python -m jaxresnet.main --config=configs/resnet18.py --workdir=runs/resnet18
 
@@ -9,6 +9,7 @@ from configs import default
 
 
 def get_config():
+    """Return the config."""
     config = default.get_config()
     config.name = "resnet18"
     config.model.channels = (64, 128, 256, 512)

@@ -3,9 +3,9 @@
     python -m jaxresnet.main --config=configs/scheduler.py:linear --workdir=runs/scheduler/linear/seed0
     python -m jaxresnet.sweep --config=configs/scheduler.py --seeds=3 --workdir=runs
 
-Paper: 95.48, 91.048, 78.413 and 91.29% test accuracy, last of 200 epochs, one run each, V100. All but cosine ran at
-settings that make another schedule of them than their name says; those are the arms of that name here. The arms that
-end in _fixed, and warm_restarts, are what the names promise, over the whole run.
+Paper: 95.48, 91.048, 78.413 and 91.29% test accuracy, last of 200 epochs, one run each, V100. Except for cosine, the
+paper's settings do not give the schedule that the name promises. The arms linear, polynomial and one_cycle have those
+settings. The arms that end in _fixed, and warm_restarts, follow the named schedule over the whole run.
 Measured here: not yet at full size. At the size of configs/cpu.py and 8 epochs, 2 seeds on CPU, in the same order:
 78.03, 62.14, 72.78 and 51.68%; linear_fixed 75.80, polynomial_fixed 76.50, one_cycle_fixed 78.62%
 (`results/scheduler-cpu`).
@@ -17,7 +17,7 @@ from configs.arms import BASELINE, Arm
 TITLE = "Table 2: learning-rate schedule"
 ARMS = {
     "cosine": BASELINE,
-    # LinearLR at its defaults: from 1/3 to 1 over the first 5 epochs, then constant.
+    # LinearLR's defaults: from 1/3 to 1 over the first 5 epochs, then constant.
     "linear": Arm(
         {
             "schedule.name": "linear",
@@ -27,7 +27,7 @@ ARMS = {
         },
         paper=91.048,
     ),
-    # PolynomialLR at its defaults: to 0 within 5 epochs.
+    # PolynomialLR's defaults: to 0 within 5 epochs.
     "polynomial": Arm({"schedule.name": "polynomial", "schedule.total_epochs": 5.0}, paper=78.413),
     # OneCycleLR(max_lr=0.01, steps_per_epoch=128, epochs=200), so 25,600 steps, stepped once an epoch.
     "one_cycle": Arm(
@@ -36,7 +36,7 @@ ARMS = {
         curve="scheduler/one_cycle",
     ),
     "linear_fixed": Arm({"schedule.name": "linear"}),
-    # Squared: at PyTorch's power of 1 it would be linear_fixed again.
+    # At PyTorch's default power of 1 it would equal linear_fixed.
     "polynomial_fixed": Arm({"schedule.name": "polynomial", "schedule.power": 2.0}),
     "one_cycle_fixed": Arm({"schedule.name": "one_cycle", "schedule.step_per": "step"}),
     "warm_restarts": Arm({"schedule.name": "warm_restarts", "schedule.step_per": "step"}),
@@ -44,4 +44,5 @@ ARMS = {
 
 
 def get_config(arm: str = "cosine"):
+    """Return the config of an arm."""
     return arms.choose("scheduler", ARMS, arm)

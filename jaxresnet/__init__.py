@@ -3,26 +3,26 @@
 import importlib
 from typing import Any
 
-from jaxresnet import interrupts, malloc
+from jaxresnet.system import malloc, signals
 
 __version__ = "0.1.0"
 
-# Where the names that ``import jaxresnet`` offers, beside its modules, are defined. They are imported when first used,
-# so that a command can answer a mistake before JAX has started.
+# Public names and the modules that define them. They are imported at first use, so that a command can report a mistake
+# before JAX starts.
 _DEFINED_IN = {
     "Classifier": "inference",
-    "ResNet": "models",
-    "UserError": "errors",
+    "ResNet": "core.model",
+    "UserError": "system.errors",
     "load": "inference",
-    "set_up_jax": "environment",
+    "set_up_jax": "system.devices",
     "train_and_evaluate": "train",
 }
 
 __all__ = [*_DEFINED_IN]
 
-if interrupts.is_command_starting():
-    malloc.restart_with_large_pages()  # before anything is imported that would be imported twice
-    interrupts.end_at_once()
+if signals.is_command_starting():
+    malloc.restart_with_large_pages()  # First, because the new process repeats every import.
+    signals.end_at_once()
 
 
 def __getattr__(name: str) -> Any:

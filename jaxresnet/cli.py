@@ -1,4 +1,4 @@
-"""What the commands share: mistakes are answered in one line, and libraries keep quiet."""
+"""Parts that all commands share: checks of flags, one-line errors and quiet libraries."""
 
 import contextlib
 import difflib
@@ -13,48 +13,50 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from jaxresnet import config as config_lib
-from jaxresnet import interrupts
-from jaxresnet.errors import Interrupted, UserError
+from jaxresnet.system import signals
+from jaxresnet.system.errors import Interrupted, UserError
+from jaxresnet.workdir import config as config_lib
 
-CHECKPOINT_HELP = '"last" (the default), "best", or the number of a step that was kept'
+CHECKPOINT_HELP = '"last" (default), "best", or the step number of a checkpoint that was kept'
 
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """The body of a command: what a user can mend, or has asked for, becomes one line on stderr and a status not 0."""
-    interrupts.raise_again()  # what the command needs is imported by now
-    logging.set_verbosity(logging.ERROR)  # orbax reports every save in some 30 lines
+    """Report user errors and interruptions as one line on stderr and exit with a nonzero status."""
+    signals.raise_again()  # The module's own imports, which Ctrl-C ends silently, are done.
+    logging.set_verbosity(logging.ERROR)  # Orbax logs about 30 lines per save.
     try:
         yield
         sys.stdout.flush()
     except UserError as error:
         sys.exit(f"jaxresnet: {error}")
-    except BrokenPipeError:  # who reads has seen enough, as in `... | head`
+    except BrokenPipeError:  # The reader closed the pipe, as in `... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # such as a folder that may not be read
+    except OSError as error:  # For example, a folder without read permission.
         sys.exit(f"jaxresnet: {error}")
     except Interrupted as interrupted:
         _say(f"jaxresnet: {interrupted}")
         sys.exit(interrupted.exit_status)
     except KeyboardInterrupt:
-        _say(interrupts.LINE)
+        _say("jaxresnet: interrupted")
         sys.exit(128 + signal.SIGINT)
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # who reads may have been stopped, too, as in `... 2>&1 | tee log`
+    with contextlib.suppress(OSError):  # The reader may have been stopped too, as in `... 2>&1 | tee log`.
         print(line, file=sys.stderr, flush=True)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """``absl``'s parsing of ``argv``; what cannot be parsed ends the program with one line and status 2."""
+    """Parse ``argv`` with absl. If that fails, print one line and exit with status 2."""
     try:
         _check_config_flags(argv[1:])
         return flags.FLAGS(argv)
+    except SystemExit:  # absl ends --help with status 1
+        sys.exit(0)
     except (UserError, flags.Error) as error:
-        # Where a value is wrong, absl puts a traceback around the reason.
+        # If a value is wrong, absl's message is a traceback that ends with the reason.
         reason = str(error).strip().splitlines()[-1]
         if missing := re.match(r"flag --(\w+)=None: Flag .* must have a value other than None", reason):
             reason = f"--{missing[1]} is missing"
@@ -63,17 +65,17 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def refuse_arguments(argv: list[str]) -> None:
-    """Refuses what is left of ``argv`` once flags are parsed: commands take flags alone.
+    """Check that nothing is left of ``argv`` after the flags are parsed.
 
     Raises:
-        UserError: naming the first such word.
+        UserError: a word that is not a flag.
     """
     if argv[1:]:
-        raise UserError(f"{argv[1]!r} is no flag; did you mean --{argv[1]}?")
+        raise UserError(f"{argv[1]!r} is not a flag; did you mean --{argv[1]}?")
 
 
 def _check_config_flags(arguments: list[str]) -> None:
-    """Refuses a config file, an arm or a field that does not exist, which ml_collections answers with a traceback."""
+    """Check that the config file, its arm and all fields exist, because ml_collections would print a traceback."""
     names = [argument.lstrip("-").partition("=")[0] for argument in arguments if argument.startswith("-")]
     if "config" not in names:
         return
@@ -99,9 +101,9 @@ def _load_config_file(path: str) -> ConfigDict:
         return config_flags.ConfigFileFlagParser("config").parse(path)
     except ModuleNotFoundError as error:
         raise UserError(f"--config={path}: {error}; run from the folder that holds configs/") from error
-    except Exception as error:  # whatever the file itself raises
+    except Exception as error:  # The file's own code can raise anything.
         if arm and "positional argument" in str(error):
             raise UserError(f"--config={path}: {file} has no arms, so no {arm!r}; give --config={file}") from error
-        # ml_collections repeats the type in the message of some errors, and not of others.
+        # ml_collections puts the type into the message of some errors only.
         reason = str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
         raise UserError(f"--config={path}: {reason} ({type(error).__name__})") from error

@@ -1,7 +1,7 @@
-"""Writes a run as one file that runs without this package: ``python -m jaxresnet.export --workdir=runs/final``.
+"""Export a run to one file: ``python -m jaxresnet.export --workdir=runs/final --format=onnx``.
 
-Weights and preprocessing are inside: pixels (batch, 32, 32, 3) uint8 in, probabilities (batch, classes) float32 out,
-for any batch size.
+The file holds weights and preprocessing and does not need this package. It maps pixels (batch, 32, 32, 3) uint8 to
+probabilities (batch, classes) float32, for any batch size.
 
     probabilities = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes()).call(images)
 
@@ -22,22 +22,22 @@ import jax.export
 import jax.numpy as jnp
 
 from jaxresnet import cli
-from jaxresnet.cifar10 import IMAGE_SHAPE
-from jaxresnet.errors import UserError, user_path
-from jaxresnet.files import output_file
+from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
 from jaxresnet.inference import Classifier, load
+from jaxresnet.system.atomic_files import output_file
+from jaxresnet.system.errors import UserError, user_path
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
-    """A pure function from pixels to probabilities, and what it takes."""
+    """Return a pure function from pixels to probabilities, and the shape and dtype of its input."""
     (batch,) = jax.export.symbolic_shape("batch")
-    # Weights as constants on the host, which any platform can hold, and convolutions that suit any.
+    # Weights become constants on the host, and convolutions the generic ones, so that the file suits any platform.
     constants = dataclasses.replace(
         classifier,
         variables=jax.device_get(classifier.variables),
-        model=classifier.model.clone(conv_general_dilated=jax.lax.conv_general_dilated),
+        model=classifier.model.clone(conv_general_dilated=jax.lax.conv_general_dilated, relu=jax.nn.relu),
     )
     return lambda images: jax.nn.softmax(constants.forward(images)), jax.ShapeDtypeStruct(
         (batch, *IMAGE_SHAPE), jnp.uint8
@@ -45,15 +45,15 @@ def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Ar
 
 
 def to_stablehlo(classifier: Classifier) -> bytes:
-    """A serialised ``jax.export.Exported``, for CPU, GPU and TPU."""
+    """Convert to a serialised ``jax.export.Exported`` for CPU, GPU and TPU."""
     function, images = _probabilities(classifier)
     return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(images).serialize())
 
 
 def to_onnx(classifier: Classifier) -> bytes:
-    """An ONNX model with input ``images`` and output ``probabilities``; its metadata holds ``class_names`` as JSON.
+    """Convert to an ONNX model with input ``images`` and output ``probabilities``.
 
-    It computes in float32 whatever the run did: few ONNX runtimes convolve in bfloat16.
+    Its metadata holds ``class_names`` as JSON. It computes in float32, as few ONNX runtimes convolve in bfloat16.
 
     Raises:
         UserError: the converter is not installed.
@@ -63,7 +63,7 @@ def to_onnx(classifier: Classifier) -> bytes:
     except ImportError as error:
         raise UserError("--format=onnx needs the converter: pip install jax2onnx") from error
     function, images = _probabilities(dataclasses.replace(classifier, model=classifier.model.clone(dtype=jnp.float32)))
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of shapes that it works out itself
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # It warns about shapes that it then infers.
     with contextlib.redirect_stdout(io.StringIO()):
         model = jax2onnx.to_onnx(
             function, [images], model_name="jaxresnet", input_names=["images"], output_names=["probabilities"]
@@ -76,14 +76,15 @@ FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx}
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxresnet.export", description="Writes a run as one file that runs without this package."
+        prog="python -m jaxresnet.export", description="Export a run to one file that runs without this package."
     )
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
-    parser.add_argument("--format", required=True, choices=FORMATS, help="stablehlo, for JAX; or onnx")
-    parser.add_argument("--out", help="the file to write; WORKDIR/model.stablehlo or WORKDIR/model.onnx if not given")
+    parser.add_argument("--workdir", required=True, help="run directory or release")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="stablehlo (for JAX) or onnx")
+    parser.add_argument("--out", help="file to write (default: WORKDIR/model.stablehlo or WORKDIR/model.onnx)")
     parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
-    parser.add_argument("--force", action="store_true", help="overwrite what --out names")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     arguments = parser.parse_args(argv)
     with cli.command():
         folder = user_path(arguments.workdir)

@@ -13,28 +13,35 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
-from jaxresnet.augment import Transform
-from jaxresnet.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.cifar10 import IMAGE_SHAPE
-from jaxresnet.config import load_config
-from jaxresnet.datasets import class_names
-from jaxresnet.errors import UserError, user_path
-from jaxresnet.models import ResNet
-from jaxresnet.progress import Progress
-from jaxresnet.release_files import is_release, read_release
-from jaxresnet.steps import ambient, create_mesh, replicate
-from jaxresnet.train_state import TrainState, begin_with, create_model, create_train_state, create_transform, split_seed
+from jaxresnet.core.augment import Transform
+from jaxresnet.core.model import ResNet
+from jaxresnet.core.state import (
+    TrainState,
+    begin_with,
+    create_model,
+    create_train_state,
+    create_transform,
+    split_seed,
+)
+from jaxresnet.core.steps import ambient, create_mesh, replicate
+from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.loading import class_names
+from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
+from jaxresnet.workdir.config import load_config
+from jaxresnet.workdir.progress import Progress
+from jaxresnet.workdir.release import is_release, read_release
 
 
 class RestoredRun(NamedTuple):
-    """A run as a checkpoint holds it.
+    """A run restored from a checkpoint.
 
     Attributes:
-        config: that it was started with.
-        step: of the checkpoint.
-        state: replicated on the devices of ``mesh``.
-        progress: of the run at that step.
-        mesh: all devices.
+        config: config of the run.
+        step: step of the checkpoint.
+        state: state at that step, replicated on the devices of ``mesh``.
+        progress: progress at that step.
+        mesh: mesh of all devices.
     """
 
     config: ConfigDict
@@ -45,19 +52,19 @@ class RestoredRun(NamedTuple):
 
 
 def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
-    """Restores a run onto all devices.
+    """Restore a run onto all devices.
 
     Args:
-        workdir: of the run.
-        checkpoint: ``"best"``, ``"last"``, or the number of a step.
+        workdir: run directory or release.
+        checkpoint: ``"best"``, ``"last"``, or a step number.
 
     Raises:
-        UserError: no such run or checkpoint, or a damaged one.
+        UserError: missing or damaged run or checkpoint.
     """
     config, mesh = load_config(workdir), create_mesh()
     if is_release(workdir):
         return _restore_release(workdir, checkpoint, config, mesh)
-    # Only shapes: every value comes from the checkpoint, but for the key, which follows from the config.
+    # Shapes suffice: the checkpoint holds all values but the key, and the key follows from the config.
     abstract = jax.eval_shape(lambda: create_train_state(config, IMAGE_SHAPE))
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), abstract)
@@ -67,7 +74,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
             state, progress = checkpointer.restore(abstract, step)
         except DamagedCheckpoint as error:
             raise UserError(
-                f"{error}; give another --checkpoint, or train on: the run goes on from the newest that is whole"
+                f"{error}; give another --checkpoint, or resume training from the newest undamaged one"
             ) from error
     state = state.replace(rng=replicate(split_seed(config.seed).step, mesh))
     return RestoredRun(config, step, state, progress, mesh)
@@ -76,7 +83,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
 def _restore_release(folder: pathlib.Path, checkpoint: str | int, config: ConfigDict, mesh: Mesh) -> RestoredRun:
     if checkpoint != "last":
         raise UserError(
-            f"checkpoint {checkpoint!r}: {folder} is a release, which holds the last one alone; leave it out"
+            f"checkpoint {checkpoint!r}: {folder} is a release and holds the last checkpoint alone; give 'last'"
         )
     variables, card = read_release(folder, config)
     state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(card["step"]))
@@ -89,12 +96,12 @@ class Classifier:
     """A model with its weights and its preprocessing.
 
     Attributes:
-        model: the network.
-        variables: its ``params`` and ``batch_stats``.
-        transform: from pixels to what the network takes.
-        class_names: one for each logit.
-        batch_size: how many images are computed at a time, at most.
-        mesh: the devices that batches are divided over.
+        model: network.
+        variables: ``params`` and ``batch_stats`` of the network.
+        transform: conversion of pixels to the network's input.
+        class_names: one name per logit.
+        batch_size: largest number of images per batch.
+        mesh: devices that share each batch.
     """
 
     model: ResNet
@@ -105,14 +112,14 @@ class Classifier:
     mesh: Mesh
 
     def forward(self, images: jax.Array) -> jax.Array:
-        """Logits (batch, classes) of pixels (batch, 32, 32, 3) uint8: a pure function, for jit and export."""
+        """Compute logits (batch, classes) of pixels (batch, 32, 32, 3) uint8. Pure, for jit and export."""
         return _forward(self.variables, images, self.model, self.transform)
 
     def logits(self, images: np.ndarray) -> Float[np.ndarray, "size classes"]:
-        """Logits of any number of images (size, 32, 32, 3), uint8, in batches.
+        """Compute logits of any number of images (size, 32, 32, 3) uint8, in batches.
 
         Raises:
-            UserError: images of another type or shape.
+            UserError: images of another dtype or shape.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE:
@@ -127,13 +134,13 @@ class Classifier:
         return np.concatenate([self.dispatch(batch, size)[: len(batch)] for batch in batches])
 
     def probabilities(self, images: np.ndarray) -> Float[np.ndarray, "size classes"]:
-        """Softmax of ``logits``: each row sums to 1."""
+        """Compute the softmax of ``logits``. Each row sums to 1."""
         return softmax(self.logits(images), axis=-1)
 
     def dispatch(self, images: np.ndarray, batch_size: int) -> jax.Array:
-        """Logits (``batch_size``, classes) of up to ``batch_size`` images: the rows beyond them mean nothing.
+        """Start to compute logits (``batch_size``, classes) of up to ``batch_size`` images.
 
-        Returns at once; the devices go on computing until the result is read.
+        The rows after those of the images are padding. Reading the result waits for the devices.
         """
         padding = np.zeros((batch_size - len(images), *IMAGE_SHAPE), np.uint8)
         padded = np.concatenate([images, padding]) if len(padding) else images
@@ -141,14 +148,14 @@ class Classifier:
 
 
 def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
-    """The classifier that a run has trained.
+    """Load the classifier that a run has trained.
 
     Args:
-        workdir: of the run.
-        checkpoint: ``"best"``, ``"last"``, or the number of a step.
+        workdir: run directory or release.
+        checkpoint: ``"best"``, ``"last"``, or a step number.
 
     Raises:
-        UserError: no such run or checkpoint, or a damaged one.
+        UserError: missing or damaged run or checkpoint.
     """
     run = restore_run(user_path(workdir), checkpoint)
     config = run.config
@@ -163,7 +170,7 @@ def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
 
 
 def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform) -> jax.Array:
-    # Flax also returns the variables that a call may change; here there are none.
+    # Flax returns logits alone here, because no variables are mutable.
     return cast(jax.Array, model.apply(variables, transform.eval(jnp.asarray(images)), train=False))
 
 

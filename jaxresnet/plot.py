@@ -1,8 +1,6 @@
-"""Draws a run's curves over the paper's own: ``python -m jaxresnet.plot --workdir=runs/final``."""
+"""Plot a run's curves over the paper's: ``python -m jaxresnet.plot --workdir=runs/final``."""
 
 import argparse
-import csv
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -11,32 +9,31 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
-from jaxresnet.cifar10 import NUM_TRAIN
-from jaxresnet.config import eval_split_name, load_config
-from jaxresnet.errors import UserError, user_path
-from jaxresnet.files import PICTURES, output_file
-from jaxresnet.metrics import is_epoch_line, read_metrics
+from jaxresnet.datasets.cifar10 import IMAGE_SHAPE, NUM_TRAIN
+from jaxresnet.report.paper_curves import Series, read_paper_curve
+from jaxresnet.system.atomic_files import PICTURES, output_file
+from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.workdir.config import eval_split_name, load_config
+from jaxresnet.workdir.log import is_epoch_line, read_metrics
+from jaxresnet.workdir.names import CURVES_FILE
 
-PAPER_CURVES = pathlib.Path(__file__).with_name("paper_curves.csv")
 TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
-
-Series = dict[str, list[float]]
 
 
 def plot_run(workdir: str, out: str, x: str = "epoch") -> None:
     """Draw loss, accuracy and learning rate to a picture.
 
-    Solid lines are the run's; dotted ones the paper's, where the config names one of its curves. Within an epoch
-    the training metrics are means over the epoch so far.
+    Solid lines are the run's. If the config names a curve of the paper, it is dotted. Within an epoch, training metrics
+    are means over the epoch so far.
 
     Args:
         workdir: run directory.
-        out: picture to write, over what is there.
+        out: picture to write. An existing file is overwritten.
         x: ``"epoch"``, or ``"pflop"`` for the floating-point operations of training so far, in 1e15. The paper's curve
-            is taken to be of the same network, on whole images.
+            is assumed to be of the same network, on full-size images.
 
     Raises:
-        UserError: no run, nothing measured yet, or a file that cannot be written.
+        UserError: missing run, no metrics yet, a data set without known size, or a file that cannot be written.
     """
     folder = user_path(workdir)
     config = load_config(folder)
@@ -67,30 +64,14 @@ def plot_run(workdir: str, out: str, x: str = "epoch") -> None:
     for axes in (loss_axes, accuracy_axes, rate_axes):
         axes.set_xlabel("epoch" if x == "epoch" else "compute in training, PFLOP")
         axes.grid(alpha=0.3)
+        if x == "pflop":
+            axes.set_xscale("log")  # a run may take a fraction of the paper's operations
     output_file("--out", out, force=True, endings=PICTURES).write_figure(figure)
-
-
-def read_paper_curve(name: str) -> Series:
-    """The authors' own log of a run: ``epoch`` (from 1), train and test loss, train and test accuracy (%).
-
-    Raises:
-        UserError: there is no such curve.
-    """
-    with PAPER_CURVES.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["run"] == name]
-    if not rows:
-        raise UserError(f"paper.curve={name!r}: no such run in {PAPER_CURVES.name}")
-    return {
-        "epoch": [int(row["epoch"]) + 1 for row in rows],
-        "eval_epoch": [int(row["epoch"]) + 1 for row in rows],
-        **{f"train_{key}": [float(row[f"train_{key}"]) for row in rows] for key in ("loss", "accuracy")},
-        **{f"eval_{key}": [float(row[f"test_{key}"]) for row in rows] for key in ("loss", "accuracy")},
-    }
 
 
 def _run_series(lines: list[dict[str, Any]], split: str) -> Series:
     epoch_lines = [line for line in lines if is_epoch_line(line)]
-    # Means that start anew each epoch would draw a saw; whole epochs are enough once there are some.
+    # Running means restart each epoch and would draw a sawtooth, so only whole epochs are shown if there are several.
     whole = [line for line in lines if line["epoch"] == int(line["epoch"])]
     shown = whole if len(whole) > 1 else lines
     return {
@@ -105,21 +86,21 @@ def _run_series(lines: list[dict[str, Any]], split: str) -> Series:
 
 
 def _to_compute(run: Series, paper: Series | None, config: ConfigDict) -> None:
-    """Replace epochs by the floating-point operations of training up to them, in 1e15."""
+    """Replace epochs, in place, by the floating-point operations of training up to them, in 1e15."""
     if config.dataset.name != "cifar10":
-        raise UserError(f"--x=pflop: dataset.name={config.dataset.name!r}: only the size of cifar10 is known here")
-    # Imported here so that a mistyped flag is answered before JAX has started.
-    from jaxresnet.flop import flop_until
+        raise UserError(f"--x=pflop: dataset.name={config.dataset.name!r} is not supported; expected cifar10")
+    # Imported here so that a mistyped flag is reported before JAX starts.
+    from jaxresnet.core.flop import flop_until
 
     images = NUM_TRAIN - config.dataset.validation_size
     for name in ("epoch", "eval_epoch", "rate_epoch"):
-        run[name] = (flop_until(config, np.array(run[name])) * images / 1e15).tolist()
+        run[name] = (flop_until(config, IMAGE_SHAPE, np.array(run[name])) * images / 1e15).tolist()
     if paper:
         whole = config.copy_and_resolve_references()
         whole.augment.small_images = ()
         whole.num_epochs = int(paper["epoch"][-1])
         for name in ("epoch", "eval_epoch"):
-            paper[name] = (flop_until(whole, np.array(paper[name])) * NUM_TRAIN / 1e15).tolist()
+            paper[name] = (flop_until(whole, IMAGE_SHAPE, np.array(paper[name])) * NUM_TRAIN / 1e15).tolist()
 
 
 def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -> None:
@@ -150,18 +131,19 @@ def _name_best(axes: Axes, run: Series, split: str) -> None:
 
 
 def _marker(x: list[float]) -> str:
-    """Dots where a line would hide, or hide in, its few points."""
+    """Return dots for a curve with few points, because a line alone could hide them."""
     return "o" if len(x) < 30 else ""
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.plot", description="Draws a run's curves to a PNG.")
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
-    parser.add_argument("--out", help="the PNG to write; WORKDIR/curves.png if not given")
-    parser.add_argument("--x", choices=("epoch", "pflop"), default="epoch", help="what to draw against")
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m jaxresnet.plot", description="Plot a run's curves to a picture.")
+    parser.add_argument("--workdir", required=True, help="run directory")
+    parser.add_argument("--out", help="picture to write (default: WORKDIR/curves.png)")
+    parser.add_argument("--x", choices=("epoch", "pflop"), default="epoch", help="unit of the horizontal axis")
     arguments = parser.parse_args(argv)
     with cli.command():
-        out = arguments.out or str(user_path(arguments.workdir) / "curves.png")
+        out = arguments.out or str(user_path(arguments.workdir) / CURVES_FILE)
         plot_run(arguments.workdir, out, arguments.x)
         print(out)
 

@@ -1,8 +1,8 @@
-"""Makes a release of a finished run: a folder with its weights in half precision and a card of what was measured.
+"""Make a release of a finished run: a folder with its weights in half precision and a card of its measurements.
 
     python -m jaxresnet.release --workdir=runs/fast --out=pretrained/cifar10 --note="..."
 
-Commands that read a run read a release too.
+Commands that read a run also read a release.
 """
 
 import argparse
@@ -16,47 +16,47 @@ from typing import Any
 import numpy as np
 
 from jaxresnet import cli
-from jaxresnet.config import CONFIG_FILE, save_config
-from jaxresnet.environment import set_up_jax
-from jaxresnet.errors import UserError, user_path
+from jaxresnet.convert.files import to_torch_file
+from jaxresnet.convert.runs import export_weights
+from jaxresnet.core.model import count_parameters
 from jaxresnet.evaluate import Evaluation, evaluate_run
-from jaxresnet.files import write_whole
 from jaxresnet.inference import restore_run
-from jaxresnet.models import count_parameters
-from jaxresnet.release_files import CARD_FILE, CARD_IN_WORDS, WEIGHTS_FILE
-from jaxresnet.run_files import read_summary
-from jaxresnet.torch_files import to_torch_file
-from jaxresnet.torch_runs import export_weights
+from jaxresnet.system.atomic_files import write_whole
+from jaxresnet.system.devices import set_up_jax
+from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.torch_weights import COUNTERS
+from jaxresnet.workdir.config import save_config
+from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.names import CARD_FILE, CARD_IN_WORDS, CONFIG_FILE, WEIGHTS_FILE
 
 
 def in_half_precision(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return weights and statistics as float16, without PyTorch's counters, which no result depends on.
+    """Return weights and statistics as float16, without PyTorch's counters, because no result depends on them.
 
     Raises:
-        UserError: a value is too large for float16.
+        UserError: value too large for float16.
     """
     with np.errstate(over="ignore"):
         halves = {key: array.astype(np.float16) for key, array in state_dict.items() if not key.endswith(COUNTERS)}
     if large := [key for key, array in halves.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{large[0]} holds values above 65,504, which half precision cannot hold")
+        raise UserError(f"{large[0]} holds values above 65,504, the largest number in half precision")
     return halves
 
 
 def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> dict[str, Any]:
-    """Make a release of a finished run, and measure it from its own files.
+    """Make a release of a finished run and measure its accuracy from the released files.
 
     Args:
-        workdir: folder of the run, whose last checkpoint is released.
-        out: a new folder.
-        note: how the run was made, for the card.
-        data_dir: where the data lie; ``None`` for where the run's config says.
+        workdir: run directory. Its last checkpoint is released.
+        out: new folder.
+        note: text for the card about how the run was made.
+        data_dir: folder of the data, or ``None`` for the one in the run's config.
 
     Returns:
         The card.
 
     Raises:
-        UserError: the run has not finished, the folder exists, or data cannot be read.
+        UserError: unfinished run, missing last checkpoint, existing ``out``, or unreadable data.
     """
     run_folder, folder = user_path(workdir), user_path(out)
     summary = read_summary(run_folder)
@@ -67,15 +67,15 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
     run = restore_run(run_folder, "last")
     if run.step != summary["last"]["step"]:
         raise UserError(
-            f"{run_folder}: its last checkpoint is that of step {run.step:,}, and the run ended at step "
-            f"{summary['last']['step']:,}; put checkpoints/ back from a copy"
+            f"{run_folder}: its last checkpoint is of step {run.step:,}, but the run ended at step "
+            f"{summary['last']['step']:,}; restore checkpoints/ from a copy"
         )
     weights = export_weights(run_folder, "last")
     halves = to_torch_file(in_half_precision(weights), pathlib.Path(WEIGHTS_FILE))
     data_dir = data_dir or run.config.dataset.data_dir
     config = run.config.copy_and_resolve_references()
-    config.dtype = "float32"  # which every device computes in, and PyTorch gives the same logits
-    config.dataset.data_dir = None  # which says where the data lie on this machine alone
+    config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
+    config.dataset.data_dir = None  # The path is valid only on this machine.
     card = {
         "sha256": hashlib.sha256(halves).hexdigest(),
         "config": config.name,
@@ -92,7 +92,7 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
         "versions": summary["versions"],
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside and then renamed, so that there is a whole release or none.
+    # The folder is renamed into place when it is complete, so a failure leaves no partial release.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
@@ -121,7 +121,7 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
 
 
 def _write_hash(folder: pathlib.Path, card: dict[str, Any]) -> None:
-    """Write a card with which the weights that lie there now can be read."""
+    """Write a card with the hash of the current weights, because reading a release checks it."""
     found = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     write_whole(folder / CARD_FILE, json.dumps(card | {"sha256": found}))
 
@@ -131,7 +131,7 @@ def _accuracy(evaluation: Evaluation) -> float:
 
 
 def format_card(card: Mapping[str, Any]) -> str:
-    """Write a card in words, as Markdown."""
+    """Format a card as Markdown."""
     accuracy = card["accuracy"]
     single, mirrored = accuracy["single_view"], accuracy["with_mirrored_view"]
     classes = "\n".join(f"| {name} | {value:.1f} |" for name, value in accuracy["per_class"].items())
@@ -164,13 +164,14 @@ All accuracies but the one before rounding were measured from the file shipped h
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxresnet.release", description="Make a folder to ship of a finished run: weights and a card."
+        prog="python -m jaxresnet.release", description="Make a release of a finished run: weights and a card."
     )
-    parser.add_argument("--workdir", required=True, help="the folder of the run")
-    parser.add_argument("--out", required=True, help="the new folder")
-    parser.add_argument("--note", default="", help="how the run was made, for the card")
-    parser.add_argument("--data_dir", help="where the data lie now, if elsewhere than when the run was trained")
+    parser.add_argument("--workdir", required=True, help="run directory")
+    parser.add_argument("--out", required=True, help="new folder")
+    parser.add_argument("--note", default="", help="text for the card about how the run was made")
+    parser.add_argument("--data_dir", help="folder of the data, if they have moved since training")
     arguments = parser.parse_args(argv)
     with cli.command():
         set_up_jax()

@@ -1,26 +1,27 @@
-"""What a config's model consists of, layer by layer: ``python -m jaxresnet.summary --config=configs/final.py``."""
+"""Print a config's model layer by layer: ``python -m jaxresnet.summary --config=configs/final.py``."""
 
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.files import PICTURES, output_file
+from jaxresnet.system.atomic_files import PICTURES, output_file
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The config file; single fields follow as in --config.model.blocks=(2,2,2).", lock_config=True
+    "config", None, "Config file. Override single fields as in --config.model.blocks=(2,2,2).", lock_config=True
 )
-DRAWING = flags.DEFINE_string("drawing", None, "A picture of the architecture to write: .png, .svg or .pdf.")
-FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --drawing names.")
+DRAWING = flags.DEFINE_string("drawing", None, "Picture of the architecture to write: .png, .svg, .pdf, .jpg or .webp.")
+FORCE = flags.DEFINE_boolean("force", False, "Overwrite an existing --drawing file.")
 
 
 def main(argv: list[str]) -> None:
+    """Run the command."""
     with cli.command():
         cli.refuse_arguments(argv)
-        # Imported here so that a mistyped flag is answered before JAX has started.
-        from jaxresnet.architecture import describe_layers, format_layers
-        from jaxresnet.cifar10 import IMAGE_SHAPE
-        from jaxresnet.config import check_config
-        from jaxresnet.train_state import create_model
+        # Imported here so that a mistyped flag is reported before JAX starts.
+        from jaxresnet.core.layers import describe_layers, format_layers
+        from jaxresnet.core.state import create_model
+        from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+        from jaxresnet.workdir.config import check_config
 
         config = CONFIG.value
         out = None
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
         print(format_layers(describe_layers(model, IMAGE_SHAPE), config.dtype, config.batch_size))
         if out is None:
             return
-        from jaxresnet.figures import draw_architecture
+        from jaxresnet.report.figures import draw_architecture
 
         out.write_figure(draw_architecture(model, IMAGE_SHAPE))
         print(out.path)

@@ -1,6 +1,6 @@
-"""Weights under the names and in the layouts that PyTorch gives them, and back, bit for bit.
+"""Conversion of weights to PyTorch's names and layouts and back, bit for bit.
 
-Everything here is NumPy: PyTorch is only needed to read and write its own files (see ``torch_files``).
+Everything here is NumPy. PyTorch is only needed to read and write its own files (see ``jaxresnet.convert.files``).
 
 | PyTorch | Flax |
 | --- | --- |
@@ -8,7 +8,7 @@ Everything here is NumPy: PyTorch is only needed to read and write its own files
 | ``layer2.0.shortcut.0.weight``, ``layer2.0.shortcut.1.*`` | ``layer2_0/shortcut_conv``, ``layer2_0/shortcut_bn`` |
 | ``bn1.weight``, ``bn1.bias`` | ``params``, ``bn1/scale``, ``bn1/bias`` |
 | ``bn1.running_mean``, ``bn1.running_var`` | ``batch_stats``, ``bn1/mean``, ``bn1/var`` |
-| ``bn1.num_batches_tracked`` | ``num_batches_tracked``, ``bn1/count``: no model of Flax reads it |
+| ``bn1.num_batches_tracked`` | ``num_batches_tracked``, ``bn1/count`` (not read by Flax models) |
 | ``linear.weight`` (out, in) | ``params``, ``linear/kernel`` (in, out) |
 """
 
@@ -21,17 +21,17 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from jaxresnet.cifar10 import IMAGE_SHAPE
-from jaxresnet.errors import UserError
-from jaxresnet.models import ResNet
-from jaxresnet.train_state import model_from_fields
+from jaxresnet.core.model import ResNet
+from jaxresnet.core.state import model_from_fields
+from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.system.errors import UserError
 
 StateDict = dict[str, np.ndarray]
 Path = tuple[str, ...]
 
 COUNTERS = "num_batches_tracked"
 
-# The last part of a key, in PyTorch's order, and what it is in Flax. Convolutions and linear layers have a kernel.
+# Flax names and the last parts of PyTorch's keys, in PyTorch's order. Convolutions and linear layers have a kernel.
 _NAMES = {
     ("params", "kernel"): "weight",
     ("params", "scale"): "weight",
@@ -43,30 +43,29 @@ _NAMES = {
 _MODULES = {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1"}
 _ORDER = ("conv1", "bn1", "conv2", "bn2", "shortcut.0", "shortcut.1", "linear")
 
-# What DataParallel and torch.compile put before every key.
+# Prefixes that DataParallel and torch.compile put before every key.
 _WRAPPERS = ("module.", "_orig_mod.")
 
 
 class UnfitWeights(UserError):
-    """The keys or shapes of a state dict are not those of the model."""
+    """Mismatch between the keys or shapes of a state dict and those of the model."""
 
 
 def from_state_dict(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of the model that ``model_config`` describes, from a PyTorch state dict.
+    """Convert a PyTorch state dict to the variables of the model that ``model_config`` describes.
 
     Args:
-        state_dict: arrays by PyTorch's keys, with or without the ``module.`` of ``DataParallel``. The counters
-            ``num_batches_tracked`` may be missing, as in files older than they are.
+        state_dict: arrays by PyTorch's keys, with or without the prefixes of ``DataParallel`` and ``torch.compile``.
+            The counters ``num_batches_tracked`` may be missing, as in files of early PyTorch versions.
         model_config: ``config.model`` (see ``configs/default.py``), or a dictionary of its fields.
 
     Returns:
-        ``params`` and ``batch_stats`` for ``model.apply``, float32; and ``num_batches_tracked``, which models ignore
-        and ``to_state_dict`` writes back.
+        ``params`` and ``batch_stats`` for ``model.apply``, in float32, and ``num_batches_tracked``. Models ignore the
+        counters. ``to_state_dict`` writes them back.
 
     Raises:
-        UnfitWeights: keys that are missing, unexpected, or of another shape, all of them.
-        UserError: weights that are no floating-point numbers or are NaN or infinite in float32, counters that cannot
-            be, or a model that cannot be built.
+        UnfitWeights: keys are missing or unexpected, or shapes differ. The message lists all of them.
+        UserError: weights are not floating-point numbers or not finite in float32, or counters or model are invalid.
     """
     if misfit := describe_misfit(state_dict, model_config):
         raise UnfitWeights(misfit)
@@ -98,11 +97,10 @@ def _weights(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def to_state_dict(variables: Mapping[str, Any]) -> StateDict:
-    """A PyTorch state dict from the variables of a model, with the keys in PyTorch's order.
+    """Convert the variables of a model to a PyTorch state dict, with the keys in PyTorch's order.
 
     Args:
-        variables: ``params`` and ``batch_stats``; ``num_batches_tracked`` as ``from_state_dict`` returns it, zeros
-            where it is missing.
+        variables: ``params``, ``batch_stats`` and optionally ``num_batches_tracked``. Missing counters become 0.
     """
     flat = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}
     flat = dict.fromkeys(_counter_paths(flat), np.zeros((), np.int64)) | flat
@@ -111,7 +109,7 @@ def to_state_dict(variables: Mapping[str, Any]) -> StateDict:
 
 
 def describe_misfit(state_dict: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:
-    """What keeps a state dict from being the weights of a model: a line for each kind, or None where it fits."""
+    """Describe how a state dict does not fit a model, one line per kind of mismatch, or return None if it fits."""
     shapes = {key: tuple(array.shape) for key, array in unwrap(state_dict).items()}
     expected = _expected(model_from_fields(model_config))
     missing = [key for key in expected if key not in shapes and not key.endswith(COUNTERS)]
@@ -127,7 +125,7 @@ def describe_misfit(state_dict: Mapping[str, Any], model_config: Mapping[str, An
 
 
 def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config's ``model`` that a state dict gives away; none where it is no ResNet of basic blocks."""
+    """Infer fields of ``config.model`` from a state dict. Return {} if it is not a ResNet of basic blocks."""
     shapes = {key: tuple(array.shape) for key, array in unwrap(state_dict).items()}
     first = {key: shape for key, shape in shapes.items() if re.fullmatch(r"layer\d+\.\d+\.conv1\.weight", key)}
     stem, linear = shapes.get("conv1.weight", ()), shapes.get("linear.weight", ())
@@ -149,7 +147,7 @@ def infer_architecture(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _expected(model: ResNet) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """For each key of the model's state dict: the path of its array among the variables, and its shape in PyTorch."""
+    """Map each key of the model's state dict to the path of its array in the variables and its shape in PyTorch."""
     images = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), np.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     state_dict = to_state_dict(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
@@ -159,7 +157,7 @@ def _expected(model: ResNet) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 
 def _counter_paths(paths: Iterable[Path]) -> list[Path]:
-    """One for each BatchNorm among ``paths``."""
+    """Return one counter path per BatchNorm among ``paths``."""
     return [(COUNTERS, *path[1:-1], "count") for path in paths if path[0] == "batch_stats" and path[-1] == "mean"]
 
 
@@ -172,14 +170,14 @@ def _key(path: Path) -> str:
 
 
 def _transpose(array: np.ndarray, *, to_torch: bool) -> np.ndarray:
-    """Convolutions are (height, width, in, out) here and (out, in, height, width) there; linear layers mirrored too."""
+    """Transpose (height, width, in, out) or (in, out) to PyTorch's (out, in, height, width) or (out, in), or back."""
     if array.ndim == 4:
         return array.transpose((3, 2, 0, 1) if to_torch else (2, 3, 1, 0))
     return array.T
 
 
 def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without what ``DataParallel`` and ``torch.compile`` put before every key."""
+    """Remove the prefixes that ``DataParallel`` and ``torch.compile`` put before every key."""
     arrays = dict(state_dict)
     while wrapper := next((each for each in _WRAPPERS if arrays and all(key.startswith(each) for key in arrays)), None):
         arrays = {key.removeprefix(wrapper): array for key, array in arrays.items()}
@@ -187,7 +185,7 @@ def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _torch_order(key: str) -> tuple[int, ...]:
-    """The stem, the blocks by their numbers, the linear layer; within each as PyTorch registers them."""
+    """Return a sort key: the stem, the blocks by number, the linear layer, each in PyTorch's registration order."""
     *module, name = key.split(".")
     stage, block = (int(module[0].removeprefix("layer")), int(module[1])) if module[0].startswith("layer") else (0, 0)
     if module[0] == "linear":

@@ -10,21 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxresnet import environment, hosts, interrupts
-from jaxresnet.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.config import check_config, eval_split_name
-from jaxresnet.datasets import Dataset, class_names, hold_out, load_dataset
-from jaxresnet.errors import Diverged, Interrupted, UserError, user_path
-from jaxresnet.evaluate import evaluate
-from jaxresnet.flop import flop_until
-from jaxresnet.metrics import MetricsWriter, NoWriter, ProgressDisplay, Sums, format_seconds
-from jaxresnet.models import count_parameters
-from jaxresnet.progress import Progress
-from jaxresnet.run_files import format_summary, read_summary, write_confusion, write_failure, write_summary
-from jaxresnet.schedules import create_hyperparams_fn
-from jaxresnet.steps import (
+from jaxresnet.core.evaluation import Sums, evaluate
+from jaxresnet.core.flop import flop_until
+from jaxresnet.core.model import count_parameters
+from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
+from jaxresnet.core.state import TrainState, create_train_state, create_transform
+from jaxresnet.core.steps import (
     compile_steps,
     create_mesh,
     dispatch,
@@ -34,60 +28,99 @@ from jaxresnet.steps import (
     steps_per_dispatch,
     train_dispatches,
 )
-from jaxresnet.train_state import TrainState, create_train_state, create_transform
-from jaxresnet.workdirs import check_workdir, explaining_full_disks, opened
+from jaxresnet.datasets.loading import Dataset, Split, class_names, hold_out, load_dataset
+from jaxresnet.system import devices, processes, signals
+from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
+from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
+from jaxresnet.workdir.config import check_config, eval_split_name
+from jaxresnet.workdir.files import format_summary, read_summary, write_confusion, write_summary
+from jaxresnet.workdir.lock import check_workdir, explaining_full_disks, opened
+from jaxresnet.workdir.log import MetricsWriter, NoWriter
+from jaxresnet.workdir.progress import Progress
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
-    """Trains, evaluates, and leaves everything in ``workdir``; resumes what is already there.
+    """Train and evaluate in ``workdir``, or resume the run that is already there.
 
     Args:
-        config: see ``configs/default.py``.
-        workdir: folder of the run: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the
-            end, ``summary.json`` and ``confusion.csv``; ``failure.txt`` where it diverged.
-        status: what to add to the line that each epoch prints.
+        config: config with the fields of ``configs/default.py``.
+        workdir: run directory: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the end,
+            ``summary.json`` and ``confusion.csv``; ``failure.txt`` if the run diverged.
+        status: function that returns a text to add to each epoch's line.
 
     Returns:
-        The summary: ``best`` and ``last`` epoch, with what the best was ``selected_on``; ``test``, the one score of the
-        test set where the best was selected on held-out training images; parameters, timings (of training steps,
-        compilation included, and evaluation, over all sessions; not of start-up and saving), device, versions.
+        The summary: ``best`` and ``last`` epoch, parameters, timings, device and versions. ``best`` names the split it
+        was ``selected_on``. If it was selected on held-out training images, ``test`` is its only score on the test set.
+        Timings cover training steps, compilation included, and evaluation, over all sessions.
 
     Raises:
-        UserError: a config, workdir or data set that cannot work.
+        UserError: config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
-        Interrupted: SIGINT or SIGTERM came; the run is saved. A command that has taken no step yet ends on the spot
-            instead.
+        Interrupted: SIGINT or SIGTERM came and the run was saved. In its first dispatch, a command ends at once.
     """
     folder = user_path(workdir)
     check_config(config)
     check_workdir(config, folder)
     if summary := read_summary(folder):
-        print(f"{folder} holds this run already, finished.\n{format_summary(summary)}")
+        print(f"{folder} already holds this run, finished.\n{format_summary(summary)}")
         return summary
 
-    dataset = hosts.first_before_others(
+    dataset = processes.first_before_others(
         lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     )
-    trainer = _Trainer(config, dataset, status)
-    with opened(folder, config):
-        try:
-            with (
-                explaining_full_disks(folder),
-                Checkpointer(folder, config.checkpoint.keep) as checkpointer,
-                hosts.ending_others_too(),
-                explaining_full_disks(folder),  # here, too, since the line before may end the process
-            ):
-                summary = trainer.run(folder, checkpointer)
-        except Diverged as error:
-            if hosts.is_first():
-                write_failure(str(error), folder)
-            raise
+    task = _create_task(config, dataset)  # Before the workdir is written, because it can fail.
+    with (
+        opened(folder, config),
+        Checkpointer(folder, config.checkpoint.keep) as checkpointer,
+        processes.ending_others_too(),
+        explaining_full_disks(folder),
+        signals.stop_signal() as stop_signal,
+    ):
+        summary = _Trainer(task, folder, checkpointer, stop_signal, status).run()
     print(format_summary(summary))
     return summary
 
 
+class _Task(NamedTuple):
+    """Fixed inputs of a run. They follow from its config and data."""
+
+    config: ConfigDict
+    train_split: Split
+    eval_split: Split
+    test_split: Split
+    data_fingerprint: str
+    steps_per_epoch: int
+    hyperparams_fn: Callable[[np.typing.ArrayLike], Hyperparams]
+    mesh: Mesh
+    first_state: TrainState
+
+
+def _create_task(config: ConfigDict, dataset: Dataset) -> _Task:
+    train_split, eval_split = dataset.train, dataset.test
+    if config.dataset.validation_size:
+        train_split, eval_split = hold_out(dataset.train, config.dataset.validation_size)
+    if config.batch_size > len(train_split):
+        raise UserError(
+            f"batch_size={config.batch_size} is larger than the {len(train_split):,} training images; reduce it"
+        )
+    steps_per_epoch, mesh = -(-len(train_split) // config.batch_size), create_mesh()
+    create_transform(config)  # This raises UserError if the images do not fit the model.
+    return _Task(
+        config=config,
+        train_split=train_split,
+        eval_split=eval_split,
+        test_split=dataset.test,
+        data_fingerprint=dataset.fingerprint(),
+        steps_per_epoch=steps_per_epoch,
+        hyperparams_fn=create_hyperparams_fn(config, steps_per_epoch),
+        mesh=mesh,
+        first_state=replicate(create_train_state(config, dataset.train.images.shape[1:]), mesh),
+    )
+
+
 class _Save(NamedTuple):
-    """When the run was last saved, or begun: after how many steps and whole epochs, and at what time."""
+    """Steps, whole epochs and monotonic time at the last save, or at the start of the session."""
 
     step: int
     epoch: int
@@ -95,108 +128,104 @@ class _Save(NamedTuple):
 
 
 class _Trainer:
-    """One run. What changes while it trains is ``state`` and ``progress``, which checkpoints hold."""
+    """Training of one run. Checkpoints hold ``state`` and ``progress``, which training changes."""
 
-    def __init__(self, config: ConfigDict, dataset: Dataset, status: Callable[[], str] | None):
-        self.config, self.status = config, status
-        self.eval_name = eval_split_name(config)
-        self.test_split = dataset.test
-        if config.dataset.validation_size:
-            self.train_split, self.eval_split = hold_out(dataset.train, config.dataset.validation_size)
-        else:
-            self.train_split, self.eval_split = dataset.train, dataset.test
-        if config.batch_size > len(self.train_split):
-            raise UserError(
-                f"batch_size={config.batch_size}: larger than the {len(self.train_split):,} training images; give fewer"
-            )
-        self.steps_per_epoch = -(-len(self.train_split) // config.batch_size)
-        self.total_steps = self.steps_per_epoch * config.num_epochs
-        self.hyperparams_fn = create_hyperparams_fn(config, self.steps_per_epoch)
+    def __init__(
+        self,
+        task: _Task,
+        workdir: pathlib.Path,
+        checkpointer: Checkpointer,
+        stop_signal: list[signal.Signals],
+        status: Callable[[], str] | None,
+    ):
+        """Resume the run in ``workdir``, or begin it.
 
-        self.mesh = create_mesh()
-        self.steps = compile_steps(create_transform(config), self.mesh)
-        state = create_train_state(config, dataset.train.images.shape[1:])
-        self.state = replicate(state, self.mesh)
-        self.progress = Progress(data_fingerprint=dataset.fingerprint())
+        Args:
+            task: fixed inputs of the run.
+            workdir: run directory, locked by the caller.
+            checkpointer: checkpoints of ``workdir``.
+            stop_signal: list that receives the signal to stop.
+            status: function that returns a text to add to each epoch's line.
+        """
+        self.task, self.config, self.workdir, self.mesh = task, task.config, workdir, task.mesh
+        self.checkpointer, self.stop_signal, self.status = checkpointer, stop_signal, status
+        self.steps_per_epoch, self.hyperparams_fn = task.steps_per_epoch, task.hyperparams_fn
+        self.eval_name = eval_split_name(self.config)
+        self.eval_steps = compile_steps(create_transform(self.config), self.mesh)
 
-    def run(self, workdir: pathlib.Path, checkpointer: Checkpointer) -> dict[str, Any]:
-        self.checkpointer = checkpointer
-        self._resume(workdir)
-        self.train_data = put_on_devices(self.train_split, self.mesh)
-        self.eval_data = put_on_devices(self.eval_split, self.mesh)
-        step = int(self.state.step)
-        self.last_save = _Save(step, self.progress.epoch, time.monotonic())
+        self.state, self.progress = self._restore()
+        self.train_data = put_on_devices(task.train_split.images, task.train_split.labels, self.mesh)
+        self.eval_data = put_on_devices(task.eval_split.images, task.eval_split.labels, self.mesh)
+        step, epoch = int(self.state.step), self.progress.epoch
+        self.last_save = _Save(step, epoch, time.monotonic())
+        self.is_starting = True  # Until the first dispatch.
         print(
-            f"{count_parameters(self.state.params):,} parameters, {len(self.train_split):,} training images, "
-            f"{self.steps_per_epoch} steps an epoch, {environment.device_name()}; "
+            f"{count_parameters(self.state.params):,} parameters, {len(task.train_split):,} training images, "
+            f"{self.steps_per_epoch} steps per epoch, {devices.device_name()}; "
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
-        with contextlib.ExitStack() as start_up, interrupts.stop_signal() as self.stop_signal:
-            if jax.process_count() == 1:  # several have to agree on their end
-                line = "jaxresnet: stopped by {signal} before another step was taken; the same command goes on"
-                start_up.enter_context(interrupts.ending_compilation_too(line))
-            self.leave_start_up = start_up.close  # once there is something to save; later calls change nothing
-            self.writer = (
-                MetricsWriter(workdir, step, self.progress.epoch, self.progress.last)
-                if hosts.is_first()
-                else NoWriter()
-            )
-            self.display = ProgressDisplay(self.config.num_epochs, self._work(), step)
-            with contextlib.closing(self.writer), contextlib.closing(self.display):
-                while self.progress.epoch < self.config.num_epochs:
-                    self._train_epoch()
-                    self._finish_epoch()
-        return self._summarise(workdir)
+        self.writer = MetricsWriter(workdir, step, epoch, self.progress.last) if processes.is_first() else NoWriter()
+        # Progress is counted in FLOP, because a step on smaller images does less work.
+        steps = np.arange(self.steps_per_epoch * self.config.num_epochs + 1)
+        work = flop_until(self.config, task.train_split.images.shape[1:], steps / self.steps_per_epoch)
+        self.display = ProgressDisplay(self.config.num_epochs, work, step)
 
-    def _resume(self, workdir: pathlib.Path) -> None:
-        restored = self.checkpointer.restore_newest(self.state)
+    def run(self) -> dict[str, Any]:
+        """Train the remaining epochs and return the summary."""
+        with contextlib.closing(self.writer), contextlib.closing(self.display):
+            while self.progress.epoch < self.config.num_epochs:
+                self._train_epoch()
+                self._finish_epoch()
+        return self._summarise()
+
+    def _restore(self) -> tuple[TrainState, Progress]:
+        """Return the state and progress of the newest checkpoint, or the initial ones if there is none."""
+        fingerprint = self.task.data_fingerprint
+        restored = self.checkpointer.restore_newest(self.task.first_state)
         if restored is None:
-            return
-        fingerprint = self.progress.data_fingerprint
-        self.state, self.progress = restored
-        if self.progress.data_fingerprint is None:
-            self._place_imported_weights(workdir, fingerprint)
-        if self.progress.data_fingerprint != fingerprint:
+            return self.task.first_state, Progress(data_fingerprint=fingerprint)
+        state, progress = restored
+        if progress.data_fingerprint is None:
+            return self._begin_with_imported(state, progress)
+        if progress.data_fingerprint != fingerprint:
             raise UserError(
-                f"{workdir} holds a run on other data (checksum {self.progress.data_fingerprint}, now {fingerprint}); "
+                f"{self.workdir} holds a run on other data (checksum {progress.data_fingerprint}, now {fingerprint}); "
                 "give another --workdir, or the data that this run was started with"
             )
+        return state, progress
 
-    def _place_imported_weights(self, workdir: pathlib.Path, fingerprint: str | None) -> None:
-        """Only the data tell how many steps the epochs took that imported weights have behind them."""
-        epoch = self.progress.epoch
+    def _begin_with_imported(self, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+        """Set the step of imported weights to the end of their epochs. The steps per epoch depend on the data."""
+        epoch = progress.epoch
         if epoch >= self.config.num_epochs:
             raise UserError(
-                f"{workdir} holds weights imported after epoch {epoch} of {self.config.num_epochs}, so nothing is left "
-                "to train; score them with jaxresnet.evaluate, or import them again with another --epoch"
+                f"{self.workdir} holds weights imported after epoch {epoch} of {self.config.num_epochs}, so nothing is "
+                "left to train; score them with jaxresnet.evaluate, or import them again with another --epoch"
             )
-        self.progress.data_fingerprint = fingerprint
-        self.progress.first_step = epoch * self.steps_per_epoch
-        self.state = self.state.replace(step=replicate(jnp.int32(self.progress.first_step), self.mesh))
-
-    def _work(self) -> np.ndarray:
-        """What is done after each number of steps, from none to all. A step on smaller images does less."""
-        return flop_until(self.config, np.arange(self.total_steps + 1) / self.steps_per_epoch)
+        progress.data_fingerprint = self.task.data_fingerprint
+        progress.first_step = epoch * self.steps_per_epoch
+        return state.replace(step=replicate(jnp.int32(progress.first_step), self.mesh)), progress
 
     def _train_epoch(self) -> None:
-        """The steps of the running epoch that remain."""
+        """Train the remaining steps of the current epoch."""
         epoch, batch_size = self.progress.epoch, self.config.batch_size
         train = compile_steps(create_transform(self.config, epoch), self.mesh, self.config.label_smoothing).train
-        order = epoch_order(self.config.seed, epoch, len(self.train_split))
+        order = epoch_order(self.config.seed, epoch, len(self.task.train_split))
         step = int(self.state.step)
         at_once = steps_per_dispatch(self.config.steps_per_dispatch)
         for indices in train_dispatches(order, batch_size, step - epoch * self.steps_per_epoch, at_once):
             start = time.monotonic()
             hyperparams = self.hyperparams_fn(np.arange(step, step + len(indices)))
             hyperparams = jax.tree.map(np.float32, hyperparams)
-            self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
-            metrics = jax.device_get(metrics)
-            self.leave_start_up()
+            with self._start_up():
+                self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
+                metrics = jax.device_get(metrics)
             before, step = step, step + len(indices)
             self._check_loss(metrics["loss"], before)
-            self.progress.sums.add(metrics, time.monotonic() - start)
-            self.display.update(epoch + 1, step, self.progress.sums)
+            sums = self.progress.sums
+            sums.add(metrics, time.monotonic() - start)
+            self.display.update(epoch + 1, step, sums.means("train"), sums.images_per_second)
 
             if step < (epoch + 1) * self.steps_per_epoch:
                 if _crosses(self.config.log_every_steps, before, step):
@@ -205,8 +234,16 @@ class _Trainer:
                     self._save()
             self._stop_if_asked()
 
+    def _start_up(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a signal ends the process at once if this is the first dispatch.
+
+        The first dispatch compiles, and there is nothing to save yet. Several processes wait, to agree on their end.
+        """
+        is_first, self.is_starting = self.is_starting, False
+        return signals.ending_at_once() if is_first and jax.process_count() == 1 else contextlib.nullcontext()
+
     def _finish_epoch(self) -> None:
-        """Evaluate the epoch if its turn has come, write its line, and save it if it is the best or a save is due."""
+        """Evaluate the epoch if due, log it, and save if it is the best or the last or a save is due."""
         progress, step, number = self.progress, int(self.state.step), self.progress.epoch + 1
         is_last = number == self.config.num_epochs
         sums = self._evaluate() if is_last or number % self.config.eval_every_epochs == 0 else None
@@ -243,10 +280,10 @@ class _Trainer:
             self._save()
 
     def _evaluate(self) -> Sums:
-        """Score the evaluation split, and note the confusion matrix."""
-        size, batch_size = len(self.eval_split), self.config.eval_batch_size
-        scores = evaluate(self.steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
-        self.leave_start_up()
+        """Score the evaluation split and record its confusion matrix."""
+        size, batch_size = len(self.task.eval_split), self.config.eval_batch_size
+        with self._start_up():
+            scores = evaluate(self.eval_steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
         self.progress.confusion = scores.confusion.tolist()
         return scores.sums
 
@@ -257,7 +294,7 @@ class _Trainer:
             "step": step,
             "learning_rate": float(self.hyperparams_fn(step - 1).learning_rate),
             **sums.means("train"),
-            "images_per_second": sums.count / sums.seconds,
+            "images_per_second": sums.images_per_second,
         }
 
     def _check_loss(self, losses: np.ndarray, steps_before: int) -> None:
@@ -265,7 +302,7 @@ class _Trainer:
         if len(bad):
             step, epoch = steps_before + bad[0] + 1, self.progress.epoch + 1
             raise Diverged(
-                f"the loss became {losses[bad[0]]} at step {step:,} (epoch {epoch}); "
+                f"the loss became {losses[bad[0]]} at step {step:,} (epoch {epoch}), and "
                 f"{self.checkpointer.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
 
@@ -273,26 +310,28 @@ class _Trainer:
         every = self.config.checkpoint
         by_steps = every.every_steps > 0 and step - self.last_save.step >= every.every_steps
         late = time.monotonic() - self.last_save.time >= 60 * every.every_minutes
-        return by_steps or hosts.largest(late) > 0
+        return by_steps or processes.largest(late) > 0
 
     def _save(self) -> None:
         self.checkpointer.save(self.state, self.progress)
         self.last_save = _Save(int(self.state.step), self.progress.epoch, time.monotonic())
 
     def _stop_if_asked(self) -> None:
-        number = hosts.largest(self.stop_signal[0] if self.stop_signal else 0)
+        number = processes.largest(self.stop_signal[0] if self.stop_signal else 0)
         if number:
             if (int(self.state.step), self.progress.epoch) != self.last_save[:2]:
                 self._save()
             raise Interrupted(
-                f"stopped by {signal.Signals(number).name} and saved after step {int(self.state.step):,}; the same "
-                "command goes on from there",
+                f"stopped by {signal.Signals(number).name} and saved after step {int(self.state.step):,}; run the same "
+                "command to resume",
                 128 + number,
             )
 
-    def _summarise(self, workdir: pathlib.Path) -> dict[str, Any]:
+    def _summarise(self) -> dict[str, Any]:
         progress, last = self.progress, self.progress.last
-        assert last is not None and progress.best is not None and progress.confusion is not None  # by every evaluation
+        assert (
+            last is not None and progress.best is not None and progress.confusion is not None
+        )  # Every evaluation sets them.
         epochs_here = self.config.num_epochs - progress.first_step // self.steps_per_epoch
         summary = {
             "best": progress.best | {"selected_on": self.eval_name},
@@ -307,19 +346,20 @@ class _Trainer:
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
-            "images_per_second": epochs_here * len(self.train_split) / progress.train_seconds,
+            "images_per_second": epochs_here * len(self.task.train_split) / progress.train_seconds,
             "data_fingerprint": progress.data_fingerprint,
-            **environment.describe(),
+            **devices.describe(),
         }
         if self.eval_name != "test":
+            test = self.task.test_split
+            data = put_on_devices(test.images, test.labels, self.mesh)
             best_state = self._best_state(progress.best["step"])
-            test_data = put_on_devices(self.test_split, self.mesh)
-            sums, _ = evaluate(self.steps, best_state, test_data, len(self.test_split), self.config.eval_batch_size)
-            summary["test"] = {"epoch": progress.best["epoch"], **sums.means("test")}
+            scores = evaluate(self.eval_steps, best_state, data, len(test), self.config.eval_batch_size)
+            summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}
         names = class_names(self.config.dataset.name, self.config.model.num_classes)
-        if hosts.is_first():
-            write_confusion(progress.confusion, names, workdir)
-            write_summary(summary, workdir)
+        if processes.is_first():
+            write_confusion(progress.confusion, names, self.workdir)
+            write_summary(summary, self.workdir)
         return summary
 
     def _best_state(self, step: int) -> TrainState:
@@ -327,11 +367,11 @@ class _Trainer:
             return self.checkpointer.restore(self.state, step)[0]
         except DamagedCheckpoint as error:
             raise UserError(
-                f"{error}, which is the best epoch's, so the test set cannot be scored with it; put it back from a "
-                "copy, or score the last one: jaxresnet.evaluate --checkpoint=last"
+                f"{error}, but the best epoch's test score needs it; restore it from a copy, or score the last one: "
+                "jaxresnet.evaluate --checkpoint=last"
             ) from error
 
 
 def _crosses(every: int, before: int, after: int) -> bool:
-    """Whether a multiple of ``every`` lies in (``before``, ``after``]; never where ``every`` is 0."""
+    """Return True if ``every`` is positive and has a multiple in (``before``, ``after``]."""
     return every > 0 and after // every > before // every

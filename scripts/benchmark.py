@@ -1,10 +1,10 @@
-"""Times the training of a config: ``python scripts/benchmark.py --config=configs/final.py --against=torch``.
+"""Time the training of a config: ``python scripts/benchmark.py --config=configs/final.py --against=torch``.
 
-The program that training runs is timed with the config's data, by turns with what ``--against`` names: ``xla``, the
-same with XLA's own convolutions (on CPU there are others), and ``torch``, PyTorch as the paper's authors wrote it and
-tuned. Each is a process of its own, so that neither its memory nor its threads disturb the others. The figures are
-medians over the rounds, of which a first one does not count. Every timing ends when the result is there.
-``JAX_PLATFORMS`` chooses the device and ``--config.dtype=bfloat16`` the type.
+The training program runs on the config's data, interleaved with the rivals that ``--against`` names. ``xla`` is the
+same program with XLA's own convolutions; on CPU the project has others. ``torch`` is PyTorch as the paper's authors
+wrote it, and tuned. Each contender is a process, so that its memory and threads do not disturb the others. Results are
+medians over the rounds, without a warm-up round. Every timing ends when the result is ready. ``JAX_PLATFORMS`` selects
+the device and ``--config.dtype=bfloat16`` the type.
 """
 
 import json
@@ -20,32 +20,35 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.config import check_config
-from jaxresnet.datasets import load_dataset
-from jaxresnet.errors import UserError, user_path
-from jaxresnet.files import output_file
+from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.system.atomic_files import output_file
+from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.workdir.config import check_config
 from scripts import turns
 from scripts.benchmark_report import format_report
 from scripts.contenders import EVALUATION, OURS, TORCH, XLA
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file whose training is timed.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "How many times each is timed, after a first time that does not count.", 1)
-AGAINST = flags.DEFINE_multi_enum("against", [], ["torch", "xla"], "What to time by turns with it; may be repeated.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file whose training is timed.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds, after one warm-up round.", 1)
+AGAINST = flags.DEFINE_multi_enum("against", [], ["torch", "xla"], "Rivals to time, interleaved. May be repeated.")
 BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Also time these batch sizes, such as 32,64,128,256,512,1024,2048.")
 WIDTHS = flags.DEFINE_list("widths", [], "Also time the model with its channels times these, such as 0.5,1,2.")
-OUT = flags.DEFINE_string("out", None, "A JSON file to write.")
-PROFILE = flags.DEFINE_string("profile", None, "A folder to write a profile of one dispatch to.")
+OUT = flags.DEFINE_string("out", None, "JSON file for the measurements.")
+PROFILE = flags.DEFINE_string("profile", None, "Folder for a profile of one dispatch.")
 FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --out names.")
 
 Number = TypeVar("Number", int, float)
 
 
 def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathlib.Path | None) -> dict[str, Any]:
-    """Everything about a config but how it grows. Also writes a profile, to the folder named."""
+    """Measure a config: its training, the rivals' training, and its evaluation.
+
+    If ``profile`` is given, a profile of one dispatch is written to that folder.
+    """
     with turns.started(config, OURS, _say) as ours:
         platform = ours.facts["platform"]
         if "torch" in against and platform not in TORCH:
-            raise UserError(f"--against=torch: PyTorch is timed on {' and '.join(TORCH)}, and JAX runs on {platform}")
+            raise UserError(f"--against=torch: PyTorch is timed on {' and '.join(TORCH)}, but JAX runs on {platform}")
         if "xla" in against and platform == "tpu":
             raise UserError("--against=xla: on TPU all convolutions are XLA's; leave it out")
         rivals = list(TORCH[platform]) if "torch" in against else []
@@ -69,22 +72,25 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
 
 
 def check_batch_sizes(config: ConfigDict, others: list[int]) -> None:
-    """Refuse batches that are larger than the training set.
+    """Check that no batch is larger than the training set.
 
     Raises:
-        UserError: the first such batch size, or data that cannot be read.
+        UserError: a batch size is too large, or the data cannot be read.
     """
     size = len(load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes).train)
     for batch_size in [config.batch_size, *others]:
         if batch_size > size:
-            raise UserError(f"batch size {batch_size} is larger than the {size:,} training images; give fewer")
+            raise UserError(f"batch size {batch_size} is larger than the {size:,} training images; give a smaller one")
 
 
 def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> list[tuple[dict[str, float], ConfigDict]]:
-    """Configs of other batch sizes, and of other widths of the model, each with what is other about it.
+    """Create configs with other batch sizes and other widths of the model.
+
+    Returns:
+        Pairs of the changed field, ``batch_size`` or ``width``, and the config.
 
     Raises:
-        UserError: one that cannot work.
+        UserError: a config is invalid.
     """
     variants = []
     changes: list[dict[str, float]] = [{"batch_size": size} for size in batch_sizes]
@@ -101,7 +107,7 @@ def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> lis
 
 
 def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], rounds: int) -> list[dict[str, Any]]:
-    """The training step of each; where one ends, as it does not fit into memory, why."""
+    """Measure the training step of each variant. If one fails, such as for lack of memory, record its error."""
     measured = []
     for variant, config in variants:
         growth: dict[str, Any] = {**variant}
@@ -130,6 +136,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str]) -> None:
+    """Run the benchmark that the flags describe."""
     with cli.command():
         cli.refuse_arguments(argv)
         out = output_file("--out", OUT.value, FORCE.value, (".json",)) if OUT.value else None

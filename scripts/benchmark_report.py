@@ -1,16 +1,16 @@
-"""What ``benchmark.py`` measured, as Markdown."""
+"""Formatting of ``benchmark.py``'s measurements as Markdown."""
 
 import statistics
 from typing import Any
 
-from jaxresnet.metrics import format_seconds
+from jaxresnet.system.terminal import format_seconds
 from scripts.contenders import OURS
 
 _HEADER = ("step", "processor time", "page faults", "images/s", "TFLOP/s", "of the ceiling")
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """What was measured, as Markdown."""
+    """Format the measurements as Markdown tables."""
     batch_size, ceiling = report["batch_size"], report["matrix_product_flop_per_second"]
     ours = report["contenders"][OURS]
     lines = _table("", *_HEADER, "time relative to ours (least to most)")
@@ -27,9 +27,9 @@ def format_report(report: dict[str, Any]) -> str:
     rows = {
         "device": f"{ours['device']}{devices}, {report['dtype']}, batch size {batch_size}",
         "ceiling, a large matrix product": f"{ceiling / 1e12:.3g} TFLOP/s",
-        "steps a dispatch": ours["steps_per_dispatch"],
+        "steps per dispatch": ours["steps_per_dispatch"],
         "compilation": compiling,
-        "memory a device, data set included": memory,
+        "memory per device, data set included": memory,
         "start of the program to the end of the first dispatch": format_seconds(ours["first_step_seconds"]),
         "of that, reading the data": f"{ours['load_seconds']:.2f} s",
         "evaluation": f"{evaluation['batch_size'] / statistics.median(evaluation['wall_seconds']):,.0f} images/s",

@@ -1,13 +1,13 @@
-"""What ``benchmark.py`` times: this project's training steps and evaluation, and PyTorch's training steps.
+"""Contenders of ``benchmark.py``: this project's training steps and evaluation, and PyTorch's training steps.
 
-Each contender is a process of its own: ``contenders.py FOLDER KIND`` reads ``FOLDER/config.json`` and answers in lines
-of JSON on stdout. The first line says that the contender is ready, and how it was set up. Then every line on stdin
-names one of ``_COMMANDS``: ``turn`` runs one dispatch and answers what it cost.
+Each contender is a process: ``contenders.py FOLDER KIND`` reads ``FOLDER/config.json`` and answers in JSON lines on
+stdout. The first line tells that the contender is ready, and how it was set up. Every line on stdin then names one of
+``_COMMANDS``. For example, ``turn`` runs one dispatch and answers its cost.
 """
 
 import time
 
-START = time.perf_counter()  # before the imports, which a user waits for too
+START = time.perf_counter()  # before the imports, because a user waits for them too
 # ruff: noqa: E402
 
 import json
@@ -21,17 +21,14 @@ from typing import Any, NamedTuple, cast
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for the tests' PyTorch model
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet import environment, malloc
-from jaxresnet.config import load_config
-from jaxresnet.costs import matrix_product_pace
-from jaxresnet.datasets import Dataset, load_dataset
-from jaxresnet.errors import UserError, one_line
-from jaxresnet.flop import flop_by_epoch
-from jaxresnet.schedules import Hyperparams
-from jaxresnet.steps import (
+from jaxresnet.core.flop import flop_by_epoch
+from jaxresnet.core.schedules import Hyperparams
+from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
+from jaxresnet.core.steps import (
     Batch,
     Steps,
     compile_steps,
@@ -42,7 +39,11 @@ from jaxresnet.steps import (
     replicate,
     steps_per_dispatch,
 )
-from jaxresnet.train_state import TrainState, create_model, create_train_state, create_transform
+from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.loading import Dataset, load_dataset
+from jaxresnet.system import devices, malloc
+from jaxresnet.system.errors import UserError, one_line
+from jaxresnet.workdir.config import load_config
 
 OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
 TORCH = {
@@ -52,17 +53,17 @@ TORCH = {
 
 
 def has_our_malloc(kind: str) -> bool:
-    """Return True if a contender of this kind runs with the settings of ``jaxresnet.malloc``."""
+    """Return True if a contender of this kind runs with the settings of ``jaxresnet.system.malloc``."""
     return kind in (OURS, XLA, EVALUATION, TORCH["cpu"][2])
 
 
 class Turn(NamedTuple):
-    """What one step cost.
+    """Mean cost of a step in one dispatch.
 
     Attributes:
-        wall: seconds until its result was there.
-        processor: seconds of all cores of the process, user's and system's.
-        page_faults: pages of memory that the system had to provide.
+        wall: seconds until the result was ready.
+        processor: user and system seconds of the process, summed over all cores.
+        page_faults: memory pages that the system had to provide.
     """
 
     wall: float
@@ -71,12 +72,12 @@ class Turn(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """Something to time.
+    """A program to time.
 
     Attributes:
-        run: runs ``steps`` steps and returns when they are done.
+        run: function that runs ``steps`` steps and returns when they are done.
         steps: steps per call of ``run``.
-        facts: JSON of what was measured while it was set up.
+        facts: JSON data about the program and its set-up.
     """
 
     run: Callable[[], None]
@@ -85,14 +86,14 @@ class Contender(NamedTuple):
 
 
 def create_contender(config: ConfigDict, kind: str) -> Contender:
-    """Set up the contender of a kind, up to and including its first run.
+    """Set up the contender of a kind, including its first run.
 
     Raises:
-        UserError: data that cannot be read.
+        UserError: the data cannot be read.
     """
     is_torch = kind.startswith("PyTorch")
     if not is_torch:
-        environment.set_up_jax()
+        devices.set_up_jax()
     elif has_our_malloc(kind):
         malloc.keep_freed_blocks()
     start = time.perf_counter()
@@ -111,8 +112,8 @@ def create_contender(config: ConfigDict, kind: str) -> Contender:
 
 
 def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -> Contender:
-    """The program that training runs, on random images; with XLA's own convolutions if ``xla``."""
-    programs, state, data = _create(config, put_on_devices(dataset.train, create_mesh()))
+    """Create the training program, on random images. If ``xla``, it has XLA's own convolutions."""
+    programs, state, data = _create(config, put_on_devices(dataset.train.images, dataset.train.labels, create_mesh()))
     if xla:
         model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated)
         state = state.replace(apply_fn=model.apply)
@@ -120,12 +121,12 @@ def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -
     hyperparams = Hyperparams(config.schedule.learning_rate, config.optimizer.momentum)
     hyperparams = jax.tree.map(lambda value: np.full(steps, value, np.float32), hyperparams)
     start = time.perf_counter()
-    train = cast(jax.stages.Wrapped, programs.train)  # which jit has made
+    train = cast(jax.stages.Wrapped, programs.train)  # made by jit
     program = train.lower(state, data, indices, hyperparams).compile()
-    facts = environment.describe() | {"compile_seconds": time.perf_counter() - start, "steps_per_dispatch": steps}
-    # Here, because it starts JAX, of which a TPU serves one process.
-    facts["flop_per_image"] = float(flop_by_epoch(config)[-1])
-    if sizes := program.memory_analysis():  # of each device, the data set included
+    facts = devices.describe() | {"compile_seconds": time.perf_counter() - start, "steps_per_dispatch": steps}
+    # This starts JAX, and a TPU serves only one process, so only this contender computes it.
+    facts["flop_per_image"] = float(flop_by_epoch(config, IMAGE_SHAPE)[-1])
+    if sizes := program.memory_analysis():  # per device, data set included
         facts["memory"] = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
         facts["memory"] -= sizes.alias_size_in_bytes
 
@@ -138,8 +139,8 @@ def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -
 
 
 def _jax_evaluation(config: ConfigDict, dataset: Dataset, steps: int) -> Contender:
-    """The program that evaluation runs, on the first test images."""
-    programs, state, data = _create(config, put_on_devices(dataset.test, create_mesh()))
+    """Create the evaluation program, on the first test images."""
+    programs, state, data = _create(config, put_on_devices(dataset.test.images, dataset.test.labels, create_mesh()))
     batch_size = min(config.eval_batch_size, len(dataset.test))
     indices, mask = next(eval_dispatches(len(dataset.test), batch_size, steps))
 
@@ -153,16 +154,16 @@ def _create(config: ConfigDict, data: Batch) -> tuple[Steps, TrainState, Batch]:
     mesh = create_mesh()
     _, height, width, channels = data["image"].shape
     state = replicate(create_train_state(config, (height, width, channels)), mesh)
-    transform = create_transform(config, config.num_epochs - 1)  # of whole images, where others come first
+    transform = create_transform(config, config.num_epochs - 1)  # the last epochs train on whole images
     return compile_steps(transform, mesh, config.label_smoothing), state, data
 
 
 def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str) -> Contender:
-    """The tests' reference model, on the GPU if JAX uses one, in the layout and type that ``kind`` names.
+    """Create training of the tests' PyTorch model, on the GPU if JAX uses one.
 
-    ``PyTorch`` alone is as the paper's authors wrote it: float32 in the default layout. ``tuned`` is channels_last with
-    ``torch.compile``, and with bfloat16 autocast for a config of that type. The images are cropped and flipped already;
-    ours are not.
+    ``kind`` names the layout and type. ``PyTorch`` alone is as the paper's authors wrote it: float32 in the default
+    layout. ``tuned`` is channels_last with ``torch.compile``. If the config's type is bfloat16, it also has bfloat16
+    autocast. PyTorch trains on one fixed batch without augmentation; this project's program also crops and flips.
     """
     import torch
     import torch.nn.functional as F
@@ -171,7 +172,7 @@ def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str)
 
     gpu = jax.default_backend() == "gpu"
     device = torch.device("cuda" if gpu else "cpu")
-    torch.backends.cudnn.benchmark = True  # as in the authors' script, and of no effect on CPU
+    torch.backends.cudnn.benchmark = True  # as in the authors' script; no effect on CPU
     tuned = kind == TORCH["gpu"][2]
     dimensions = config.model
     pooling = dimensions.pooling if dimensions.pooling == "global" else int(dimensions.pooling)
@@ -182,7 +183,7 @@ def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str)
     images = to_torch_images(dataset.train.images[: config.batch_size] / np.float32(255)).to(device)
     targets = torch.tensor(dataset.train.labels[: config.batch_size], dtype=torch.int64, device=device)
     if kind != TORCH["cpu"][0]:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its annotation leaves it out
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its annotation
         images = images.to(memory_format=torch.channels_last)
     forward = torch.compile(model) if tuned else model
     optimizer = torch.optim.SGD(
@@ -219,7 +220,7 @@ def _profile(contender: Contender, folder: str) -> None:
 
 
 def _ceiling(dtype: str) -> float:
-    """FLOP/s of a large matrix product on all devices. On CPU they are the cores, which share a product."""
+    """Return the FLOP/s of a large matrix product on all devices. On CPU one product already uses all cores."""
     return matrix_product_pace(dtype) * (1 if jax.default_backend() == "cpu" else jax.device_count())
 
 
@@ -230,10 +231,25 @@ _COMMANDS: dict[str, Callable[[Contender, str], Any]] = {
 }
 
 
+def matrix_product_pace(dtype: str = "float32") -> float:
+    """Return the FLOP/s of a large matrix product, the best of five: an upper bound for any model."""
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    matrix = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        start = time.monotonic()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.monotonic() - start)
+    return 2 * size**3 / min(seconds)
+
+
 def main() -> None:
+    """Set up the contender of the command line and answer the commands on stdin."""
     folder, kind = sys.argv[1:]
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps what libraries print out of the answers
 
     def answer(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)
@@ -244,7 +260,7 @@ def main() -> None:
         for line in sys.stdin:
             command, _, argument = line.strip().partition(" ")
             answer(_COMMANDS[command](contender, argument))
-    except (UserError, jax.errors.JaxRuntimeError) as error:  # such as memory that does not suffice
+    except (UserError, jax.errors.JaxRuntimeError) as error:  # such as out of memory
         sys.exit(one_line(error))
 
 

@@ -1,12 +1,12 @@
-"""Kills a training run with SIGKILL again and again, starts it again each time, and compares where it ends with a run
-that nobody disturbed: parameters, statistics, momenta, metrics.jsonl, summary.json and confusion.csv, bit for bit.
+"""Kill a training run with SIGKILL many times, and check that it ends like an undisturbed run.
 
     python scripts/kills.py --kills=200
 
-The run is a small network on scikit-learn's digits, on the CPU, by ``train_and_evaluate``, which tells this program
-what it begins. Kills are aimed at start-up, a step, an evaluation, a line of metrics.jsonl, a checkpoint being saved, a
-save that SIGTERM asked for, and any moment. A run that ends before all kills are spent is compared, and another begins.
-Ends with status 1 where a run differs or a start fails.
+The run starts again after each kill. Its parameters, statistics, momenta, metrics.jsonl, summary.json and confusion.csv
+are compared bit for bit. The run trains a small network on scikit-learn's digits on the CPU, by ``train_and_evaluate``,
+and reports each phase that it begins. Kills are aimed at start-up, a step, an evaluation, a line of metrics.jsonl, a
+checkpoint save, a save that SIGTERM asked for, and any moment. If a run ends before all kills are used, another begins.
+The exit status is 1 if a run differs or a start fails.
 """
 
 import argparse
@@ -40,37 +40,37 @@ from tqdm import tqdm
 
 from configs import quickstart
 from jaxresnet import cli, train
-from jaxresnet.checkpoint import Checkpointer
-from jaxresnet.datasets import load_dataset
-from jaxresnet.environment import set_up_jax
-from jaxresnet.evaluate import evaluate
-from jaxresnet.metrics import MetricsWriter
-from jaxresnet.run_files import write_confusion, write_summary
-from jaxresnet.steps import Steps, compile_steps
+from jaxresnet.core.evaluation import evaluate
+from jaxresnet.core.steps import Steps, compile_steps
+from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.system.devices import set_up_jax
+from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.files import write_confusion, write_summary
+from jaxresnet.workdir.log import MetricsWriter
 from scripts.same_run import differences, read_outcome
 
 START, STEP, LINE, EVALUATION, SAVE, END = "start-up", "step", "line", "evaluation", "save", "end"
 BETWEEN = "none of these"
 PHASES = (START, STEP, LINE, EVALUATION, SAVE, END, BETWEEN)
 
-# At least one kill falls into each of these.
+# Each of these phases gets at least one kill.
 CERTAIN = {START, STEP, EVALUATION, SAVE}
 
-# Kills wait for so many beginnings of a phase: on average for some ten steps. An evaluation that compiles its program
-# is interrupted by start-up, and begins again.
+# Range of the number of beginnings of a phase that a kill waits for: about ten steps on average. The first evaluation
+# begins twice, because compiling its program counts as start-up.
 BEGINNINGS = {STEP: (1, 15), LINE: (1, 15), EVALUATION: (2, 3), SAVE: (1, 3)}
 
-PATIENCE = 300  # seconds without a sign of life before a session counts as hung
+PATIENCE = 300  # seconds without a report before a session counts as hung
 
 
 class Kill(NamedTuple):
-    """When to kill.
+    """The moment of a kill.
 
     Attributes:
-        phase: that must begin first, None for no such condition.
-        beginnings: how many times.
-        delay: seconds to wait then; since the start where there is no phase.
-        last_words: seconds to leave it to save itself, as SIGTERM then asks it to; None for no such warning.
+        phase: phase that must begin first; None for no such condition.
+        beginnings: how many times the phase must begin.
+        delay: seconds to wait after that, or after the start if there is no phase.
+        last_words: seconds to wait after SIGTERM has made the session begin a save; None for no SIGTERM.
     """
 
     phase: str | None
@@ -80,12 +80,12 @@ class Kill(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How the kills went.
+    """Result of all kills.
 
     Attributes:
-        kills: how many fell into each phase.
-        runs: how many runs they were spread over.
-        differences: a line for each thing in which a run differs from the undisturbed one.
+        kills: number of kills in each phase.
+        runs: number of runs that were killed.
+        differences: one line per difference between a run and the undisturbed one.
     """
 
     kills: collections.Counter[str]
@@ -98,7 +98,7 @@ class Result(NamedTuple):
 
 
 def create_config(folder: pathlib.Path) -> ConfigDict:
-    """180 steps in 20 epochs of a few digits, which it leaves in ``folder``; a line each step, many checkpoints."""
+    """Create a config of 180 steps in 20 epochs, a line per step and many checkpoints. Save its data in ``folder``."""
     digits = load_dataset("digits", None, 10)
     data = folder / "digits.npz"
     np.savez(
@@ -110,7 +110,7 @@ def create_config(folder: pathlib.Path) -> ConfigDict:
     )
     config = quickstart.get_config()
     config.dataset.data_dir = str(data)
-    config.dataset.name = "cifar10"  # as far as .npz files go
+    config.dataset.name = "cifar10"  # .npz files belong to this name
     config.num_epochs = 20
     config.batch_size = 24
     config.eval_every_epochs = 2
@@ -126,20 +126,20 @@ def create_config(folder: pathlib.Path) -> ConfigDict:
 def kill_and_compare(
     kills: int, seed: int, folder: pathlib.Path, on_kill: Callable[[], object] = lambda: None
 ) -> Result:
-    """Kills runs in new folders of ``folder`` so many times and compares each with an undisturbed one.
+    """Kill runs in new folders of ``folder``, and compare each with an undisturbed run.
 
     Args:
-        kills: how many at least, at moments that follow from ``seed`` and the machine's pace.
-        seed: of the moments.
-        folder: an empty one.
-        on_kill: called after each.
+        kills: least number of kills. Their moments follow from ``seed`` and the machine's speed.
+        seed: seed of the moments.
+        folder: empty folder.
+        on_kill: function that is called after each kill.
 
     Raises:
-        RuntimeError: a session ended by itself other than it should, or hung.
+        RuntimeError: a session ended with an unexpected status, or hung.
     """
     config, rng = create_config(folder), random.Random(seed)
     sessions = _Sessions(config, folder)
-    sessions.finish(folder / "first")  # compiles the programs, so that start-up takes as long as it will later
+    sessions.finish(folder / "first")  # compiles the programs, so that all later start-ups take equally long
     expected = folder / "undisturbed"
     seconds = sessions.finish(expected)
 
@@ -166,11 +166,11 @@ def kill_and_compare(
 
 
 def _draw_kills(rng: random.Random, seconds: dict[str, float]) -> Iterator[Kill]:
-    """Kills of all kinds by turns, in an order of its own each time.
+    """Yield kills of all kinds, round after round, in a new order each round.
 
     Args:
-        rng: of the moments.
-        seconds: that each phase takes.
+        rng: random numbers of the moments.
+        seconds: duration of each phase.
     """
     while True:
         for kind in rng.sample(["any", "stop", START, STEP, LINE, EVALUATION, SAVE, SAVE], 8):
@@ -183,19 +183,20 @@ def _draw_kills(rng: random.Random, seconds: dict[str, float]) -> Iterator[Kill]
 
 
 class _Sessions:
-    """Processes that train, forked from one that has imported everything, which takes longer than all they do."""
+    """Training processes. They are forked from one that has imported everything, because imports take longest."""
 
     def __init__(self, config: ConfigDict, folder: pathlib.Path):
         self._config, self._folder = config, folder
         self._log = folder / "log.txt"
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
-        # Its only thread must be Python's: forks copy no other. And the killed leave semaphores, which Python reports.
+        # Forks copy one thread, so the parent must have no other. Killed processes leave semaphores, of which Python
+        # would warn.
         with unittest.mock.patch.dict(os.environ, OPENBLAS_NUM_THREADS="1", PYTHONWARNINGS="ignore"):
             forkserver.ensure_running()
 
     def finish(self, workdir: pathlib.Path) -> dict[str, float]:
-        """Runs a session to its end; returns the seconds that start-up took in all, and any other phase as a rule."""
+        """Run a session to its end. Return the total seconds of start-up, and the median seconds of other phases."""
         seconds = collections.defaultdict(list)
         with self._start(workdir) as (process, reader):
             start, phase = time.monotonic(), START
@@ -208,7 +209,7 @@ class _Sessions:
         return {phase: (sum if phase == START else statistics.median)(each) for phase, each in seconds.items()}
 
     def kill(self, workdir: pathlib.Path, kill: Kill) -> str | None:
-        """Runs a session and kills it; returns in which phase, or None where it had ended before."""
+        """Run a session and kill it. Return the phase of the kill, or None if the session ended before it."""
         phase = START
         with self._start(workdir) as (process, reader):
             if kill.phase is None:
@@ -244,21 +245,21 @@ class _Sessions:
 
     def _check(self, process: BaseProcess, *statuses: int) -> None:
         if process.exitcode not in statuses:
-            raise RuntimeError(f"a session ended with status {process.exitcode}; its output is the end of {self._log}")
+            raise RuntimeError(f"a session ended with status {process.exitcode}; see the end of {self._log}")
 
 
 def _next_phase(reader: Connection) -> str | None:
-    """What the session begins next; None where it has ended."""
+    """Return the next phase that the session begins, or None if it has ended."""
     try:
         if not reader.poll(PATIENCE):
-            raise RuntimeError(f"nothing happened for {PATIENCE} s")
+            raise RuntimeError(f"the session reported nothing for {PATIENCE} s")
         return reader.recv()
     except EOFError:
         return None
 
 
 def _await(reader: Connection, phase: str, awaited: str, beginnings: int) -> str:
-    """Returns once ``awaited`` has begun so many times, or the session has ended: its phase then."""
+    """Wait until ``awaited`` has begun ``beginnings`` times or the session has ended. Return its phase then."""
     while beginnings and (begun := _next_phase(reader)):
         phase = begun
         beginnings -= begun == awaited
@@ -268,7 +269,7 @@ def _await(reader: Connection, phase: str, awaited: str, beginnings: int) -> str
 def _train(
     config: ConfigDict, workdir: pathlib.Path, compiled: pathlib.Path, log: pathlib.Path, parent: Connection
 ) -> None:
-    """A session: trains until the run ends or somebody ends it, and tells ``parent`` what it begins."""
+    """Run a session: train until the run ends or is stopped, and send ``parent`` each phase that begins."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -279,7 +280,7 @@ def _train(
     phases = [BETWEEN]
 
     def announced(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function``, which is the phase's; what it calls may be another's."""
+        """Wrap ``function`` to report its phase. Functions that it calls may report other phases."""
 
         @functools.wraps(function)
         def call(*arguments: Any, **options: Any) -> Any:
@@ -293,7 +294,7 @@ def _train(
         return call
 
     def compiled_at_first(program: Callable[..., Any], later: Callable[..., Any]) -> Callable[..., Any]:
-        """A program whose first call belongs to start-up."""
+        """Wrap a program so that its first call, which compiles it, counts as start-up."""
         calls = itertools.chain([announced(START, program)], itertools.repeat(later))
         return lambda *arguments: next(calls)(*arguments)
 
@@ -318,9 +319,10 @@ def _train(
 
 
 def main() -> None:
+    """Kill runs as the command line says, and report the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="how many at least (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--kills", type=int, default=200, help="least number of kills (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="kills-"))

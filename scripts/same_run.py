@@ -1,4 +1,4 @@
-"""What a finished run came to, and whether another came to the same, bit for bit."""
+"""Bit-for-bit comparison of finished runs."""
 
 import dataclasses
 import json
@@ -10,29 +10,30 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.checkpoint import Checkpointer
-from jaxresnet.metrics import METRICS_FILE
-from jaxresnet.progress import Progress
-from jaxresnet.run_files import CONFUSION_FILE, SUMMARY_FILE
-from jaxresnet.train_state import TrainState, create_train_state
+from jaxresnet.core.state import TrainState, create_train_state
+from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.names import CONFUSION_FILE, METRICS_FILE, SUMMARY_FILE
+from jaxresnet.workdir.progress import Progress
 
-# What no two runs have in common ...
+# These fields differ between any two runs.
 TIMINGS = ("seconds", "images_per_second", "train_seconds", "eval_seconds", "wall_seconds")
 
 
-# ... and what says nothing of a run: the source tree's commit may move while it trains.
+# These fields do not describe the run: the source tree's commit may move while it trains.
 _ASIDE = ("git_commit", "process_count")
 
 
 class Outcome(NamedTuple):
-    """All that a finished run leaves, without timings. TensorBoard's files are left out: each session writes its own.
+    """Everything that a finished run leaves, without timings.
+
+    TensorBoard's files are left out, because each session writes its own.
 
     Attributes:
-        metrics: the lines of ``metrics.jsonl``.
+        metrics: lines of ``metrics.jsonl``.
         summary: ``summary.json``, without the commit and the number of processes.
-        confusion: ``confusion.csv``.
-        progress: what the checkpoint of the last step holds beside arrays.
-        arrays: parameters, statistics and momenta of the last step and of the best, by name.
+        confusion: text of ``confusion.csv``.
+        progress: progress in the checkpoint of the last step.
+        arrays: parameters, statistics and momenta of the last and the best step, by name.
     """
 
     metrics: list[dict[str, Any]]
@@ -43,7 +44,7 @@ class Outcome(NamedTuple):
 
 
 def read_outcome(config: ConfigDict, workdir: pathlib.Path) -> Outcome:
-    """The outcome of the finished run in ``workdir``, which ``config`` describes."""
+    """Read the outcome of the finished run in ``workdir``. ``config`` is the run's config."""
     best, _ = checkpointed(config, workdir, "best")
     last, progress = checkpointed(config, workdir, "last")
     arrays = {f"best{path}": leaf for path, leaf in best.items()} | {f"last{path}": leaf for path, leaf in last.items()}
@@ -57,7 +58,7 @@ def read_outcome(config: ConfigDict, workdir: pathlib.Path) -> Outcome:
 def checkpointed(
     config: ConfigDict, workdir: pathlib.Path, name: str = "last"
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays, by their paths in the training state, and progress, without timings, of the checkpoint ``name``."""
+    """Read the checkpoint ``name``: arrays by their paths in the training state, and progress without timings."""
     state = create_train_state(config, (32, 32, 3))
     with Checkpointer(workdir, read_only=True) as checkpointer:
         state, progress = checkpointer.restore(state, checkpointer.find(name))
@@ -65,21 +66,21 @@ def checkpointed(
 
 
 def arrays_of(state: TrainState) -> dict[str, np.ndarray]:
-    """A copy of every array that training changes, by its path in the state."""
+    """Copy every array that training changes, by its path in the state."""
     changing = {"step": state.step, **state.variables, "opt_state": state.opt_state}
     leaves = jax.tree_util.tree_leaves_with_path(changing)
     return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
 
 
 def without_timings(value: Any) -> Any:
-    """The same lists and dicts, without the entries that are timings."""
+    """Return the same lists and dicts without the timings."""
     if isinstance(value, dict):
         return {key: without_timings(entry) for key, entry in value.items() if key not in TIMINGS}
     return [without_timings(entry) for entry in value] if isinstance(value, list) else value
 
 
 def differences(actual: Outcome, expected: Outcome) -> list[str]:
-    """A line for each thing that is not the same; none for runs that agree bit for bit."""
+    """Return one line per difference. The list is empty if the runs agree bit for bit."""
     return [
         *_differing_lines(actual.metrics, expected.metrics),
         *_differing_entries("summary.json", actual.summary, expected.summary),

@@ -1,10 +1,10 @@
 #!/bin/bash
-# One run on all hosts of a TPU pod slice, from a machine with gcloud:
+# Train one run on all hosts of a TPU pod slice. Start it on a machine with gcloud:
 #
 #   scripts/tpu_pod.sh NAME ZONE --config=configs/final.py --config.dtype=bfloat16 --workdir=/mnt/shared/runs/final
 #
-# Every host has a clone in ~/jaxresnet with `pip install -e '.[tpu]'` in its .venv, CIFAR-10, and the folder of the
-# workdir, which they share (Filestore or another NFS). The same command resumes.
+# Every host needs CIFAR-10 and a clone in ~/jaxresnet with `pip install -e '.[tpu]'` in its .venv. All hosts must share
+# the folder of the workdir (Filestore or another NFS). The same command resumes the run.
 
 set -euo pipefail
 if [ $# -lt 3 ]; then

@@ -1,4 +1,4 @@
-"""Contenders of ``benchmark.py`` in processes of their own, which take turns."""
+"""Interleaved timing of ``benchmark.py``'s contenders, each in its own process."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ from typing import IO, Any, cast
 
 from ml_collections import ConfigDict
 
-from jaxresnet import malloc
-from jaxresnet.config import save_config
-from jaxresnet.errors import UserError
+from jaxresnet.system import malloc
+from jaxresnet.system.errors import UserError
+from jaxresnet.workdir.config import save_config
 from scripts import contenders
 from scripts.contenders import OURS, Turn
 
-# Processes that are alive at a time, this project's included. With more, their memory decides who is fast.
+# Live processes at a time, including this project's. With more, their memory decides who is fast.
 AT_ONCE = 4
 
 WARM_UP_SECONDS = 1.0
@@ -28,16 +28,16 @@ Say = Callable[[str], None]
 
 
 class Process:
-    """A contender in a process of its own. ``facts`` holds what it said of itself."""
+    """A contender in its own process. ``facts`` holds the first answer of the contender."""
 
     def __init__(self, config: ConfigDict, kind: str):
         """Start the contender and wait until it is ready.
 
         Raises:
-            UserError: it ended, with the last line that it said.
+            UserError: the contender ended. The message holds its last line on stderr.
         """
         self._kind, self._stderr = kind, tempfile.TemporaryFile("w+")  # noqa: SIM115
-        # Several processes share the memory of a GPU, most of which JAX's first would take.
+        # Several processes share a GPU, and by default JAX's first would take most of its memory.
         variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
         if contenders.has_our_malloc(kind):
             variables = malloc.with_large_pages(variables)
@@ -49,15 +49,21 @@ class Process:
             self.facts: dict[str, Any] = self._answer()
 
     def turn(self) -> Turn:
+        """Run one dispatch and return its cost."""
         return Turn(**self.ask("turn"))
 
     def ask(self, command: str) -> Any:
+        """Send a command and return the answer.
+
+        Raises:
+            UserError: the contender ended. The message holds its last line on stderr.
+        """
         stdin = cast(IO[str], self._process.stdin)
         try:
             stdin.write(f"{command}\n")
             stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, which reading its answer tells
+            pass  # The contender has ended. Reading its answer reports that.
         return self._answer()
 
     def _answer(self) -> Any:
@@ -67,9 +73,10 @@ class Process:
         status = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().strip().splitlines()
-        raise UserError(f"{self._kind} ended with status {status}: {said[-1] if said else 'it said nothing'}")
+        raise UserError(f"{self._kind} ended with status {status}: {said[-1] if said else 'no output'}")
 
     def close(self) -> None:
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
         self._stderr.close()
@@ -77,7 +84,7 @@ class Process:
 
 @contextlib.contextmanager
 def started(config: ConfigDict, kind: str, say: Say) -> Iterator[Process]:
-    """Start a contender, and end its process afterwards."""
+    """Start a contender, and kill its process on exit."""
     say(f"starting {kind}")
     process = Process(config, kind)
     try:
@@ -87,10 +94,10 @@ def started(config: ConfigDict, kind: str, say: Say) -> Iterator[Process]:
 
 
 def take_turns(processes: dict[str, Process], rounds: int, say: Say) -> dict[str, list[Turn]]:
-    """Let each process run dispatches for ``WARM_UP_SECONDS`` per round, then one that counts.
+    """Let each process warm up for ``WARM_UP_SECONDS`` per round, and then time one dispatch.
 
-    Meanwhile the system may still be busy with the memory that the process before has returned: measured after
-    PyTorch's turn, a step of the final model took 4.5 s and the next one 2.5 s. A first round does not count either.
+    During the warm-up the system may still be busy with memory that the previous process returned. After PyTorch's
+    turn, a step of the final model took 4.5 s and the next one 2.5 s. The first round does not count either.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in processes}
     for number in range(rounds + 1):
@@ -108,8 +115,8 @@ def compare(config: ConfigDict, ours: Process, rivals: list[str], rounds: int, s
     """Time this project and its rivals, ``AT_ONCE`` processes at a time.
 
     Returns:
-        For each contender its facts, ``wall_seconds``, ``processor_seconds`` and ``page_faults`` of a step in each
-        round, and ``relative``: in each round its wall time divided by ours.
+        Facts of each contender, with ``wall_seconds``, ``processor_seconds`` and ``page_faults`` of a step in each
+        round. ``relative`` is the wall time divided by ours in each round.
     """
     groups = [rivals[first : first + AT_ONCE - 1] for first in range(0, len(rivals), AT_ONCE - 1)] or [[]]
     costs: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Shapes in the package's signatures are enforced while testing, and a run small enough to train in seconds."""
+"""Fixtures and options of all tests: shape checks, fast runs, counts and lanes."""
 
 import json
 import os
@@ -12,17 +12,17 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
-# The modules whose signatures state shapes. Before the package is imported anywhere.
-CHECKED = [f"jaxresnet.{module}" for module in ("augment", "datasets", "inference", "models", "steps")]
-jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+# Modules whose signatures state shapes. The hook must be installed before anything imports the package.
+_CHECKED = ("core.augment", "core.model", "core.steps", "datasets.loading", "inference")
+jaxtyping.install_import_hook([f"jaxresnet.{module}" for module in _CHECKED], "beartype.beartype")
 
-# Examples that each property-based test draws: the same ones in every quick run, others in every thorough one.
+# Property-based tests draw the same examples in every quick run, and other ones in every thorough run.
 _PROFILE = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
 hypothesis.settings.register_profile("quick", max_examples=25, derandomize=True, **_PROFILE)
 hypothesis.settings.register_profile("thorough", max_examples=400, print_blob=True, **_PROFILE)
 
-# Whose tests take longest: they begin first, so that no core is left waiting for another at the end.
-_LONG = ("test_random_configs", "test_hosts", "test_kills", "test_damaged_run_files", "test_damaged_checkpoints")
+# These files take longest. They begin first, so that no core waits for another at the end.
+_LONG = ("test_random_configs", "test_processes", "test_kills", "test_damaged_run_files", "test_damaged_checkpoints")
 
 _COUNTS = pytest.StashKey[dict[str, int]]()
 
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_sessionfinish(session):
-    """In one of several processes that test: hands its counts to the one that reports."""
+    """Hand the counts of a worker process to the process that reports."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["counts"] = session.config.stash[_COUNTS]
 
@@ -65,56 +65,56 @@ def _add(config, name, number):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """What docs/reliability.md states."""
+    """Print the counts that docs/reliability.md states."""
     for name, count in config.stash[_COUNTS].items():
         terminalreporter.write_line(f"{count:>7,} {name}")
 
 
 @pytest.fixture(scope="session")
 def thorough(pytestconfig):
-    """Whether there is time for more than a quick run."""
+    """Return True if ``--thorough`` was given."""
     return pytestconfig.getoption("--thorough")
 
 
 @pytest.fixture(scope="session")
 def count(pytestconfig):
-    """``count("kills survived")`` adds one to what the end of the test run reports under that name."""
+    """Return a function: ``count("kills survived")`` adds one to that line at the end of the test run."""
     return lambda name, number=1: _add(pytestconfig, name, number)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
-    """Many tests compile the same small programs; within one session each is compiled once."""
+    """Compile each small program once per session, because many tests share them."""
     import jax
 
-    jax.config.update("jax_num_cpu_devices", 1)  # whatever the machine, and whichever command a test calls first
+    jax.config.update("jax_num_cpu_devices", 1)  # on any machine, and whichever command a test calls first
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory, monkeypatch):
-    """Decoded images are kept between tests of one session, and never in the user's own cache."""
+    """Keep decoded images between the tests of a session, outside the user's own cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture
 def tiny_config(tiny_npz):
-    """A run of seconds: two epochs of six steps, the last one smaller, on 165 of scikit-learn's digits."""
+    """Return the config of a run of seconds: 165 digits, two epochs of six steps, the last step smaller."""
     return make_tiny_config(tiny_npz)
 
 
 @pytest.fixture(scope="session")
 def tiny_npz(tmp_path_factory):
-    """165 training and 50 test images, as a .npz file."""
+    """Return the path of a .npz file with 165 training and 50 test images."""
     return save_digits(tmp_path_factory.mktemp("data") / "tiny.npz", 165, 50)
 
 
 def save_digits(path, train_size, test_size):
-    """A .npz file of so many of scikit-learn's digits."""
+    """Save some of scikit-learn's digits as a .npz file, and return its path."""
     import numpy as np
 
-    from jaxresnet.datasets import load_dataset
+    from jaxresnet.datasets.loading import load_dataset
 
     digits = load_dataset("digits", None, 10)
     np.savez(
@@ -144,18 +144,18 @@ def make_tiny_config(data_dir):
 
 
 def few_often(number, cases):
-    """All these cases of a parametrised test, of which only the first few run without ``--thorough``."""
+    """Return all cases of a parametrised test. Without ``--thorough`` only the first ``number`` run."""
     return [*cases[:number], *(pytest.param(*case, marks=pytest.mark.thorough) for case in cases[number:])]
 
 
 def arguments_of(fields):
-    """The flags that set these fields of a config."""
+    """Return the flags that set these config fields."""
     return [f"--config.{field}={value}".replace(" ", "") for field, value in fields.items()]
 
 
 @pytest.fixture(scope="session")
 def quickstart_run(tmp_path_factory):
-    """The workdir of an epoch of the quick start, ``runs/quickstart`` of a folder of its own."""
+    """Train the quick start for one epoch in ``runs/quickstart`` of a new folder, and return the workdir."""
     from configs import quickstart
     from jaxresnet.train import train_and_evaluate
 
@@ -168,13 +168,13 @@ def quickstart_run(tmp_path_factory):
 
 @pytest.fixture
 def subprocess_environment():
-    """For commands started by tests: one CPU device, as in the tests, and this repository first on the path."""
+    """Return the environment of commands: one CPU device, as in the tests, and this repository first on the path."""
     return {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
 @pytest.fixture
 def run_on_devices(subprocess_environment):
-    """Runs a program on so many CPU devices and returns the JSON of the last line that it prints."""
+    """Return a function that runs a program on ``count`` CPU devices and parses its last line as JSON."""
 
     def run(program, count):
         environment = subprocess_environment | {"JAX_NUM_CPU_DEVICES": str(count)}

@@ -1,4 +1,4 @@
-"""Damaged copies of files, what reading one may come to, and a CIFAR-10 of few images to damage."""
+"""Damaged copies of files, a check of their readers, and a small CIFAR-10 to damage."""
 
 import contextlib
 import pathlib
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from jaxresnet import cifar10, cifar10_download, datasets
-from jaxresnet.errors import UserError
-from tests.test_datasets import official_archive
+from jaxresnet.datasets import cifar10, download, loading
+from jaxresnet.system.errors import UserError
+from tests.datasets.test_loading import official_archive
 
 DAMAGED = "damaged or random data files answered in one line or read rightly"
 REFUSED = "files built to execute code, refused"
@@ -20,8 +20,8 @@ REFUSED = "files built to execute code, refused"
 
 @st.composite
 def damaged(draw, content: bytes) -> bytes:
-    """``content`` truncated, with bytes changed, zeroed, left out or put in; or random bytes."""
-    # Headers are few bytes of many, and stand at both ends.
+    """Draw random bytes, or ``content`` that is truncated or has bytes changed, zeroed, removed or inserted."""
+    # Headers are few of many bytes and stand at both ends, so places near the ends are drawn more often.
     last = len(content) - 1
     ends = min(last, 400)
     places = st.integers(0, last) | st.integers(0, ends) | st.integers(last - ends, last)
@@ -42,7 +42,7 @@ def damaged(draw, content: bytes) -> bytes:
 
 
 def read_or_refuse(read: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``read`` returns, or None where it refuses in one line: anything else that it raises is a defect."""
+    """Return what ``read`` returns, or None if it refuses in one line. Any other exception fails the test."""
     try:
         return read(*arguments)
     except UserError as error:
@@ -52,7 +52,7 @@ def read_or_refuse(read: Callable[..., Any], *arguments: Any) -> Any:
 
 @contextlib.contextmanager
 def few_images() -> Iterator[None]:
-    """CIFAR-10 has three images a batch, so that thousands of damaged copies are read in no time."""
+    """Give CIFAR-10 three images per batch, so that thousands of damaged copies are read quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cifar10, "NUM_TRAIN", 15)
         patch.setattr(cifar10, "NUM_TEST", 3)
@@ -60,13 +60,13 @@ def few_images() -> Iterator[None]:
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file in the place of another, or of a link to one."""
+    """Replace a file, or a link to one."""
     path.unlink(missing_ok=True)
     path.write_bytes(content)
 
 
 class Calls:
-    """A pickle of this is what ``function(*arguments)`` returns, which loading it calls."""
+    """An object whose pickle calls ``function(*arguments)`` when loaded."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -75,7 +75,7 @@ class Calls:
         return self.call
 
     def __call__(self):
-        """So that it may be a function itself."""
+        """Do nothing. This method lets an instance serve as ``function`` itself."""
 
 
 RNG = np.random.default_rng(0)
@@ -86,10 +86,10 @@ LABELS = {name: RNG.integers(0, 10, 3).tolist() for name in BATCHES}
 
 def split_of(names):
     labels = [label for name in names for label in LABELS[name]]
-    return datasets.Split(np.concatenate([IMAGES[name] for name in names]), np.int32(labels))
+    return loading.Split(np.concatenate([IMAGES[name] for name in names]), np.int32(labels))
 
 
-FINGERPRINT_OF_FEW = datasets.Dataset(split_of(cifar10.TRAIN_BATCHES), split_of([cifar10.TEST_BATCH])).fingerprint()
+FINGERPRINT_OF_FEW = loading.Dataset(split_of(cifar10.TRAIN_BATCHES), split_of([cifar10.TEST_BATCH])).fingerprint()
 
 
 def batch_of(name, protocol):
@@ -98,15 +98,15 @@ def batch_of(name, protocol):
 
 
 def write_batches(folder: pathlib.Path) -> None:
-    """The pickled batches, in a new folder."""
+    """Write the pickled batches to a new folder."""
     folder.mkdir()
     for name in BATCHES:
         (folder / name).write_bytes(batch_of(name, 2))
 
 
 def write_tfds(folder: pathlib.Path) -> pathlib.Path:
-    """The version's folder of tfds, made in ``folder``."""
+    """Write a tfds data set to ``folder``, and return its version folder."""
     images = {name: list(zip(LABELS[name], IMAGES[name], strict=True)) for name in BATCHES}
     official_archive(folder / "archive.tar.gz", images)
-    cifar10_download._write_tfds(folder / "archive.tar.gz", folder)
+    download._write_tfds(folder / "archive.tar.gz", folder)
     return cifar10.find_tfds(folder)

@@ -1,4 +1,4 @@
-"""The benchmark, of a network that takes no time, and the table that the README shows of it."""
+"""The benchmark with a tiny network, and the README's table of its results."""
 
 import contextlib
 import json
@@ -81,7 +81,7 @@ def test_a_report_says_what_its_figures_say():
 
 
 class FakeProcess:
-    """Takes the seconds that it is given, the first time of a turn ten times as many, and notes the order."""
+    """A process whose turns take given seconds, ten times as many the first time, and that records the order."""
 
     def __init__(self, name, seconds, order):
         self.name, self.seconds, self.order, self.facts = name, seconds, order, {}

@@ -1,4 +1,4 @@
-"""The commands as a user types them: one line for a mistake, a status that is not 0, no traceback."""
+"""Commands as a user types them: a mistake gets one line, a nonzero status and no traceback."""
 
 import re
 import subprocess
@@ -44,8 +44,8 @@ QUICKSTART = "--config=configs/quickstart.py"
             (["--config"], "there is no file ''"),
             ([], "--config is missing"),
             ([QUICKSTART, "--wrkdir=x"], "wrkdir"),
-            ([QUICKSTART, "final"], "'final' is no flag"),
-            ([QUICKSTART, "--config.num_epochs=0"], "num_epochs=0: expected at least 1"),
+            ([QUICKSTART, "final"], "'final' is not a flag"),
+            ([QUICKSTART, "--config.num_epochs=0"], "num_epochs=0: expected a whole number of at least 1"),
         ],
     ),
 )
@@ -83,7 +83,7 @@ def test_outside_of_the_repository_the_message_says_where_to_run(run, tmp_path, 
 
 
 def test_without_cifar10_or_a_network_the_ways_forward_are_named(run, tmp_path, subprocess_environment):
-    """Whatever the network of the machine that runs this, the proxy given here does not exist."""
+    """The proxy does not exist, so the test does not depend on the machine's network."""
     nowhere = "http://127.0.0.1:9"
     subprocess_environment |= {"TFDS_DATA_DIR": str(tmp_path / "data"), "https_proxy": nowhere, "HTTPS_PROXY": nowhere}
     done = run("jaxresnet.main", "--config=configs/cpu.py", f"--workdir={tmp_path / 'run'}")
@@ -121,7 +121,7 @@ def test_commands_on_what_is_no_run(run, tmp_path, module):
 
 @pytest.mark.reliability
 def test_weights_out_and_in_again(run, tmp_path, quickstart_run):
-    """Scored alike before and after, and never written over what is there."""
+    """Scores are equal before and after, and existing files are not overwritten."""
     out = tmp_path / "w.safetensors"
     done = run("jaxresnet.convert", "--to_torch", str(out), f"--workdir={quickstart_run}")
     assert done.returncode == 0, done.stderr
@@ -182,7 +182,7 @@ def test_the_summary_of_the_final_model(run, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["layer", "kind", "output", "parameters", "multiply-adds", "memory"]
     assert lines[2].split() == ["conv1", "conv", "32x32x64", "1,728", "1,769,472", "256.0", "KiB"]
-    # By hand: a 3x3 convolution from 128 to 256 channels, 8x8 positions.
+    # Computed by hand: a 3x3 convolution from 128 to 256 channels, 8x8 positions.
     (line,) = [line for line in lines if line.startswith("layer3_0/conv1")]
     assert line.split() == [
         "layer3_0/conv1",
@@ -195,7 +195,7 @@ def test_the_summary_of_the_final_model(run, tmp_path):
     ]
     (totals,) = [line for line in lines if line.startswith("in all")]
     assert totals.split()[2:4] == ["4,697,162", "798,689,792"]
-    assert "799M multiply-adds an image forward" in done.stdout
+    assert "799M multiply-adds per image in the forward pass" in done.stdout
     assert drawing.read_bytes().startswith(b"\x89PNG")
 
     again = run("jaxresnet.summary", "--config=configs/final.py", f"--drawing={drawing}")

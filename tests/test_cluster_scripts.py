@@ -1,4 +1,4 @@
-"""The scripts for clusters, with stand-ins for the programs that only a cluster has."""
+"""Cluster scripts, with stand-ins for the programs that only a cluster has."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxresnet.run_files import read_summary
+from jaxresnet.workdir.files import read_summary
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.reliability
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.reliability
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder like the repository's, with an empty environment in it."""
+    """Return a folder like the repository's, with an empty environment."""
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").touch()
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
@@ -24,7 +24,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def call(root, subprocess_environment):
-    """Runs a script in that folder with stand-ins, given as name and text, in front of all other programs."""
+    """Return a function that runs a script in that folder. Stand-ins, by name and text, come first on the path."""
 
     def call(script, *arguments, stand_ins, **environment):
         folder = root / "stand-ins"
@@ -45,7 +45,7 @@ def call(root, subprocess_environment):
     return call
 
 
-# Two tasks, each told who it is, as SLURM does; srun ends with the first status that is not 0.
+# Like SLURM, this starts two tasks and tells each its number. It ends with the first nonzero status.
 SRUN = """
 shift
 export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2
@@ -71,7 +71,7 @@ def test_a_run_that_slurm_stops_is_queued_again_and_one_that_fails_is_not(call, 
 
 
 def test_a_task_of_an_array_trains_its_line(call, root):
-    """The command of the second line, whose folder has a space in it, as ``jaxresnet.sweep --list`` quotes it."""
+    """The second line's folder contains a space, quoted as ``jaxresnet.sweep --list`` quotes it."""
     (root / "runs.txt").write_text("python first\npython -m jaxresnet.main '--workdir=a run'\n")
     stand_ins = {"srun": 'printf "%s\\n" "$@"', "scontrol": "echo requeued"}
     done = call("sweep.slurm", "runs.txt", stand_ins=stand_ins, SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_JOB_ID="17")
@@ -91,7 +91,7 @@ def test_a_task_without_a_line_is_refused(call, root):
     ("status", "requeued"), [(143, ["requeue 17_2"]), (130, ["requeue 17_2"]), (1, []), (137, []), (0, [])]
 )
 def test_of_an_array_only_the_stopped_task_is_queued_again(call, root, status, requeued):
-    """Its own number, which is not that of the job."""
+    """The task is requeued by its own number, which differs from the job's."""
     (root / "runs.txt").write_text("one\ntwo\n")
     stand_ins = {"srun": f"exit {status}", "scontrol": 'echo "$@"'}
     numbers = {"SLURM_JOB_ID": "17", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}

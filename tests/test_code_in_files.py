@@ -1,4 +1,4 @@
-"""Files that are built to execute code: every path that reads a pickle refuses them, and nothing is executed."""
+"""Files that try to execute code: every reader of pickles refuses them, and nothing is executed."""
 
 import ast
 import builtins
@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from jaxresnet import cifar10, unpickle
-from jaxresnet.errors import UserError
-from jaxresnet.images import read_image
-from jaxresnet.sources import FileReader
-from jaxresnet.torch_files import read_torch_file
+from jaxresnet.convert.files import read_torch_file
+from jaxresnet.datasets import cifar10, unpickle
+from jaxresnet.predict.images import read_image
+from jaxresnet.predict.inputs import FileReader
+from jaxresnet.system.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.damage import (
     FINGERPRINT_OF_FEW,
@@ -31,7 +31,7 @@ from tests.damage import (
     write_batches,
     write_tfds,
 )
-from tests.test_datasets import load, small_arrays
+from tests.datasets.test_loading import load, small_arrays
 
 pytestmark = pytest.mark.reliability
 
@@ -74,7 +74,7 @@ def tfds_folder(tmp_path_factory):
 
 @pytest.fixture
 def marker(tmp_path):
-    """The folder that each payload makes: there must be none in the end."""
+    """Return the path of the folder that each payload would create. It must not exist at the end."""
     return str(tmp_path / "executed")
 
 
@@ -108,7 +108,7 @@ def test_pickles_are_refused(batches, tmp_path, marker, payload, container, prot
         path.write_bytes(content)
         assert list(FileReader([path], 10).batches(1)) == []
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"left out: {path}") and not os.path.exists(marker)
+        assert line.startswith(f"skipped: {path}") and not os.path.exists(marker)
         count(REFUSED)
     refuse(read_image, tmp_path / "images.png", marker, count)
 
@@ -133,7 +133,7 @@ def torch_legacy(contents):
 
 
 def torch_tar(contents):
-    """As PyTorch wrote its files until version 0.1.10."""
+    """Return a file in the format of PyTorch until version 0.1.10."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         for name in ("sys_info", "pickle", "storages", "tensors"):
@@ -145,7 +145,7 @@ def torch_tar(contents):
 
 
 def torch_script(contents):
-    """As ``torch.jit.save`` writes programs."""
+    """Return a file in the format of ``torch.jit.save``."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name in ("data.pkl", "constants.pkl", "version"):
@@ -200,7 +200,7 @@ def test_of_a_cache_with_objects_in_it_nothing_is_taken(tfds_folder, tmp_path, m
 
 @pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
 def test_no_module_that_a_tfds_folder_names_is_imported(tfds_folder, tmp_path, marker, monkeypatch, file, count):
-    """tfds's own reader imports what features.json names, and the commands' own folder is searched for it."""
+    """The reader of tfds imports the modules that features.json names, also from the current folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -217,14 +217,14 @@ def test_no_module_that_a_tfds_folder_names_is_imported(tfds_folder, tmp_path, m
     count(REFUSED)
 
 
-# What would run code, anywhere in the package.
+# Calls in the package that could run code.
 
 RUN_CODE = {"eval", "exec", "__import__", "compile"}
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "pandas", "shelve", "yaml"}
 
 
 def unsafe_uses(source):
-    """The lines of a program on which it may read a pickle, or run code, that a file brings."""
+    """Return the lines of a program that may read a pickle, or run code, from a file."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -279,7 +279,7 @@ def test_the_package_reads_no_pickle_unsafely(path):
 
 
 def test_the_one_unpickler_of_the_package_allows_nothing_but_stand_ins():
-    """What a pickle may ask for are functions and classes of the module itself."""
+    """A pickle may ask only for functions and classes of the module itself."""
     allowed = unpickle._BatchUnpickler._ALLOWED.values()
     assert {each.__module__ for each in allowed} == {unpickle.__name__}
     uses = [path.name for path in (REPOSITORY / "jaxresnet").rglob("*.py") if "Unpickler" in path.read_text()]

@@ -1,5 +1,7 @@
-"""Image files and weights that users have: damaged ones are refused in one line or read rightly; and small files that
-claim to be large ones take no memory."""
+"""Image files and weights: damaged ones are refused in one line or read correctly.
+
+Small files that claim to be large take no memory.
+"""
 
 import io
 import json
@@ -18,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxresnet import cifar10
-from jaxresnet.errors import UserError
-from jaxresnet.images import read_image
-from jaxresnet.sources import FileReader
-from jaxresnet.torch_files import read_torch_file
+from jaxresnet.convert.files import read_torch_file
+from jaxresnet.datasets import cifar10
+from jaxresnet.predict.images import read_image
+from jaxresnet.predict.inputs import FileReader
+from jaxresnet.system.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.damage import DAMAGED, IMAGES, RNG, Calls, damaged, read_or_refuse
 
@@ -55,7 +57,7 @@ PICTURES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, which FileReader leaves out
+@pytest.mark.filterwarnings("ignore")  # Pillow's warnings, which FileReader silences
 @pytest.mark.parametrize("kind", PICTURES)
 @hypothesis.settings(max_examples=max(5, hypothesis.settings.default.max_examples // 5))
 @given(data=st.data())
@@ -70,7 +72,7 @@ def test_a_damaged_image_is_refused_or_32x32_pixels(kind, data, tmp_path_factory
 
 
 def test_what_pillow_warns_of_is_not_printed(tmp_path, capsys):
-    """Its warnings are two lines each, and name a file of its own."""
+    """Each warning would take two lines, and name one of Pillow's own files."""
     (tmp_path / "a.im").write_bytes(image_bytes("IM"))
     assert len(list(FileReader([tmp_path / "a.im"], 10).batches(1))) == 1
     assert capsys.readouterr().err.splitlines() == [f"note: resized to 32x32 from its central square: {tmp_path}/a.im"]
@@ -115,13 +117,13 @@ def test_damaged_weights_are_refused_or_arrays(name, data, tmp_path_factory, cou
         assert all(isinstance(array, np.ndarray) for array in read.state_dict.values())
         assert read.epochs is None or (type(read.epochs) is int and read.epochs >= 0)
         assert read.accuracy is None or np.isfinite(read.accuracy)
-        if name == "zip.pth":  # which has checksums
+        if name == "zip.pth":  # the only format with checksums
             assert_the_checkpoint(read)
     count(DAMAGED)
 
 
 def test_a_changed_weight_in_an_archive_is_refused(tmp_path):
-    """PyTorch alone does not look at an archive's checksums."""
+    """PyTorch itself does not check an archive's checksums."""
     stored = WEIGHTS["conv1.weight"].numpy().tobytes()
     (tmp_path / "w.pth").write_bytes(TORCH_FILES["zip.pth"].replace(stored, stored[:-1] + b"\0"))
     with pytest.raises(UserError, match="a damaged one"):
@@ -129,7 +131,7 @@ def test_a_changed_weight_in_an_archive_is_refused(tmp_path):
 
 
 def test_an_archive_whose_directory_calls_weights_a_folder_is_read_rightly(tmp_path):
-    """PyTorch alone takes the weights from uninitialised memory."""
+    """PyTorch itself takes the weights from uninitialised memory."""
     content = bytearray(TORCH_FILES["zip.pth"])
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("data/0"))
@@ -167,7 +169,7 @@ def huge_pickle(opcode):
 
 
 def huge_pth():
-    """PyTorch itself compresses nothing."""
+    """Return a compressed file whose last entry is 1 GB of zeros. PyTorch itself never compresses."""
     content = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(TORCH_FILES["zip.pth"])) as archive,
@@ -200,11 +202,11 @@ HUGE = {
 MEASURE = """
 import pathlib, resource, sys
 import torch
-from jaxresnet.cifar10 import load_pickle
+from jaxresnet.datasets.cifar10 import load_pickle
 from jaxresnet.datasets import load_dataset
-from jaxresnet.errors import UserError
-from jaxresnet.images import read_image
-from jaxresnet.torch_files import read_torch_file
+from jaxresnet.system.errors import UserError
+from jaxresnet.predict.images import read_image
+from jaxresnet.convert.files import read_torch_file
 for path in map(pathlib.Path, sys.argv[1:]):
     read = {".npz": lambda path: load_dataset("cifar10", str(path), 10), ".pkl": load_pickle}.get(path.suffix)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -215,7 +217,7 @@ for path in map(pathlib.Path, sys.argv[1:]):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory is counted in other units")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
 def test_small_files_that_claim_to_be_large_are_refused_and_take_no_memory(tmp_path, subprocess_environment, count):
     for name, content in HUGE.items():
         assert len(content) < 10_000_000

@@ -1,4 +1,4 @@
-"""One device or many: the same run to rounding, and less memory on each."""
+"""Runs on one and on many devices: equal up to rounding, with less memory per device."""
 
 import json
 import subprocess
@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from jaxresnet.datasets import load_dataset
-from jaxresnet.metrics import read_metrics
-from jaxresnet.run_files import read_confusion
-from jaxresnet.schedules import Hyperparams
-from jaxresnet.steps import (
+from jaxresnet.core.schedules import Hyperparams
+from jaxresnet.core.state import create_train_state, create_transform
+from jaxresnet.core.steps import (
     compile_steps,
     create_mesh,
     dispatch,
@@ -23,15 +21,17 @@ from jaxresnet.steps import (
     replicate,
     train_dispatches,
 )
-from jaxresnet.train_state import create_train_state, create_transform
+from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.workdir.files import read_confusion
+from jaxresnet.workdir.log import read_metrics
 from scripts.same_run import checkpointed
 from tests.conftest import REPOSITORY, arguments_of
 
 pytestmark = pytest.mark.reliability
 
-# Of 165 images epochs of six steps, the last with 15; of 50 images evaluations in batches of 20, the last with 10. So
-# most batches do not divide among 2, 3 or 8 devices. The rate is low because a ReLU whose input rounds to another side
-# of zero amplifies rounding, and high rates more so.
+# An epoch of 165 images has six steps, the last with 15. An evaluation of 50 images has batches of 20, the last with
+# 10. So most batches do not divide among 2, 3 or 8 devices. If rounding moves a ReLU's input across zero, the ReLU
+# amplifies it. The rate is low because high rates amplify it further.
 FIELDS = {
     "dataset.name": "cifar10",
     "num_epochs": 4,
@@ -44,16 +44,16 @@ FIELDS = {
     "log_every_steps": 1,
 }
 
-# Relative, of every loss of the 24 steps. Measured: 6e-7, and 4e-6 in a run where a ReLU amplified rounding.
+# Relative tolerance of every loss in the 24 steps. Measured: 6e-7, and 4e-6 in a run where a ReLU amplified rounding.
 LOSS_TOLERANCE = 2e-5
 
-# Absolute, of running statistics and parameters after the last step. Measured: 1.4e-5.
+# Absolute tolerance of running statistics and parameters after the last step. Measured: 1.4e-5.
 ARRAY_TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Of images of noise, whose pixels round each in its own way."""
+    """Return the config of a run on noise images, because their pixels all round differently."""
     rng = np.random.default_rng(0)
     data = tmp_path_factory.mktemp("data") / "noise.npz"
     arrays = {}
@@ -68,7 +68,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train_on(config, tmp_path_factory):
-    """The workdir of the run on so many devices, asked for as XLA's users do."""
+    """Return a function that trains on ``count`` devices, set by ``XLA_FLAGS``, and returns the workdir."""
     workdirs = {}
 
     def train_on(count, environment):
@@ -94,7 +94,7 @@ def column(lines, name):
 
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_many_devices_train_the_run_of_one(train_on, config, subprocess_environment, count):
-    """Losses, accuracies, BatchNorm's running statistics and parameters, over 24 steps and four evaluations."""
+    """Compare losses, accuracies, BatchNorm's statistics and parameters over 24 steps and four evaluations."""
     workdirs = [train_on(number, subprocess_environment) for number in (1, count)]
     one, many = (read_metrics(workdir) for workdir in workdirs)
     assert len(column(one, "train_loss")) == 24 and len(column(one, "test_loss")) == 4
@@ -113,12 +113,15 @@ def test_many_devices_train_the_run_of_one(train_on, config, subprocess_environm
 
 
 def test_statistics_of_each_devices_images_alone_would_be_noticed(config):
-    """Two devices that did not share them would train another run, several times further away than is allowed."""
+    """If two devices did not share statistics, the run would deviate by several times the tolerance."""
     config = config.copy_and_resolve_references()
     config.model.dropout_rate = 0.0
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, 10)
     mesh = create_mesh()
-    steps, data = compile_steps(create_transform(config), mesh), put_on_devices(dataset.train, mesh)
+    steps, data = (
+        compile_steps(create_transform(config), mesh),
+        put_on_devices(dataset.train.images, dataset.train.labels, mesh),
+    )
 
     def train(apart):
         state = create_train_state(config, (32, 32, 3))
@@ -152,9 +155,9 @@ MEMORY = """
 import json
 import jax, numpy as np
 from configs import quickstart
-from jaxresnet.schedules import Hyperparams
-from jaxresnet.steps import compile_steps, create_mesh
-from jaxresnet.train_state import create_train_state, create_transform
+from jaxresnet.core.schedules import Hyperparams
+from jaxresnet.core.steps import compile_steps, create_mesh
+from jaxresnet.core.state import create_train_state, create_transform
 
 config = quickstart.get_config()
 config.model.channels, config.model.blocks = (16, 32), (1, 1)
@@ -172,9 +175,9 @@ print(json.dumps(sizes))
 
 
 def test_a_devices_memory_falls_as_devices_are_added(run_on_devices):
-    """Of a step on 1,024 images: what lies between its operations is divided, parameters and data are on each device.
+    """In a step on 1,024 images, intermediate arrays are divided, and parameters and data are on each device.
 
-    The convolutions on CPU take the same few MB of each device, to which so many images are large.
+    The CPU's convolutions take a few MB on every device. With 1,024 images that is little.
     """
     sizes = run_on_devices(MEMORY, 8)
     arguments, outputs, between, whole = sizes["1"]

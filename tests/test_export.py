@@ -1,4 +1,4 @@
-"""Exported files give the probabilities of the model, without this package."""
+"""Exported files give the model's probabilities without this package."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 import jaxresnet
 from jaxresnet import export
-from jaxresnet.datasets import load_dataset
+from jaxresnet.datasets.loading import load_dataset
 from tests.conftest import make_tiny_config
 
 DIGITS = load_dataset("digits", None, 10).test.images
@@ -18,7 +18,7 @@ DIGITS = load_dataset("digits", None, 10).test.images
 
 @pytest.fixture(scope="module")
 def window_run(tmp_path_factory, tiny_npz):
-    """With a window of average pooling, and normalisation."""
+    """Train a model with a window of average pooling and with normalisation, and return the workdir."""
     config = make_tiny_config(tiny_npz)
     config.num_epochs = 1
     config.model.pooling = "5"

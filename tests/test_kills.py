@@ -1,22 +1,22 @@
-"""Runs that are killed end as those that are not, and a run that did not would be found out; what signals do."""
+"""Killed runs end like undisturbed ones, the comparison finds every difference, and signals save the run."""
 
 import collections
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
 import pytest
 
 from configs import quickstart
-from jaxresnet import cli, interrupts
-from jaxresnet.datasets import load_dataset
-from jaxresnet.errors import Interrupted
-from jaxresnet.metrics import is_epoch_line, read_metrics
+from jaxresnet import cli
+from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.system import signals
+from jaxresnet.system.errors import Interrupted
 from jaxresnet.train import train_and_evaluate
+from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from scripts import kills
 from scripts.same_run import Outcome, differences, read_outcome
 from tests.conftest import REPOSITORY, arguments_of, few_often
@@ -89,7 +89,7 @@ def test_the_status_tells_whether_the_runs_differ(monkeypatch, capsys, tmp_path,
 
 @pytest.fixture
 def start(tmp_path_factory, subprocess_environment):
-    """Starts a command, ``("jaxresnet.main", "--workdir=...")``, and kills it at the test's end."""
+    """Return a function that starts a command such as ``"jaxresnet.main", "--workdir=..."``. Kill it at the end."""
     processes = []
     compiled = str(tmp_path_factory.getbasetemp() / "compiled-by-commands")
 
@@ -112,7 +112,7 @@ def start(tmp_path_factory, subprocess_environment):
 
 
 def answer_to(process, number):
-    """The lines that the process has yet to write to stderr, once the signal has ended it."""
+    """Send a signal, wait for the process to end, and return its remaining lines on stderr."""
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     return errors.splitlines()
@@ -120,7 +120,7 @@ def answer_to(process, number):
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory):
-    """Of the quick start's config, for two epochs of four steps, each with an evaluation of 360 steps."""
+    """Return fields of the quick start's config for two epochs of four steps and an evaluation of 360 steps each."""
     digits = load_dataset("digits", None, 10)
     data = tmp_path_factory.mktemp("data") / "digits.npz"
     train = {"train_images": digits.train.images[:160], "train_labels": digits.train.labels[:160]}
@@ -139,7 +139,7 @@ def fields(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(fields, tmp_path_factory):
-    """Config and outcome of that run."""
+    """Return config and outcome of the run with these fields."""
     config = quickstart.get_config()
     config.update_from_flattened_dict(fields)
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -150,7 +150,7 @@ def undisturbed(fields, tmp_path_factory):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["step", "evaluation"])
 def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturbed, tmp_path, count, moment, number):
-    """With the status that a shell gives to a signal, which tells a scheduler to start the run again."""
+    """The exit status is the one of a shell for that signal, so a scheduler starts the run again."""
     config, expected = undisturbed
     workdir = tmp_path / "run"
     flags = ["--config=configs/quickstart.py", f"--workdir={workdir}", *arguments_of(fields)]
@@ -160,14 +160,14 @@ def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturb
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.001)
     if moment == "evaluation":
-        time.sleep(0.3)  # the fourth step has passed
+        time.sleep(0.3)  # The fourth step has passed by then.
     lines = answer_to(process, number)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     last = read_metrics(workdir)[-1]
     assert not is_epoch_line(last)
-    # The fourth step is an epoch's last, which writes no line until it is evaluated; a busy machine may come to it.
+    # The fourth step is an epoch's last, and writes no line before the evaluation. A slow machine may have reached it.
     steps = (4,) if moment == "evaluation" else (last["step"], last["step"] + 1)
-    text = "jaxresnet: stopped by {} and saved after step {}; the same command goes on from there"
+    text = "jaxresnet: stopped by {} and saved after step {}; run the same command to resume"
     assert lines in [[text.format(number.name, step)] for step in steps]
 
     train_and_evaluate(config, str(workdir))
@@ -195,48 +195,43 @@ def test_a_signal_while_modules_are_imported_ends_the_command_without_a_tracebac
     start, tmp_path, count, module, imported, number
 ):
     flags = ["--config=configs/quickstart.py"] if module in ("main", "sweep") else []
-    # Python then tells on stderr which modules it has imported.
+    # With this option Python prints each imported module on stderr.
     process = start(f"jaxresnet.{module}", f"--workdir={tmp_path / 'run'}", *flags, options=("-X", "importtime"))
     for line in process.stderr:
         if line.split("|")[-1].strip() == imported:
             break
     lines = answer_to(process, number)
     lines = [line for line in lines if not line.startswith("import time:")]
-    if number == signal.SIGINT:
-        assert (process.returncode, lines) == (130, ["jaxresnet: interrupted"])
-    else:
-        assert (process.returncode, lines) == (-signal.SIGTERM, [])  # which a shell calls 143
+    assert (process.returncode, lines) == (-number, [])  # a shell calls these 130 and 143
     assert not (tmp_path / "run").exists()
     count("signals answered")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_first_step_is_compiled_ends_the_run_on_the_spot(start, tmp_path, count, number):
-    """There is nothing to save yet, and a network of this size takes long to compile."""
+    """There is nothing to save yet. A network of this size takes long to compile."""
     size = ["--config.model.channels=(64,128,256)", "--config.model.blocks=(4,4,3)"]
     process = start("jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *size)
     assert "compiling the first step" in process.stdout.readline()
     time.sleep(1)
     lines = answer_to(process, number)
-    assert process.returncode == 128 + number
-    assert lines == [f"jaxresnet: stopped by {number.name} before another step was taken; the same command goes on"]
+    assert (process.returncode, lines) == (-number, [])
     count("signals answered")
 
 
 def test_from_the_first_step_on_a_signal_is_left_to_the_run(monkeypatch):
-    monkeypatch.setattr(interrupts, "is_command", lambda: True)
-    with interrupts.stop_signal(), interrupts.ending_compilation_too("ended by {signal}"):
-        threads = threading.active_count()
-    with interrupts.stop_signal() as received:
+    monkeypatch.setattr(signals, "is_command", lambda: True)
+    with signals.stop_signal() as received:
+        with signals.ending_at_once():
+            assert {signal.getsignal(number) for number in signals.SIGNALS} == {signal.SIG_DFL}
         os.kill(os.getpid(), signal.SIGTERM)
         while not received:
             time.sleep(0.01)
-    assert received == [signal.SIGTERM] and threading.active_count() == threads - 1
-    assert signal.set_wakeup_fd(-1) == -1
+    assert received == [signal.SIGTERM]
 
 
 def test_in_other_programs_than_commands_no_signal_ends_the_process():
-    with interrupts.stop_signal() as received, interrupts.ending_compilation_too("ended by {signal}"):
+    with signals.stop_signal() as received, signals.ending_at_once():
         os.kill(os.getpid(), signal.SIGTERM)
         while not received:
             time.sleep(0.01)
@@ -264,13 +259,13 @@ def test_an_interrupted_command_gets_the_status_of_a_signal(capsys):
 def test_only_commands_change_what_ctrl_c_does(monkeypatch, path, words, expected):
     monkeypatch.setattr(sys, "argv", [path])
     monkeypatch.setattr(sys, "orig_argv", words)
-    assert interrupts.is_command_starting() == expected
+    assert signals.is_command_starting() == expected
 
 
 def test_a_run_does_not_hear_signals_that_are_ignored():
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interrupts.stop_signal() as received:
+        with signals.stop_signal() as received:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
             while not received:
@@ -296,8 +291,8 @@ def test_an_interrupted_command_gets_its_status_where_nobody_reads(monkeypatch):
 def test_ctrl_c_that_is_ignored_or_handled_stays_so(handler):
     previous = signal.signal(signal.SIGINT, handler)
     try:
-        with interrupts.ending_at_once():
+        for change in (signals.end_at_once, signals.raise_again):
+            change()
             assert signal.getsignal(signal.SIGINT) == handler
-        assert signal.getsignal(signal.SIGINT) == handler
     finally:
         signal.signal(signal.SIGINT, previous)

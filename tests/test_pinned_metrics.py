@@ -1,7 +1,7 @@
-"""The numbers that users get stay: 20 steps of training against tests/pinned_metrics.json.
+"""Compare 20 steps of training with tests/pinned_metrics.json, so that users' numbers do not change unnoticed.
 
-python -m tests.test_pinned_metrics           # compares; its status is what git bisect run wants
-python -m tests.test_pinned_metrics --write   # pins what is computed now
+python -m tests.test_pinned_metrics           # compares; git bisect run can use its status
+python -m tests.test_pinned_metrics --write   # pins the numbers that are computed now
 """
 
 import argparse
@@ -17,8 +17,8 @@ import pytest
 
 from configs import default
 from jaxresnet.inference import restore_run
-from jaxresnet.metrics import read_metrics
 from jaxresnet.train import train_and_evaluate
+from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY, save_digits
 
 pytestmark = pytest.mark.reliability
@@ -26,35 +26,38 @@ pytestmark = pytest.mark.reliability
 PINNED = REPOSITORY / "tests" / "pinned_metrics.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 
-# CPUs round differently. What that moves was measured on one that has AVX-512, by the other instruction sets
-# (XLA_FLAGS=--xla_cpu_max_isa=SSE4_2, AVX and AVX2) and by two and three devices (JAX_NUM_CPU_DEVICES): losses by up to
-# 1.0e-7 of themselves, means and root mean squares of arrays by up to 3.0e-8, accuracies not at all. The smallest of
-# the CHANGES below, of the learning rate by a hundredth, moves them by 6.6e-6 and 2.0e-5.
-LOSS_TOLERANCE = 2e-6  # of the loss
-ARRAY_TOLERANCE = 4e-6  # of the root mean square, where that is more than 1
+# CPUs round differently. We measured the effect on one CPU with AVX-512, with its other instruction sets
+# (XLA_FLAGS=--xla_cpu_max_isa=SSE4_2, AVX and AVX2) and with two and three devices (JAX_NUM_CPU_DEVICES). Losses moved
+# by up to 1.0e-7 of themselves, means and root mean squares of arrays by up to 3.0e-8, and accuracies not at all. The
+# smallest of the CHANGES below, of the learning rate by 1%, moves losses by 6.6e-6 and arrays by 2.0e-5.
+LOSS_TOLERANCE = 2e-6  # relative to the loss
+ARRAY_TOLERANCE = 4e-6  # absolute, or relative to the root mean square if that is more than 1
 
 TO_DO = """The numbers that users get have changed: the same config now trains to other weights and scores.
-If that is on purpose, run `python -m tests.test_pinned_metrics --write`, commit tests/pinned_metrics.json with the
-change, and say in the commit's message what changed and why. If it is not, find the commit that did it:
-`git bisect start HEAD GOOD && git bisect run python -m tests.test_pinned_metrics`, GOOD being where this passed.
-Where no commit did, it is another version of a library."""
+If that is intended, run `python -m tests.test_pinned_metrics --write`, commit tests/pinned_metrics.json with the
+change, and say in the commit's message what changed and why. If it is not, find the commit that changed them:
+`git bisect start HEAD GOOD && git bisect run python -m tests.test_pinned_metrics`, where GOOD is a commit that passed.
+If no commit did, the cause is another version of a library."""
 
 
 def make_config():
-    """An epoch of 20 steps with all that a training step may do: crop, flip, dropout, stages with strides and
-    projections, XLA's convolutions and the project's own, momentum, decay and a cosine."""
+    """Return the config of an epoch of 20 steps with all parts of a training step.
+
+    These are crop, flip, dropout, strides, projections, XLA's convolutions and the project's own, momentum, decay and
+    a cosine.
+    """
     config = default.get_config()
     config.num_epochs = 1
-    config.batch_size = 16  # of 320 images
+    config.batch_size = 16  # from 320 images
     config.eval_batch_size = 30
-    config.model.channels = (8, 64, 64)  # from 16 on, convolution.py's
+    config.model.channels = (8, 64, 64)  # from 16 channels on, cpu_convolution.py serves them
     config.model.blocks = (1, 1, 1)
     config.model.pooling = "5"
     config.model.dropout_rate = 0.4
     config.augment.crop_padding = 2
     config.schedule.step_per = "step"
-    # At a rate of 0.1, 20 steps of a network like this amplify rounding to some 1e-3 of the loss, more than a slip
-    # would move it. At a low rate they do not; and there a decay shows in the weights if it is strong.
+    # At a rate of 0.1, 20 steps of such a network amplify rounding to about 1e-3 of the loss, more than a mistake would
+    # move it. A low rate avoids that. At a low rate only a strong decay shows in the weights.
     config.schedule.learning_rate = 3e-4
     config.optimizer.weight_decay = 0.1
     config.log_every_steps = 1
@@ -62,10 +65,12 @@ def make_config():
 
 
 def save_noisy_digits(path):
-    """Digits in noise: where thousands of pixels are all alike, rounding decides for all at once on which side of a
-    ReLU they come to lie."""
+    """Save digits with noise.
+
+    Without noise thousands of pixels are equal, and rounding would move all of them across a ReLU's zero at once.
+    """
     arrays = dict(np.load(save_digits(path, 320, 100)))
-    random = np.random.RandomState(0)  # whose stream NumPy never changes
+    random = np.random.RandomState(0)  # NumPy never changes its stream
     for name in ("train_images", "test_images"):
         noise = random.randint(0, 128, arrays[name].shape)
         arrays[name] = (arrays[name] // 2 + noise).astype(np.uint8)
@@ -74,7 +79,7 @@ def save_noisy_digits(path):
 
 
 def measure(config):
-    """What is pinned of a run: losses, accuracies, and the mean and root mean square of every array of the model."""
+    """Train, and return losses, accuracies, and the mean and root mean square of every array of the model."""
     with tempfile.TemporaryDirectory() as folder:
         config.dataset.data_dir = str(save_noisy_digits(f"{folder}/data.npz"))
         train_and_evaluate(config, f"{folder}/run")
@@ -85,7 +90,7 @@ def measure(config):
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
     }
     return {
-        "train_loss": [line["train_loss"] for line in lines],  # each the mean of the steps so far
+        "train_loss": [line["train_loss"] for line in lines],  # each is the mean of the steps so far
         "train_accuracy": [line["train_accuracy"] for line in lines],
         "test_loss": lines[-1]["test_loss"],
         "test_accuracy": lines[-1]["test_accuracy"],
@@ -96,7 +101,7 @@ def measure(config):
 
 
 def differences(actual, pinned):
-    """A line for each figure that differs by more than rounding can explain."""
+    """Return a line for each figure that differs by more than rounding can explain."""
     found = []
 
     def compare(name, value, expected, tolerance):
@@ -105,7 +110,7 @@ def differences(actual, pinned):
 
     for name in ("train_loss", "train_accuracy"):
         if len(actual[name]) != len(pinned[name]):
-            found.append(f"{name}: of {len(actual[name])} steps, pinned are {len(pinned[name])}")
+            found.append(f"{name}: {len(actual[name])} steps, but {len(pinned[name])} are pinned")
             continue
         for step, (value, expected) in enumerate(zip(actual[name], pinned[name], strict=True), 1):
             tolerance = LOSS_TOLERANCE * expected if name == "train_loss" else 0
@@ -129,7 +134,7 @@ def versions():
 
 
 def describe(found, pinned):
-    """The message of a failure."""
+    """Return the message of a failure."""
     changed = [
         f"{package} {there} (pinned) and {here} (here)"
         for (package, there), here in zip(pinned["made_with"].items(), versions().values(), strict=True)
@@ -158,7 +163,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_small_change_of_what_is_computed_is_no_rounding(field):
-    """Of the scale of the slips that these numbers are to catch, such as a momentum of 0.89 for 0.9."""
+    """The changes are as small as the mistakes that these numbers must catch, such as a momentum of 0.89 for 0.9."""
     config = make_config()
     config.update_from_flattened_dict({field: CHANGES[field]})
     pinned = json.loads(PINNED.read_text())

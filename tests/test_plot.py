@@ -1,27 +1,27 @@
-"""Curves: what they are drawn against, and what is left out."""
+"""Curves against epochs and against compute."""
 
 import numpy as np
 import pytest
 
 from configs import fast, quickstart
 from jaxresnet import plot
-from jaxresnet.config import save_config
-from jaxresnet.errors import UserError
-from jaxresnet.flop import flop_by_epoch, flop_per_image
-from jaxresnet.metrics import METRICS_FILE
+from jaxresnet.core.flop import flop_by_epoch, flop_per_image
+from jaxresnet.system.errors import UserError
+from jaxresnet.workdir.config import save_config
+from jaxresnet.workdir.names import METRICS_FILE
 
 LINE = '{{"epoch": {epoch}, "step": {step}, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 50.0{more}}}\n'
 EVALUATED = ', "test_loss": 1.0, "test_accuracy": 60.0, "seconds": 1.0'
 
 
 def test_smaller_images_take_fewer_operations():
-    """A convolution's cost follows the area of its map, and nearly all of the network's is convolutions."""
+    """A convolution's cost is proportional to the area of its map. Nearly all of the network's cost is convolutions."""
     config = fast.get_config("4")
     config.augment.small_images = ((16, 0.5), (24, 0.75))
-    flop = flop_by_epoch(config)
-    assert flop[3] * 50_000 / 1e15 == pytest.approx(0.2396, abs=1e-4)  # by hand: 6 * 798.7M * 50,000
+    flop = flop_by_epoch(config, (32, 32, 3))
+    assert flop[3] * 50_000 / 1e15 == pytest.approx(0.2396, abs=1e-4)  # computed by hand: 6 * 798.7M * 50,000
     np.testing.assert_allclose(flop / flop[3], [1 / 4, 1 / 4, 9 / 16, 1], rtol=1e-4)
-    assert flop_per_image(config) == pytest.approx(flop.mean())
+    assert flop_per_image(config, (32, 32, 3)) == pytest.approx(flop.mean())
 
 
 def test_axis_of_compute(tmp_path):
@@ -33,7 +33,7 @@ def test_axis_of_compute(tmp_path):
     np.testing.assert_allclose(run["epoch"], [area[0], area.sum()], rtol=1e-3)
     np.testing.assert_allclose(run["rate_epoch"], [area[0] / 2, area[0]], rtol=1e-3)
     np.testing.assert_allclose(paper["epoch"], [0.2396, 0.4792], rtol=1e-3)
-    assert config.augment.small_images  # the caller's config is left as it is
+    assert config.augment.small_images  # the caller's config is unchanged
 
 
 @pytest.mark.parametrize("x", ["epoch", "pflop"])

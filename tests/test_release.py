@@ -1,4 +1,4 @@
-"""Releases: made of a run, read in a run's place, and refused where they are not what their card says."""
+"""Releases: made from a run, read like a run, and refused if they do not match their card."""
 
 import json
 import shutil
@@ -9,20 +9,20 @@ import pytest
 
 import jaxresnet
 from jaxresnet import evaluate, export, predict, release
-from jaxresnet.config import load_config
-from jaxresnet.datasets import load_dataset
-from jaxresnet.errors import UserError
+from jaxresnet.convert.runs import import_weights
+from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.release import in_half_precision, write_release
-from jaxresnet.run_files import read_summary
-from jaxresnet.torch_runs import import_weights
+from jaxresnet.system.errors import UserError
 from jaxresnet.train import train_and_evaluate
+from jaxresnet.workdir.config import load_config
+from jaxresnet.workdir.files import read_summary
 from tests.conftest import make_tiny_config
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_npz):
-    """In bfloat16, which its release is not."""
+    """Return the workdir of a bfloat16 run. Its release computes in float32."""
     workdir = tmp_path_factory.mktemp("run") / "run"
     config = make_tiny_config(tiny_npz)
     config.dtype = "bfloat16"
@@ -105,7 +105,7 @@ def test_every_command_that_reads_a_run_reads_it(shipped, tiny_npz, tmp_path, ca
     evaluate.main([f"--workdir={shipped}", "--mirror", f"--data_dir={tiny_npz}"])
     assert "step 12: test accuracy" in capsys.readouterr().out
     predict.main([f"--workdir={shipped}", f"--data_dir={tiny_npz}"])
-    assert "of 50 labelled ones right" in capsys.readouterr().out
+    assert "of 50 labelled images right" in capsys.readouterr().out
     export.main([f"--workdir={shipped}", "--format=stablehlo", f"--out={tmp_path / 'model.stablehlo'}"])
     assert (tmp_path / "model.stablehlo").stat().st_size > 0
 
@@ -171,7 +171,7 @@ def test_missing_weights_are_named(copy):
 
 
 def test_it_holds_one_checkpoint(shipped):
-    with pytest.raises(UserError, match="which holds the last one alone"):
+    with pytest.raises(UserError, match="and holds the last checkpoint alone"):
         jaxresnet.load(str(shipped), 7)
 
 

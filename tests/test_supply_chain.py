@@ -1,4 +1,4 @@
-"""What the project is installed from: bounds for every dependency, a lock within them, and a Makefile that uses it."""
+"""Dependencies: every one has bounds, the lock is within them, and the Makefile uses the lock."""
 
 import os
 import re
@@ -10,13 +10,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from jaxresnet import torch_files
+from jaxresnet.convert import files
 from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 RUN_TIME = [*PROJECT["project"]["dependencies"], *(each for extra in EXTRAS.values() for each in extra)]
-# An extra may take in another one of this project, whose dependencies are among these already.
+# An extra may include another extra of this project. Its dependencies are in this list already.
 INSTALLED = [text for text in RUN_TIME if Requirement(text).name != PROJECT["project"]["name"]]
 
 LOCK = "requirements.lock"
@@ -30,7 +30,7 @@ def locked_versions():
 
 @pytest.fixture
 def planned_commands():
-    """The commands that ``make`` would run for a target in a clean clone."""
+    """Return a function that lists the commands of a ``make`` target in a clean clone."""
 
     def plan(target):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -55,11 +55,11 @@ def test_the_lock_holds_every_dependency_within_its_bounds(text, locked_versions
 
 
 def test_the_pytorch_that_is_asked_for_is_one_that_reads_files_safely():
-    assert f">={torch_files.SAFE_TORCH}" in str(Requirement(EXTRAS["torch"][0]).specifier)
+    assert f">={files.SAFE_TORCH}" in str(Requirement(EXTRAS["torch"][0]).specifier)
 
 
 def test_the_lock_is_one_version_a_line_that_any_index_may_serve(locked_versions):
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in LOCKED)  # such as no 2.13.0+cpu, which is one build
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in LOCKED)  # not 2.13.0+cpu, one index's build
     assert len(locked_versions) == len(LOCKED)
     assert sorted(LOCKED, key=lambda line: line.partition("==")[0].upper()) == LOCKED
 

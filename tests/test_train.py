@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, how they resume, and what they refuse."""
+"""Whole runs: their results, how they resume, and what they refuse."""
 
 import dataclasses
 import json
@@ -15,33 +15,35 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxresnet import steps, train
-from jaxresnet.checkpoint import Checkpointer
-from jaxresnet.config import load_config
-from jaxresnet.errors import Interrupted, UserError
+from jaxresnet import train
+from jaxresnet.core import steps
+from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.metrics import METRICS_FILE, is_epoch_line, read_metrics
+from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.train import train_and_evaluate
-from jaxresnet.train_state import create_train_state
+from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.config import load_config
+from jaxresnet.workdir.log import is_epoch_line, read_metrics
+from jaxresnet.workdir.names import METRICS_FILE
 from scripts.same_run import checkpointed, differences, read_outcome
 from tests.conftest import REPOSITORY, make_tiny_config
 
 
 def assert_same_run(config, actual, expected):
-    """Bit for bit: parameters, statistics, momenta, metrics, confusion and summary; timings apart."""
+    """Compare parameters, statistics, momenta, metrics, confusion and summary bit for bit, without timings."""
     assert differences(read_outcome(config, actual), read_outcome(config, expected)) == []
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_npz):
-    """Config, workdir and summary of an uninterrupted run."""
+    """Return config, workdir and summary of an uninterrupted run."""
     config = make_tiny_config(tiny_npz)
     workdir = tmp_path_factory.mktemp("finished") / "run"
     return config, workdir, train_and_evaluate(config, str(workdir))
 
 
 def stop_after(monkeypatch, number, action):
-    """Calls ``action`` right after the given dispatch of a training step."""
+    """Call ``action`` right after training dispatch ``number``, counted from 1."""
     calls = 0
     compile_steps = steps.compile_steps
 
@@ -61,7 +63,7 @@ def stop_after(monkeypatch, number, action):
     monkeypatch.setattr("jaxresnet.train.compile_steps", compile_and_count)
 
 
-# What a run leaves.
+# Results of a run.
 
 
 def test_metrics(finished):
@@ -163,7 +165,7 @@ def test_bfloat16_trains_with_parameters_in_float32(tiny_config, tmp_path, finis
 
 @pytest.mark.parametrize("dispatch", [1, 3, 6, 9])
 def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch, dispatch):
-    """Stopped by a signal within the first and second epoch, and at an epoch's end, before its evaluation."""
+    """The signal comes within the first and second epoch, and at an epoch's end before its evaluation."""
     config, expected, _ = finished
     with monkeypatch.context() as patch:
         stop_after(patch, dispatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -192,7 +194,7 @@ def test_a_run_stopped_while_evaluating_resumes_bit_for_bit(finished, tmp_path, 
 
 
 def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch):
-    """Of a run whose epochs move anything else to the devices, the first step fails; one that does not is a run."""
+    """The transfer guard is on in training and evaluation. If anything else moves to the devices, the step fails."""
     compiled = train.compile_steps
 
     def compile_careless_steps(*arguments):
@@ -214,7 +216,7 @@ def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch)
 
 @pytest.mark.reliability
 def test_a_killed_process_resumes_bit_for_bit(finished, tmp_path, subprocess_environment):
-    """SIGKILL after lines were written that no checkpoint covers yet, and a line left half-written."""
+    """SIGKILL comes after lines that no checkpoint covers yet. The last line is left half-written."""
     config, expected, _ = finished
     workdir = tmp_path / "run"
     script = tmp_path / "run_tiny.py"
@@ -249,7 +251,7 @@ def test_a_killed_process_resumes_bit_for_bit(finished, tmp_path, subprocess_env
 @pytest.mark.parametrize("left", ["cut short", "gone"])
 @pytest.mark.parametrize("log_every_steps", [0, 2])
 def test_the_last_epochs_line_is_put_back_where_it_was_lost(tiny_config, tmp_path, capsys, left, log_every_steps):
-    """A run that is at its end but for its summary takes no step that could write the line again."""
+    """If only the summary is missing, the run takes no step that could write the line again."""
     tiny_config.log_every_steps = log_every_steps
     workdir = tmp_path / "run"
     expected = train_and_evaluate(tiny_config, str(workdir))
@@ -267,7 +269,7 @@ def test_the_last_epochs_line_is_put_back_where_it_was_lost(tiny_config, tmp_pat
 
 
 def test_a_run_whose_best_weights_are_damaged_says_what_can_be_done(tiny_config, tmp_path, monkeypatch):
-    """They are wanted at the end, where the best epoch is chosen on other images than the test set's."""
+    """If the best epoch is chosen on held-out images, its weights are needed at the end."""
     evaluate, correct = train.evaluate, iter([9, 8, 7])
 
     def evaluate_worse_each_time(*arguments):
@@ -281,7 +283,7 @@ def test_a_run_whose_best_weights_are_damaged_says_what_can_be_done(tiny_config,
     (workdir / "summary.json").unlink()
     for file in (workdir / "checkpoints" / "5").rglob("d/*"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match=r"is damaged .* best epoch's.* put it back from a copy, or score the last one"):
+    with pytest.raises(UserError, match=r"is damaged .* best epoch's.* restore it from a copy, or score the last one"):
         train_and_evaluate(tiny_config, str(workdir))
 
 
@@ -289,7 +291,7 @@ def test_what_is_printed_into_a_closed_pipe_is_no_full_disk(tiny_config, tmp_pat
     def say(display, text):
         raise BrokenPipeError
 
-    monkeypatch.setattr("jaxresnet.metrics.ProgressDisplay.say", say)
+    monkeypatch.setattr("jaxresnet.system.terminal.ProgressDisplay.say", say)
     with pytest.raises(BrokenPipeError):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
 
@@ -358,7 +360,7 @@ def test_small_images_need_global_pooling(tiny_config, tmp_path):
 
 
 def test_a_run_on_small_images_first_resumes_bit_for_bit(tiny_config, tmp_path, monkeypatch):
-    """Stopped in the epoch of small images, with all that a recipe may ask for."""
+    """The run stops in the epoch of small images, with all features of the fast recipe."""
     tiny_config.augment.small_images = ((16, 0.5),)
     tiny_config.label_smoothing = 0.1
     tiny_config.optimizer.name = "muon"
@@ -372,7 +374,7 @@ def test_a_run_on_small_images_first_resumes_bit_for_bit(tiny_config, tmp_path, 
 
 
 def test_epochs_between_evaluations_are_trained_and_logged_all_the_same(tiny_config, tmp_path, monkeypatch):
-    """The last one is evaluated whatever its number, and a run stopped between evaluations resumes bit for bit."""
+    """The last epoch is always evaluated. A run that stops between evaluations resumes bit for bit."""
     tiny_config.num_epochs = 5
     every = tmp_path / "every"
     train_and_evaluate(tiny_config, str(every))
@@ -414,15 +416,15 @@ def test_a_run_from_before_a_field_existed_is_resumed_as_it_was(tiny_config, tmp
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("num_epochs", 0, "num_epochs=0: expected at least 1"),
+        ("num_epochs", 0, "num_epochs=0: expected a whole number of at least 1"),
         ("batch_size", 0, "batch_size=0"),
         ("batch_size", 166, "larger than the 165 training images"),
         ("eval_batch_size", -1, "eval_batch_size=-1"),
         ("steps_per_dispatch", 0, "steps_per_dispatch=0"),
-        ("dtype", "float16", "float32 or bfloat16"),
+        ("dtype", "float16", "one of float32, bfloat16"),
         ("seed", -1, "seed=-1"),
         ("augment.std", (0.0, 1.0, 1.0), "augment.std"),
-        ("augment.mean", (0.0,), "3 channels"),
+        ("augment.mean", (0.0,), "expected 3 values"),
         ("augment.crop_padding", -1, "augment.crop_padding=-1"),
         ("model.pooling", "maximum", '"global" or the size of a window'),
         ("model.pooling", "20", "larger than the 16x16 map"),
@@ -439,7 +441,7 @@ def test_a_run_from_before_a_field_existed_is_resumed_as_it_was(tiny_config, tmp
         ("optimizer.momentum", -1.0, "optimizer.momentum=-1.0"),
         ("optimizer.weight_decay", -1.0, "optimizer.weight_decay=-1.0"),
         ("augment.small_images", ((33, 0.5),), "from 1 to 32 pixels"),
-        ("augment.small_images", ((16, 0.5), (24, 0.5)), "which rises"),
+        ("augment.small_images", ((16, 0.5), (24, 0.5)), "a rising share"),
         ("augment.small_images", ((16, 1.5),), "in (0, 1]"),
         ("augment.small_images", (16, 0.5), "pairs of a side"),
         ("label_smoothing", 1.0, "label_smoothing=1.0"),
@@ -479,7 +481,7 @@ def test_impossible_workdirs_are_refused(tiny_config, workdir):
 
 @pytest.mark.parametrize("file", ["summary.json", "metrics.jsonl"])
 def test_damaged_files_of_a_run_are_named(finished, tmp_path, file):
-    """Of checkpoints, see ``test_damaged_checkpoints.py``."""
+    """Damaged checkpoints are tested in ``test_damaged_checkpoints.py``."""
     config, finished_workdir, _ = finished
     workdir = tmp_path / "run"
     shutil.copytree(finished_workdir, workdir)
@@ -491,10 +493,10 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path, file):
 
 
 def test_a_stop_right_after_a_save_keeps_that_checkpoint(tiny_config, tmp_path, monkeypatch):
-    """Also where saving goes on in the background, as it does off the CPU."""
+    """On other devices than CPUs, saving goes on in the background. This test does so too."""
     tiny_config.checkpoint.every_steps = 1
     tiny_config.checkpoint.keep = 1
-    monkeypatch.setattr("jaxresnet.checkpoint.jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr("jaxresnet.workdir.checkpoint.jax.default_backend", lambda: "gpu")
     monkeypatch.setattr("jaxresnet.train.steps_per_dispatch", lambda configured: 1)
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match="after step 2;"):
@@ -536,7 +538,7 @@ def test_a_loss_that_turns_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 
 def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, tmp_path, monkeypatch):
-    """A NaN that turns up in the third of six steps, which the device reports together."""
+    """The NaN appears in the third of five steps that the device reports together."""
     compile_steps = steps.compile_steps
 
     def compile_with_nan(*arguments):
@@ -552,7 +554,7 @@ def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, t
 
     monkeypatch.setattr("jaxresnet.train.compile_steps", compile_with_nan)
     monkeypatch.setattr("jaxresnet.train.steps_per_dispatch", lambda configured: 5)
-    with pytest.raises(UserError, match=r"the loss became nan at step 3 \(epoch 1\); no checkpoint was saved yet"):
+    with pytest.raises(UserError, match=r"the loss became nan at step 3 \(epoch 1\), and no checkpoint was saved yet"):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
 
 

@@ -1,4 +1,4 @@
-"""The paper's network in PyTorch, written for these tests, and weights shared with it."""
+"""The paper's network in PyTorch, and functions that share weights and images with it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
 
 
 class TorchResNet(nn.Module):
-    """Takes the same dimensions as ``jaxresnet.models.ResNet``; ``head`` is the side of the pooled map."""
+    """The network with the dimensions of ``jaxresnet.core.model.ResNet``. ``head`` is the side of the pooled map."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class TorchResNet(nn.Module):
         self.linear = nn.Linear(in_channels * head * head, 10)
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The output of each stage."""
+        """Return the output of each stage."""
         x = F.relu(self.bn1(self.conv1(x)))
         outputs = []
         for stage in self.stages:
@@ -76,7 +76,7 @@ class TorchResNet(nn.Module):
 
 
 def random_variables(variables: Any, seed: int = 0) -> Any:
-    """Variables of the same shapes with random values that keep activations near 1; variances are positive."""
+    """Return random variables of the same shapes. They keep activations near 1, and variances are positive."""
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple[Any, ...], leaf: jax.Array) -> np.ndarray:
@@ -92,7 +92,7 @@ def random_variables(variables: Any, seed: int = 0) -> Any:
 
 
 def to_state_dict(variables: Any) -> dict[str, torch.Tensor]:
-    """The Flax variables under the names, and in the layouts, of ``TorchResNet``."""
+    """Convert Flax variables to the names and layouts of ``TorchResNet``."""
     suffixes = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     state_dict = {}
     for tree in (variables["params"], variables["batch_stats"]):
@@ -107,12 +107,12 @@ def to_state_dict(variables: Any) -> dict[str, torch.Tensor]:
 
 
 def load_variables(model: TorchResNet, variables: Any) -> TorchResNet:
-    """Copies all parameters and statistics; every key but BatchNorm's step counters must be there."""
+    """Copy all parameters and statistics to the model. Only BatchNorm's step counters may be missing."""
     missing, unexpected = model.load_state_dict(to_state_dict(variables), strict=False)
     assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing), (missing, unexpected)
     return model
 
 
 def to_torch_images(images: np.ndarray) -> torch.Tensor:
-    """NHWC to NCHW."""
+    """Convert images from NHWC to NCHW."""
     return torch.tensor(np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2)))

@@ -1,0 +1,1 @@
+"""Import and export of PyTorch weights: ``python -m jaxresnet.convert``."""

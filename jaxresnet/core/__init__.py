@@ -1,0 +1,1 @@
+"""Model, augmentation, optimizers, schedules and training step: everything that determines the results."""

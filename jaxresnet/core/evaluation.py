@@ -1,0 +1,83 @@
+"""Evaluation of a whole split, with each image counted once."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxresnet.core.state import TrainState
+from jaxresnet.core.steps import Steps, dispatch, eval_dispatches, steps_per_dispatch
+
+
+@dataclasses.dataclass
+class Sums:
+    """Sums over images. Means are taken once, at the end.
+
+    Attributes:
+        loss: total cross entropy.
+        correct: number of images whose largest logit is that of their label.
+        count: number of images.
+        seconds: time spent on the images.
+    """
+
+    loss: float = 0.0
+    correct: int = 0
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        """Add the metrics of several steps in float64, in order, so that resumed and uninterrupted sums are equal."""
+        self.seconds += seconds
+        for loss, correct, count in zip(metrics["loss"], metrics["correct"], metrics["count"], strict=True):
+            self.loss += float(loss)
+            self.correct += int(correct)
+            self.count += int(count)
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput in images per second."""
+        return self.count / self.seconds
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """Return ``{prefix}_loss`` and ``{prefix}_accuracy``, the latter in %."""
+        return {
+            f"{prefix}_loss": self.loss / self.count,
+            f"{prefix}_accuracy": 100 * self.correct / self.count,
+        }
+
+
+class Scores(NamedTuple):
+    """Result of an evaluation.
+
+    Attributes:
+        sums: sums over the images.
+        confusion: number of images by true class (row) and predicted class (column), shape (classes, classes).
+    """
+
+    sums: Sums
+    confusion: Int[np.ndarray, "classes classes"]
+
+
+def evaluate(
+    steps: Steps,
+    state: TrainState,
+    data: dict[str, jax.Array],
+    size: int,
+    batch_size: int,
+    after_dispatch: Callable[[], Any] = lambda: None,
+) -> Scores:
+    """Score all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
+    sums, confusions = Sums(), []
+    batch_size = min(batch_size, size)
+    at_once = steps_per_dispatch(-(-size // batch_size))
+    for indices, mask in eval_dispatches(size, batch_size, at_once):
+        start = time.monotonic()
+        metrics = jax.device_get(dispatch(steps.evaluate, state, data, indices, mask))
+        sums.add(metrics, time.monotonic() - start)
+        confusions.append(metrics["confusion"].sum(0))
+        after_dispatch()
+    return Scores(sums, np.sum(confusions, axis=0))

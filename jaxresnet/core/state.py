@@ -1,0 +1,129 @@
+"""Training state, and its creation from a config together with the model and the image transform."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.training import train_state
+from ml_collections import ConfigDict
+
+from jaxresnet.core import cpu_convolution
+from jaxresnet.core.augment import Transform
+from jaxresnet.core.model import ResNet, count_parameters
+from jaxresnet.core.optim import create_optimizer
+from jaxresnet.system.errors import UserError
+
+MAX_PARAMETERS = 10**9  # The largest model of this project has 11 million.
+
+
+class TrainState(train_state.TrainState):
+    """Flax's TrainState (step, params, opt_state, apply_fn, tx) with BatchNorm statistics and a key.
+
+    Attributes:
+        batch_stats: running statistics of BatchNorm.
+        rng: key of the run, which never changes. Step i uses ``fold_in(rng, i)``, so any step can be recomputed.
+    """
+
+    batch_stats: Any
+    rng: jax.Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Variables for ``apply_fn``."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_model(config: ConfigDict) -> ResNet:
+    """Create the model that ``config.model`` describes, computing in ``config.dtype``."""
+    return model_from_fields(config.model, config.dtype)
+
+
+def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -> ResNet:
+    """Create the model that ``config.model``, or a plain dictionary of its fields, describes.
+
+    Raises:
+        UserError: a field is unknown.
+    """
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in dict(model_config).items()
+    }
+    if unknown := fields.keys() - {field.name for field in dataclasses.fields(ResNet)}:
+        raise UserError(f"model.{min(unknown)}: models have no such field")
+    if str(fields.get("pooling")).isdecimal():  # configs hold a window as text; the model checks other texts
+        fields["pooling"] = int(fields["pooling"])
+    return _model(
+        **fields,
+        dtype=jnp.dtype(dtype),
+        conv_general_dilated=cpu_convolution.conv_general_dilated,
+        relu=cpu_convolution.relu,
+    )
+
+
+# Equal fields give the same object, because jit compares ``apply_fn``, a bound method, by the identity of its module.
+_model = functools.cache(ResNet)
+
+
+def create_transform(config: ConfigDict, epoch: int = 0) -> Transform:
+    """Create the image transform that ``config.augment`` describes for an epoch, counted from 0.
+
+    Raises:
+        UserError: images are shrunk, but the model's linear layer fits only one image size.
+    """
+    augment = config.augment
+    if augment.small_images and config.model.pooling != "global":
+        raise UserError(
+            f"augment.small_images={augment.small_images}: needs model.pooling='global'. With a window of "
+            f"{config.model.pooling}, the linear layer fits only one image size"
+        )
+    sides = (side for side, until in augment.small_images if epoch < round(until * config.num_epochs))
+    return Transform(augment.crop_padding, augment.flip, tuple(augment.mean), tuple(augment.std), next(sides, None))
+
+
+class Rngs(NamedTuple):
+    """Keys of a run's three independent streams of random numbers."""
+
+    init: jax.Array
+    step: jax.Array
+    order: jax.Array
+
+
+def split_seed(seed: int) -> Rngs:
+    """Derive a run's keys from ``config.seed``."""
+    return Rngs(*jax.random.split(jax.random.key(seed), 3))
+
+
+def create_train_state(config: ConfigDict, image_shape: tuple[int, int, int]) -> TrainState:
+    """Create the state before the first step, which depends only on the arguments.
+
+    If configs have the same model and optimizer, their states share ``apply_fn`` and ``tx``, and so compiled programs.
+
+    Args:
+        config: run config (see ``configs/default.py``).
+        image_shape: (height, width, channels).
+
+    Raises:
+        UserError: the network has more than ``MAX_PARAMETERS`` parameters.
+    """
+    # lazy_init draws the parameters without running the model, with programs that models share.
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    draw = functools.partial(create_model(config).lazy_init, split_seed(config.seed).init, images, train=False)
+    count = count_parameters(jax.eval_shape(draw)["params"])
+    if count > MAX_PARAMETERS:
+        fields = ", ".join(f"model.{name}={value!r}" for name, value in config.model.items())
+        raise UserError(f"{fields}: the network has {count:,} parameters; expected at most {MAX_PARAMETERS:,}")
+    return begin_with(config, draw())
+
+
+def begin_with(config: ConfigDict, variables: Mapping[str, Any]) -> TrainState:
+    """Create the state before the first step from the given ``params`` and ``batch_stats``."""
+    state = TrainState.create(
+        apply_fn=create_model(config).apply,
+        params=variables["params"],
+        tx=create_optimizer(config.optimizer),
+        batch_stats=variables["batch_stats"],
+        rng=split_seed(config.seed).step,
+    )
+    return state.replace(step=jnp.zeros((), jnp.int32))  # Flax starts with a Python number, a different type

@@ -1,0 +1,248 @@
+"""Training and evaluation steps, and programs that run many of them in one dispatch.
+
+``train_step`` and ``eval_step`` are pure functions of a state and a batch. ``compile_steps`` turns them into programs
+that run a series of steps on all devices without the host. The data set is on the devices: programs get only indices.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, Bool, Int, Int32, UInt8
+
+from jaxresnet.core.augment import Transform
+from jaxresnet.core.optim import set_hyperparams
+from jaxresnet.core.schedules import Hyperparams
+from jaxresnet.core.state import TrainState, split_seed
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def train_step(
+    state: TrainState, batch: Batch, hyperparams: Hyperparams, transform: Transform, label_smoothing: float = 0.0
+) -> tuple[TrainState, Metrics]:
+    """Take one step of gradient descent on the mean cross entropy of a batch.
+
+    Args:
+        state: state before the step.
+        batch: ``image`` (batch, height, width, 3) uint8 and ``label`` (batch,) int32.
+        hyperparams: learning rate and momentum of this step.
+        transform: image augmentation. Its draws and dropout's are functions of ``state.rng`` and ``state.step``.
+        label_smoothing: share of the target that is divided among all classes, in [0, 1).
+
+    Returns:
+        The state after the step, and the batch's metrics before the step (see ``metrics_of``).
+    """
+    augment_rng, dropout_rng = jax.random.split(jax.random.fold_in(state.rng, state.step))
+    images = transform.train(augment_rng, batch["image"])
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, updates = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            rngs={"dropout": dropout_rng},
+            mutable=["batch_stats"],
+        )
+        if label_smoothing:
+            targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), label_smoothing)
+            loss = optax.softmax_cross_entropy(logits, targets).mean()
+        else:
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return loss, (logits, updates["batch_stats"])
+
+    grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    state = state.replace(opt_state=set_hyperparams(state.opt_state, **hyperparams._asdict()))
+    state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    return state, metrics_of(logits, batch["label"], jnp.ones_like(batch["label"], bool))
+
+
+def eval_step(state: TrainState, batch: Batch, transform: Transform, mirror: bool = False) -> Metrics:
+    """Compute the metrics of a batch, counting only images with a true ``mask`` (batch,).
+
+    If ``mirror`` is true, logits are averaged over each image and its mirror image. The result extends ``metrics_of``
+    by ``confusion`` (classes, classes): number of images by true class (row) and predicted class (column).
+    """
+    images = transform.eval(batch["image"])
+    logits = state.apply_fn(state.variables, images, train=False)
+    if mirror:
+        logits = (logits + state.apply_fn(state.variables, images[:, :, ::-1], train=False)) / 2
+    classes = logits.shape[-1]
+    confusion = jnp.zeros((classes, classes), jnp.int32)
+    confusion = confusion.at[batch["label"], jnp.argmax(logits, -1)].add(batch["mask"].astype(jnp.int32))
+    return metrics_of(logits, batch["label"], batch["mask"]) | {"confusion": confusion}
+
+
+def metrics_of(logits: jax.Array, labels: Int[Array, " batch"], mask: Bool[Array, " batch"]) -> Metrics:
+    """Sum ``loss`` (cross entropy), ``correct`` and ``count`` over the images with a true ``mask``."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return {
+        "loss": jnp.sum(losses, where=mask),
+        "correct": jnp.sum(jnp.argmax(logits, -1) == labels, where=mask),
+        "count": jnp.sum(mask),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Compiled programs that run a series of steps in one dispatch. Metrics have one entry per step.
+
+    Attributes:
+        train: (state, split on the devices, indices (steps, batch), hyperparams (steps,)) -> (state, metrics). The
+            state is donated.
+        evaluate: (state, split on the devices, indices (steps, batch), mask (steps, batch)) -> metrics.
+    """
+
+    train: Callable[[TrainState, Batch, Int[Array, "steps batch"], Hyperparams], tuple[TrainState, Metrics]]
+    evaluate: Callable[[TrainState, Batch, Int[Array, "steps batch"], Bool[Array, "steps batch"]], Metrics]
+
+
+def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange the devices (by default all) in a one-dimensional mesh, over which batches are divided."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), ("data",))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Copy each array to every device. If there are several processes, each must pass the same arrays."""
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _put(tree: Any, replicated: Sharding) -> Any:
+    if replicated.is_fully_addressable:
+        return jax.device_put(tree, replicated)
+
+    def put(leaf: Any) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        # With several processes, device_put would exchange the arrays to compare them.
+        return jax.make_array_from_process_local_data(replicated, np.asarray(leaf))
+
+    return jax.tree.map(put, tree)
+
+
+def put_on_devices(
+    images: UInt8[np.ndarray, "size height width 3"], labels: Int32[np.ndarray, " size"], mesh: Mesh
+) -> Batch:
+    """Copy a whole split to every device, as ``image`` and ``label``."""
+    return replicate({"image": images, "label": labels}, mesh)
+
+
+def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+    """Make ``mesh`` visible to code being traced. ``core.cpu_convolution`` needs it to divide its work."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def compile_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0, mirror: bool = False) -> Steps:
+    """Create programs for the devices of ``mesh``, with state and data replicated and each batch divided.
+
+    Each program is compiled at its first use with arrays of new shapes. Runs in the same process share it.
+
+    Batches need not be divisible by the number of devices, because the compiler pads and masks. So BatchNorm's
+    statistics and the gradient are those of the whole batch on any number of devices.
+    """
+    # Evaluation does not shrink images, so one program serves every training size.
+    evaluated = dataclasses.replace(transform, side=None)
+    return Steps(_train_program(transform, mesh, label_smoothing), _eval_program(evaluated, mesh, mirror))
+
+
+@functools.cache
+def _train_program(transform: Transform, mesh: Mesh, label_smoothing: float) -> Callable[..., Any]:
+    def train(
+        state: TrainState, data: Batch, indices: jax.Array, hyperparams: Hyperparams
+    ) -> tuple[TrainState, Metrics]:
+        def step(state: TrainState, step_inputs: tuple[jax.Array, Hyperparams]) -> tuple[TrainState, Metrics]:
+            index, step_hyperparams = step_inputs
+            return train_step(state, _gather(data, index, mesh), step_hyperparams, transform, label_smoothing)
+
+        with ambient(mesh):
+            return _scan(step, state, (indices, hyperparams))
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(train, in_shardings=replicated, out_shardings=replicated, donate_argnums=0)
+
+
+@functools.cache
+def _eval_program(transform: Transform, mesh: Mesh, mirror: bool) -> Callable[..., Any]:
+    def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
+        def step(carry: None, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[None, Metrics]:
+            index, step_mask = step_inputs
+            return carry, eval_step(state, _gather(data, index, mesh, mask=step_mask), transform, mirror)
+
+        with ambient(mesh):
+            return _scan(step, None, (indices, mask))[1]
+
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(evaluate, in_shardings=replicated, out_shardings=replicated)
+
+
+def _gather(data: Batch, indices: jax.Array, mesh: Mesh, **extra: jax.Array) -> Batch:
+    """Return the images and labels of a batch, and ``extra``, divided over the devices."""
+    batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def dispatch(program: Callable[..., Any], state: TrainState, data: Batch, *inputs: Any) -> Any:
+    """Run a program of ``Steps`` on inputs from the host. Any other implicit transfer raises an error."""
+    inputs = _put(inputs, data["label"].sharding)
+    with jax.transfer_guard("disallow"):
+        return program(state, data, *inputs)
+
+
+def _scan(step: Callable[..., Any], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """Run ``lax.scan``, without the loop for a single step.
+
+    XLA:CPU rewrites the weight gradients of convolutions into a fast form only outside of loops. Inside a loop, a
+    training step of ``configs/cpu.py`` was measured 31 times slower.
+    """
+    if len(jax.tree.leaves(xs)[0]) > 1:
+        return jax.lax.scan(step, carry, xs)
+    carry, y = step(carry, jax.tree.map(lambda x: x[0], xs))
+    return carry, jax.tree.map(lambda leaf: leaf[None], y)
+
+
+def steps_per_dispatch(configured: int) -> int:
+    """Return the number of steps per dispatch on this machine: 1 on CPU (see ``_scan``), else ``configured``."""
+    return 1 if jax.default_backend() == "cpu" else configured
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
+    """Return the order of the training images in an epoch, a permutation that depends only on (seed, epoch)."""
+    return np.asarray(jax.random.permutation(jax.random.fold_in(split_seed(seed).order, epoch), size))
+
+
+def train_dispatches(
+    order: Int[np.ndarray, " size"], batch_size: int, start: int, steps: int
+) -> Iterator[Int[np.ndarray, "steps batch"]]:
+    """Yield the indices of an epoch's batches, up to ``steps`` batches at a time.
+
+    Args:
+        order: permutation from ``epoch_order``.
+        batch_size: size of every full batch. A smaller last batch holds the rest and is yielded alone.
+        start: number of the first batch to yield, counted from 0.
+        steps: largest number of batches to yield at a time.
+    """
+    full = len(order) // batch_size
+    batches = order[: full * batch_size].reshape(full, batch_size)
+    for first in range(start, full, steps):
+        yield batches[first : first + steps]
+    rest = order[full * batch_size :]
+    if len(rest) and start <= full:
+        yield rest[None]
+
+
+def eval_dispatches(
+    size: int, batch_size: int, steps: int
+) -> Iterator[tuple[Int[np.ndarray, "steps batch"], Bool[np.ndarray, "steps batch"]]]:
+    """Yield indices and masks that visit each of ``size`` images once. The last batch is padded to ``batch_size``."""
+    positions = np.arange(-(-size // batch_size) * batch_size).reshape(-1, batch_size)
+    for first in range(0, len(positions), steps):
+        chunk = positions[first : first + steps]
+        yield np.minimum(chunk, size - 1), chunk < size

@@ -1,0 +1,5 @@
+"""Images and labels as NumPy arrays."""
+
+from jaxresnet.datasets.loading import Dataset, Split, load_dataset
+
+__all__ = ["Dataset", "Split", "load_dataset"]

@@ -1,0 +1,5 @@
+"""Entry point of ``python -m jaxresnet.predict``."""
+
+from jaxresnet.predict import main
+
+main()

@@ -1,0 +1,1 @@
+"""The paper's tables, redrawn from finished runs: ``python -m jaxresnet.report``."""

@@ -1,0 +1,121 @@
+"""A report as a folder: Markdown with figures, and the same as one self-contained HTML page."""
+
+import base64
+import html
+import io
+import pathlib
+import re
+
+import matplotlib
+from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
+
+from jaxresnet.system.atomic_files import write_whole
+from jaxresnet.system.errors import UserError
+
+MARKDOWN_FILE, PAGE_FILE, FIGURES_FOLDER = "README.md", "index.html", "figures"
+_MARK = '<meta name="generator" content="jaxresnet.report">'
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 1rem/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 0 auto;
+  padding: 1rem 1rem 4rem; overflow-wrap: break-word; }
+h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.3rem; margin-top: 3rem; border-top: 1px solid #ccc;
+  padding-top: 1rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
+a { color: #0b57a4; } code { font-size: 0.92em; background: #f3f3f3; padding: 0.05em 0.25em; border-radius: 3px; }
+pre { background: #f3f3f3; padding: 0.7rem; overflow-x: auto; } pre code { padding: 0; }
+.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; margin: 0.8rem 0;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
+th { border-bottom: 2px solid #888; }
+img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
+@media (max-width: 36rem) { body { padding: 0.6rem 0.7rem 3rem; } table { font-size: 0.82rem; }
+  th, td { padding: 0.2rem 0.4rem; } }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
+  img { max-width: 13cm; break-inside: avoid; } tr { break-inside: avoid; } .table { overflow-x: visible; }
+  table { font-size: 8.5pt; } a { color: inherit; text-decoration: none; } }
+"""
+
+
+class Page:
+    """Report under construction. Nothing is written to disk before ``write``."""
+
+    def __init__(self, title: str):
+        self._title = title
+        self._parts = [f"# {title}"]
+        self._figures: dict[str, str] = {}
+
+    def add(self, markdown: str) -> None:
+        """Append a paragraph, a table or other Markdown."""
+        self._parts.append(markdown)
+
+    def add_figure(self, name: str, figure: Figure, description: str) -> None:
+        """Append a figure with ``description`` as its alternative text."""
+        text = io.StringIO()
+        # Without dates and random ids, equal figures are equal files.
+        with matplotlib.rc_context({"svg.hashsalt": "jaxresnet"}):
+            figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        path = f"{FIGURES_FOLDER}/{name}.svg"
+        self._figures[path] = text.getvalue()
+        self._parts.append(f"![{description}]({path})")
+
+    def write(self, out: pathlib.Path) -> None:
+        """Write README.md, index.html and figures/ to ``out``. Only an older report is overwritten.
+
+        Raises:
+            UserError: ``out`` is a file, holds other files, or cannot be written.
+        """
+        try:
+            if out.exists():
+                _check_replaceable(out)
+            (out / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
+            for old in (out / FIGURES_FOLDER).glob("*.svg"):
+                old.unlink()
+            for path, svg in self._figures.items():
+                (out / path).write_text(svg)
+            markdown = "\n\n".join(self._parts) + "\n"
+            write_whole(out / MARKDOWN_FILE, markdown)
+            write_whole(out / PAGE_FILE, self._to_html(markdown))
+        except OSError as error:
+            raise UserError(f"--out={out} cannot be written ({error}); give another folder") from error
+
+    def _to_html(self, markdown: str) -> str:
+        parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+        parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
+        parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+        tokens = parser.parse(markdown)
+        for before, token in zip([None, *tokens], tokens, strict=False):
+            if before is not None and before.type == "heading_open":
+                before.attrSet("id", anchor(token.content))
+            for child in token.children or ():
+                if child.type == "image":
+                    child.attrSet("src", _data_uri(self._figures[str(child.attrs["src"])]))
+        body = parser.renderer.render(tokens, parser.options, {})
+        return (
+            f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{html.escape(self._title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
+        )
+
+
+def anchor(heading: str) -> str:
+    """Return the link target of a heading, as GitHub names it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Format a Markdown table. The first column is aligned left, the others right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _check_replaceable(out: pathlib.Path) -> None:
+    if not out.is_dir():
+        raise UserError(f"--out={out} is a file; give a folder")
+    page = out / PAGE_FILE
+    if any(out.iterdir()) and not (page.is_file() and _MARK in page.read_text(errors="replace")[:1000]):
+        raise UserError(f"--out={out} holds other files and no report; give an empty or a new folder")
+
+
+def _data_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

@@ -1,0 +1,1 @@
+"""Sweeps over the arms of a table: ``python -m jaxresnet.sweep``."""

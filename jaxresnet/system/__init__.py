@@ -1,0 +1,1 @@
+"""Errors, signals, processes, devices, files and the terminal."""

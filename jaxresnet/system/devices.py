@@ -1,0 +1,109 @@
+"""Set up JAX, and describe the devices and software of a run."""
+
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+from jaxresnet.system import malloc
+from jaxresnet.system.atomic_files import cache_folder
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
+
+
+# Each device holds a copy of the data set, 180 MB for CIFAR-10.
+MAX_CPU_DEVICES = 8
+
+
+def set_up_jax() -> None:
+    """Set up JAX as the commands that train, score or predict do. Scripts and notebooks may call it.
+
+    Call it before JAX computes anything, because JAX counts its devices once. It turns CPU cores into devices
+    (``JAX_NUM_CPU_DEVICES`` overrides how many). It keeps compiled programs in the user's cache folder
+    (``JAX_COMPILATION_CACHE_DIR`` overrides where), and freed memory in the process (see ``malloc.py``). Importing
+    ``jaxresnet`` changes none of this.
+    """
+    malloc.keep_freed_blocks()
+    _wait_for_late_cores()
+    _use_all_cores()
+    _keep_compiled_programs()
+
+
+def _wait_for_late_cores() -> None:
+    """Let XLA wait an hour for a late CPU device. Its default of 40 s would end the process on a busy machine."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_collective_call" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
+
+
+def _use_all_cores() -> None:
+    """Turn CPU cores into devices, so that batches are divided over them as over GPUs.
+
+    XLA:CPU otherwise divides each operation of a program, and waits for all cores between any two. The number of
+    devices is a power of two, because that divides most batches, and at most ``MAX_CPU_DEVICES``. Nothing changes if
+    ``JAX_NUM_CPU_DEVICES`` or ``XLA_FLAGS`` sets the number, or if JAX has begun to compute.
+    """
+    # JAX adds these attributes to its config at run time, so they have no annotations.
+    given = jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
+    if given or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(RuntimeError):  # JAX has begun to compute
+        jax.config.update("jax_num_cpu_devices", min(1 << (cores.bit_length() - 1), MAX_CPU_DEVICES))
+
+
+def _keep_compiled_programs() -> None:
+    """Keep compiled programs in the user's cache, if it is writable and ``JAX_COMPILATION_CACHE_DIR`` is not set."""
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # as above
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # there is no home folder, or it is not writable
+        folder = cache_folder() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def describe() -> dict[str, Any]:
+    """Return device, platform, numbers of devices and processes, versions and git commit."""
+    devices = jax.devices()
+    return {
+        "device": device_name(),
+        "platform": devices[0].platform,
+        "device_count": len(devices),
+        "process_count": jax.process_count(),
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def device_name() -> str:
+    """Return the kind of the first device. On CPU, return the processor and its number of cores."""
+    kind = jax.devices()[0].device_kind
+    return _processor() if kind == "cpu" else kind
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0]}, {len(models)} cores" if models else platform.machine()
+
+
+def _git_commit() -> str | None:
+    """Return this source tree's commit, with ``-dirty`` if tracked files differ from it, or None outside of git."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

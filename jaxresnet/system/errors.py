@@ -1,0 +1,50 @@
+"""Exceptions that the commands print as one line."""
+
+import pathlib
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """An error that the user can fix. Its message is one line: what is wrong, and what to do."""
+
+
+class Diverged(UserError):
+    """A loss or parameter that became NaN or infinite."""
+
+
+class Interrupted(Exception):
+    """A run's stop by a signal, after it was saved. ``exit_status`` is the shell's 128 + signal number."""
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def user_path(path: str) -> pathlib.Path:
+    """Return a path that a user gave, with ``~`` expanded.
+
+    Raises:
+        UserError: the home folder of ``~`` or ``~name`` is not known.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def choose(choices: dict[str, T], field: str, name: str) -> T:
+    """Return the entry of ``choices`` that a config's ``field`` names.
+
+    Raises:
+        UserError: there is no such entry. The message lists the valid names.
+    """
+    if name not in choices:
+        raise UserError(f"{field}={name!r}: expected one of {', '.join(sorted(choices))}")
+    return choices[name]
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception's message as one line of at most 200 characters, or its type if it has no message."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

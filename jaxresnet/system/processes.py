@@ -1,0 +1,124 @@
+"""Train one run with several processes, on one or many hosts, by ``jax.distributed``.
+
+All run the same program on the same workdir and data. Their devices exchange what a step needs. Processes must agree on
+decisions that depend on their own clocks and signals. Only the first writes files and prints to stdout.
+"""
+
+import contextlib
+import faulthandler
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxresnet.system.errors import Diverged, UserError, one_line
+
+T = TypeVar("T")
+
+# A process that is silent for this long counts as dead, and the others end.
+HEARTBEAT_SECONDS = 30
+
+
+def connect(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    """Join the other processes of the run. Call this before any other use of JAX.
+
+    Args:
+        coordinator: first process's ``host:port``, or ``"auto"`` under SLURM, ``mpirun`` or on a TPU pod.
+        num_processes: number of processes, unless ``"auto"``.
+        process_id: number of this process, from 0, unless ``"auto"``.
+
+    Raises:
+        UserError: a flag is missing or out of range, or the processes do not find each other.
+    """
+    if coordinator == "auto":
+        address, num_processes, process_id = None, None, None
+    elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--coordinator={coordinator}: give --num_processes, and --process_id from 0 to one less than that, too"
+        )
+    else:
+        address = coordinator
+    try:
+        jax.distributed.initialize(
+            address,
+            num_processes,
+            process_id,
+            initialization_timeout=300,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except Exception as error:  # JAX raises several types
+        raise UserError(
+            f"--coordinator={coordinator}: the processes did not find each other ({one_line(error)})"
+        ) from error
+    faulthandler.disable()  # if another process dies, JAX ends this one with a message that a dump would bury
+    try:
+        jax.devices()  # the processes tell each other their devices
+    except RuntimeError as error:
+        _end_with_others(_lost(error))
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+
+
+@contextlib.contextmanager
+def ending_others_too() -> Iterator[None]:
+    """Exit at once with ``os._exit`` on an error. A normal exit would deadlock waiting for the other processes.
+
+    Errors pass through if there is only one process, or if all fail alike because the run diverged.
+    """
+    try:
+        yield
+    except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
+        if jax.process_count() == 1 or isinstance(error, Diverged):
+            raise
+        _end_with_others(_lost(error) if isinstance(error, jax.errors.JaxRuntimeError) else str(error))
+
+
+def _lost(error: Exception) -> str:
+    return (
+        f"another process of this run has ended, or JAX failed here ({one_line(error)}); "
+        "start all processes again, and the run goes on"
+    )
+
+
+def _end_with_others(reason: str) -> NoReturn:
+    """Exit without Python's cleanup, in which JAX waits for the other processes."""
+    with contextlib.suppress(OSError):  # the reader of stderr may have ended too
+        print(f"jaxresnet: {reason}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def is_first() -> bool:
+    """Return True if this is the only process or the first, which alone writes."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Block until every process calls this with the same ``name``."""
+    multihost_utils.sync_global_devices(name)
+
+
+def first_before_others(action: Callable[[], T]) -> T:
+    """Call ``action`` in the first process, then in the others, where it may find the first's files."""
+    if is_first():
+        result = action()
+    wait_for_all("done by the first")
+    return result if is_first() else action()
+
+
+def in_first(action: Callable[[], object], name: str) -> None:
+    """Call ``action`` in the first process. The others wait until it is done."""
+    if is_first():
+        action()
+    wait_for_all(name)
+
+
+def largest(number: int) -> int:
+    """Return the largest of the processes' numbers, so that all act alike on signals and flags."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())

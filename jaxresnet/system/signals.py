@@ -1,0 +1,83 @@
+"""Handle SIGINT (Ctrl-C) and SIGTERM: a run saves first, and a command with nothing to save ends at once."""
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def is_command_starting() -> bool:
+    """Return True if ``python -m jaxresnet.COMMAND`` has yet to import the command. Until then its path is ``-m``."""
+    return sys.argv[:1] == ["-m"] and any(word.removeprefix("-m").startswith("jaxresnet.") for word in sys.orig_argv)
+
+
+def is_command() -> bool:
+    """Return True if this process runs a command of this package, not a notebook or another program."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.startswith("jaxresnet.")
+
+
+def end_at_once() -> None:
+    """Let Ctrl-C end the process as the system does, without a message, unless it is ignored or handled.
+
+    KeyboardInterrupt is unreliable during imports: Python swallows it when it is raised inside a callback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def raise_again() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end a command as the system does, whatever it is doing.
+
+    Use it while there is nothing to save. Python's own handlers would wait for XLA, which compiles for seconds. Nothing
+    changes for ignored signals, in programs other than commands, and outside of the main thread.
+    """
+    handlers: dict[signal.Signals, Any] = {}
+    if is_command() and threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[list[signal.Signals]]:
+    """Yield a list that receives the first SIGINT or SIGTERM. A second one acts as it would without this.
+
+    Ignored signals stay ignored, such as Ctrl-C in a background job of a shell.
+    """
+    received: list[signal.Signals] = []
+    previous: dict[signal.Signals, Any] = {}
+
+    def receive(number: int, frame: object) -> None:
+        received.append(signal.Signals(number))
+        for other, handler in previous.items():
+            signal.signal(other, handler)
+
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, receive)
+    except ValueError:  # outside of the main thread, as in some notebooks, signals stay as they are
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

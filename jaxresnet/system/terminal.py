@@ -1,0 +1,89 @@
+"""Show progress on the terminal."""
+
+import math
+import sys
+import time
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class ProgressDisplay:
+    """Progress bar on a terminal; otherwise one line every 30 seconds."""
+
+    def __init__(self, num_epochs: int, work: Float[np.ndarray, " steps"], step: int):
+        """Start after ``step`` steps. ``work`` is the work done after 0, 1, ... and all steps, in any unit."""
+        self._num_epochs, self._work, self._total_steps = num_epochs, work, len(work) - 1
+        self._bar = None
+        if sys.stdout.isatty():
+            self._bar = tqdm(
+                total=self._total_steps,
+                initial=step,
+                file=sys.stdout,
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+                dynamic_ncols=True,
+            )
+        self._last_line = time.monotonic()
+        # The clock starts after the first update, which includes compilation.
+        self._start: tuple[float, int] | None = None
+
+    def update(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
+        """Show where training stands.
+
+        Args:
+            epoch: running epoch, from 1.
+            step: steps taken.
+            means: ``train_loss`` and ``train_accuracy`` (%) of the running epoch.
+            images_per_second: training speed over the running epoch.
+        """
+        now = time.monotonic()
+        self._start = self._start or (now, step)
+        text = (
+            f"epoch {epoch}/{self._num_epochs}  step {step:,}/{self._total_steps:,}  "
+            f"loss {means['train_loss']:.4f}  accuracy {means['train_accuracy']:.2f}%  "
+            f"{images_per_second:,.0f} images/s  {self._time_left(now, step)}"
+        )
+        if self._bar is not None:
+            self._bar.n = step
+            self._bar.set_description_str(text)
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _time_left(self, now: float, step: int) -> str:
+        start, start_step = self._start or (now, step)
+        if step == start_step:
+            return "time left: measuring"
+        pace = (self._work[step] - self._work[start_step]) / (now - start)
+        return f"{format_seconds((self._work[-1] - self._work[step]) / pace)} left"
+
+
+def image_bar(total: int) -> tqdm:
+    """Return a bar on stderr with images per second and the time left. Off a terminal it is updated every 30 s."""
+    seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+    return tqdm(total=total, unit=" images", mininterval=seconds, delay=seconds, leave=False, dynamic_ncols=True)
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a duration, such as 48s, 12m05s or 3h07m."""
+    seconds = math.ceil(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

@@ -1,0 +1,1 @@
+"""The run directory: config, checkpoints, log and results."""

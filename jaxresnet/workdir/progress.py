@@ -1,0 +1,39 @@
+"""Progress of a run, saved beside its TrainState."""
+
+import dataclasses
+from typing import Any
+
+from jaxresnet.core.evaluation import Sums
+
+
+@dataclasses.dataclass
+class Progress:
+    """State that a resumed run needs beside its TrainState, all of it JSON.
+
+    Attributes:
+        epoch: running epoch, from 0.
+        sums: sums of the training metrics over the steps of the running epoch.
+        last: line of ``metrics.jsonl`` of the last evaluated epoch.
+        best: ``epoch`` (from 1), ``step``, ``loss`` and ``accuracy`` (%) of the best epoch so far.
+        train_seconds: time spent in training steps of finished epochs, compilation included.
+        eval_seconds: time spent in evaluation, likewise.
+        confusion: confusion matrix of the last evaluation.
+        data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
+            of the epochs before are not known then.
+        first_step: first step that this run takes itself. Not 0 if imported weights count as trained for epochs.
+    """
+
+    data_fingerprint: str | None
+    first_step: int = 0
+    epoch: int = 0
+    sums: Sums = dataclasses.field(default_factory=Sums)
+    last: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    confusion: list[list[int]] | None = None
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Progress":
+        """Return the progress that ``dataclasses.asdict`` turned into ``fields``."""
+        return cls(**{**fields, "sums": Sums(**fields["sums"])})

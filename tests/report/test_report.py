@@ -1,0 +1,294 @@
+"""The report's tables, notes and page for given runs."""
+
+import re
+
+import pytest
+import torch
+
+from configs import final
+from configs.scheduler import get_config as scheduler_config
+from jaxresnet.core.layers import describe_layers
+from jaxresnet.core.state import create_model
+from jaxresnet.report import __main__ as report
+from jaxresnet.report.figures import draw_architecture, style_of
+from jaxresnet.report.groups import difference_interval, group_runs
+from jaxresnet.report.page import Page, anchor, table
+from jaxresnet.system.errors import UserError
+from jaxresnet.train import train_and_evaluate
+from jaxresnet.workdir.files import write_failure
+from jaxresnet.workdir.runs import read_runs
+from tests.conftest import REPOSITORY
+from tests.report.test_groups import write_run
+from tests.torch_reference import TorchResNet
+
+CONFIGS = REPOSITORY / "configs"
+
+
+def seeded(get_config, arm, seed=0, **fields):
+    config = get_config(arm) if arm else get_config()
+    config.seed = seed
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Write a report on some full and some shortened runs. Return its folder, text and page."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, (last, best) in enumerate([(95.0, 95.3), (95.1, 95.4), (95.5, 95.5)]):
+        write_run(folder / "baseline" / f"seed{seed}", seeded(scheduler_config, "cosine", seed), [90.0, best, last])
+    for seed, last in enumerate([78.0, 79.0]):
+        write_run(folder / f"polynomial{seed}", seeded(scheduler_config, "polynomial", seed), [77.0, last])
+    write_run(folder / "linear", seeded(scheduler_config, "linear"), [80.0, 91.0])
+    write_run(folder / "unfinished", seeded(scheduler_config, "one_cycle"), [10.0, 20.0, 30.0], finished=False)
+    write_run(folder / "final", seeded(final.get_config, None, dtype="bfloat16"), [90.0, 96.2, 96.1])
+    for arm, accuracies in (("cosine", [74.0, 74.2]), ("polynomial", [65.0, 65.2]), ("polynomial_fixed", [74.1, 74.3])):
+        for seed, last in enumerate(accuracies):
+            config = seeded(scheduler_config, arm, seed, num_epochs=3)
+            write_run(folder / "short" / f"{arm}{seed}", config, [50.0, 60.0, last])
+    out = tmp_path_factory.mktemp("out") / "report"
+    report.write_report(folder, out, CONFIGS)
+    return out, (out / "README.md").read_text(), (out / "index.html").read_text()
+
+
+def section(markdown, heading):
+    return markdown.partition(f"{heading}\n")[2].partition("\n## ")[0]
+
+
+def row(text, arm):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| `{arm}`")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_means_deviations_differences_and_marks(written):
+    rows = section(written[1], "## Table 2: learning-rate schedule").partition("### ")[0].partition("The learning")[0]
+    assert row(rows, "cosine") == [
+        "`cosine`", "95.48", "95.20 ± 0.26", "95.40 ± 0.10", "3", "-0.28 within",
+    ]  # fmt: skip
+    assert row(rows, "polynomial") == [
+        "`polynomial`", "78.413", "78.50 ± 0.71", "78.50 ± 0.71", "2", "+0.09 within",
+    ]  # fmt: skip
+    assert row(rows, "linear") == ["`linear`", "91.048", "91.00", "91.00", "1", "-0.05 one seed"]
+    assert row(rows, "one_cycle")[1:3] == ["91.29", "unfinished: epoch 3 of 200"]
+    assert row(rows, "warm_restarts") == ["`warm_restarts`", "", "not run", "", "", ""]
+
+
+def test_a_difference_beyond_the_seeds_spread_is_marked(tmp_path):
+    for seed, last in enumerate([94.0, 94.1, 94.05]):
+        write_run(tmp_path / f"runs/{seed}", seeded(scheduler_config, "cosine", seed), [90.0, last])
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    rows = section((tmp_path / "out" / "README.md").read_text(), "## Table 2: learning-rate schedule")
+    assert row(rows.partition("The learning")[0], "cosine")[-1] == "-1.43 **outside**"
+
+
+def test_the_paper_printed_the_best_epoch_of_the_final_model(written):
+    rows = section(written[1], "## Table 1: models")
+    (line,) = [line for line in rows.splitlines() if line.startswith("| `final`")]
+    assert "`final` (bfloat16) | 96.10 (best) | 96.10 | 96.20 | 1 | +0.10 one seed |" in line
+    assert row(rows, "resnet18")[1:3] == ["93.02 (cited)", "not run"]
+
+
+def test_shortened_runs_stand_apart_and_are_not_compared_with_the_paper(written):
+    text = section(written[1], "### Shortened runs of table 2: learning-rate schedule")
+    assert "Every arm has `num_epochs=3`, so these are not compared with the paper." in text
+    assert row(text, "cosine")[1:] == ["74.10 ± 0.14", "74.10 ± 0.14", "2", ""]
+    assert row(text, "polynomial")[4] == "-9.00 **outside**"
+    assert row(text, "polynomial_fixed")[4] == "+0.10 within"
+    assert "78.41" not in text and "95.48" not in text
+    above = section(written[1], "## Table 2: learning-rate schedule").partition("Only cosine")[0]
+    assert row(above, "polynomial_fixed")[2] == "not run; see below"
+    # If a table's only shortened runs are the baseline's, only the first table shows them.
+    assert "### Shortened runs of table 1" in written[1] and "### Shortened runs of table 3" not in written[1]
+
+
+def test_the_best_run_is_that_of_the_highest_last_epoch(written):
+    """The best epoch does not count, because it is chosen on the test set."""
+    best = section(written[1], "## The best run")
+    assert "`final` has the highest test accuracy after its last epoch: **96.10%** (final, seed 0, 200 epochs" in best
+
+
+def test_every_row_of_the_paper_is_there_run_or_not(written):
+    rows = [line for line in written[1].splitlines() if re.match(r"\| `[^`]+`( \(bfloat16\))? \| \d\d\.\d+", line)]
+    printed = [line for line in rows if line.split("|")[2].strip() not in ("93.02 (cited)",)]
+    first_columns = [line for line in printed if len(line.strip("|").split("|")) == 6]
+    assert len(first_columns) == 44
+    assert "Of the 36 experiments in them, 4 have been run here at full length" in written[1]
+
+
+def test_the_page_stands_alone_and_shows_every_figure(written):
+    out, markdown, page = written
+    sources = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
+    assert len(sources) == len(set(sources)) > 8
+    assert all((out / source).stat().st_size > 2000 for source in sources)
+    assert {f"figures/{path.name}" for path in (out / "figures").iterdir()} == set(sources)
+    assert page.count('src="data:image/svg+xml;base64,') == page.count("<img ") == len(sources)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "http" not in re.sub(r'src="data:[^"]*"', "", page)
+    assert all(f'id="{target}"' in page for target in re.findall(r'href="#([^"]+)"', page))
+    assert 'name="viewport"' in page and "@media print" in page and "nan" not in re.sub(r'"data:[^"]*"', "", page)
+
+
+def test_held_out_images_are_not_called_test_images(tmp_path):
+    for seed, accuracies in enumerate(([90.0, 95.0], [90.0, 95.4])):
+        config = seeded(final.get_config, None, seed, **{"dataset.validation_size": 5000, "num_epochs": 2})
+        test = {"epoch": 2, "test_accuracy": 88.0 + seed, "test_loss": 1.0}
+        write_run(tmp_path / "runs" / str(seed), config, accuracies, test=test)
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    markdown = (tmp_path / "out" / "README.md").read_text()
+    text = section(markdown, "### Shortened runs of table 1: models")
+    assert "accuracies on training images that were held out" in text
+    assert row(text, "final")[1:] == ["95.20 ± 0.28", "95.20 ± 0.28", "2", "", "88.50 ± 0.71"]
+    assert "validation accuracy of each arm" in text and "among the validation images" in markdown
+    # Nothing was chosen on the test set here.
+    assert "In our own" not in section(markdown, "## Table 1: models")
+
+
+@pytest.mark.reliability
+def test_odd_runs_break_nothing(tmp_path):
+    """The runs have missing or short logs, a divergence, two precisions, and different data."""
+    write_run(tmp_path / "runs/a", seeded(scheduler_config, "cosine"), [90.0], data_fingerprint="1")
+    write_run(tmp_path / "runs/b", seeded(scheduler_config, "cosine", 1), [90.0, 91.0], data_fingerprint="2")
+    write_run(tmp_path / "runs/c", seeded(scheduler_config, "polynomial", num_epochs=2), [70.0, 71.0])
+    (tmp_path / "runs/c/metrics.jsonl").unlink()
+    write_run(tmp_path / "runs/d", seeded(scheduler_config, "linear"), [60.0], finished=False)
+    write_failure("the loss became nan at step 7", tmp_path / "runs/d")
+    write_run(tmp_path / "runs/e", seeded(scheduler_config, "one_cycle"), [60.0], finished=False)
+    write_run(tmp_path / "runs/f", seeded(scheduler_config, "one_cycle", dtype="bfloat16"), [90.0] * 200)
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    markdown = (tmp_path / "out" / "README.md").read_text()
+    rows = section(markdown, "## Table 2: learning-rate schedule").partition("Only cosine")[0]
+    assert row(rows, "linear")[2] == "diverged"
+    assert "`runs/d`" not in markdown and "- `d` diverged: the loss became nan at step 7" in markdown
+    assert "`one_cycle` (bfloat16) | 91.29 | 90.00" in rows and "unfinished: epoch 1 of 200" in rows
+    assert "have the checksums 1, 2." in markdown
+    # The one complete log is drawn, although the others are not.
+    assert "figures/scheduler-full-curves.svg" in markdown
+    assert "figures/scheduler-changed-1-curves.svg" not in markdown
+
+
+def test_no_runs_at_all(tmp_path):
+    (tmp_path / "runs").mkdir()
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert text.count("not run") >= 60 and "There are none yet." in text
+    # Figures that need no run are drawn anyway.
+    assert sorted(path.stem for path in (tmp_path / "out" / "figures").iterdir()) == [
+        "architecture", "epochs-rates", "optimizer-rates", "scheduler-rates",
+    ]  # fmt: skip
+
+
+@pytest.mark.reliability
+def test_a_real_run_of_the_final_model(tmp_path, tiny_npz):
+    config = final.get_config()
+    config.update_from_flattened_dict(
+        {
+            "num_epochs": 2,
+            "batch_size": 60,
+            "dataset.data_dir": str(tiny_npz),
+            "model.channels": (4, 8),
+            "model.blocks": (1, 1),
+        }
+    )
+    summary = train_and_evaluate(config, str(tmp_path / "runs" / "final"))
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"| `final` | {summary['last']['accuracy']:.2f}" in section(text, "### Shortened runs of table 1: models")
+    assert "over 1 run with `dataset.data_dir" not in text and "over 1 run with `batch_size=60`" in text
+    assert {"confusion.svg", "classes.svg"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+
+
+@pytest.mark.reliability
+def test_reports_replace_reports_and_nothing_else(tmp_path):
+    (tmp_path / "runs").mkdir()
+    out = tmp_path / "out"
+    report.write_report(tmp_path / "runs", out, CONFIGS)
+    first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    report.write_report(tmp_path / "runs", out, CONFIGS)
+    assert first == {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    with pytest.raises(UserError, match="holds other files and no report"):
+        Page("x").write(tmp_path / "mine")
+    assert (tmp_path / "mine" / "index.html").read_text() == "mine"
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        Page("x").write(tmp_path / "mine" / "index.html")
+
+
+def test_the_report_in_the_repository_is_that_of_its_runs(tmp_path):
+    """If this fails, run ``python -m jaxresnet.report --workdir=results --out=results/report``."""
+    results = REPOSITORY / "results"
+    report.write_report(results, tmp_path / "out", CONFIGS)
+    assert (tmp_path / "out" / "README.md").read_text() == (results / "report" / "README.md").read_text()
+    drawn, kept = (
+        sorted(path.name for path in folder.glob("figures/*")) for folder in (tmp_path / "out", results / "report")
+    )
+    assert drawn == kept
+
+
+def test_the_papers_puzzle_on_real_data():
+    """Polynomial at PyTorch's defaults loses to cosine and to its corrected arm by more than the seeds' spread."""
+    runs = read_runs(REPOSITORY / "results" / "scheduler-cpu")
+    last = {
+        arm: group_runs(runs, scheduler_config(arm))[0].accuracy("last")
+        for arm in ("cosine", "polynomial", "polynomial_fixed")
+    }
+    assert all(stat.n == 2 for stat in last.values())
+    pool = list(last.values())
+    lost = last["cosine"].mean - last["polynomial"].mean
+    assert lost > difference_interval(last["cosine"], last["polynomial"], pool)
+    gained = last["polynomial_fixed"].mean - last["polynomial"].mean
+    assert gained > difference_interval(last["polynomial_fixed"], last["polynomial"], pool)
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        report.write_report(tmp_path / "none", tmp_path / "out", CONFIGS)
+    with pytest.raises(UserError, match="there are no tables in it"):
+        report.write_report(tmp_path, tmp_path / "out", tmp_path)
+
+
+def test_markdown():
+    assert anchor("Table 2: learning-rate schedule") == "table-2-learning-rate-schedule"
+    assert table(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+
+
+def test_what_choosing_the_best_epoch_is_worth(written):
+    text = section(written[1], "## Table 1: models")
+    assert "number 198 of 200" in text
+    # The choice is worth 0.3, 0.3 and 0.0 for the baseline, and 0.1 for the final model.
+    assert (
+        "In our own 4 runs of this table at full length the choice is worth 0.18 ± 0.15 points, at most 0.30." in text
+    )
+
+
+def test_layers_are_those_of_the_torch_model():
+    layers = describe_layers(create_model(final.get_config()), (32, 32, 3))
+    reference = TorchResNet(pooling="global", head=1)
+    modules = {"conv": torch.nn.Conv2d, "norm": torch.nn.BatchNorm2d, "linear": torch.nn.Linear}
+    for kind, module in modules.items():
+        expected = [sum(p.numel() for p in m.parameters()) for m in reference.modules() if isinstance(m, module)]
+        assert sorted(layer.parameters for layer in layers if layer.kind == kind) == sorted(expected)
+    assert sum(layer.parameters for layer in layers) == 4_697_162
+    assert [layer.output_shape for layer in layers if layer.path in ("conv1", "layer3_0/conv1", "linear")] == [
+        (32, 32, 64), (8, 8, 256), (10,),
+    ]  # fmt: skip
+
+
+def test_the_architecture_is_drawn_from_the_model():
+    figure = draw_architecture(create_model(final.get_config()), (32, 32, 3))
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    for expected in (
+        "4 blocks of 128, the first at stride 2",
+        "global mean, dropout 0.4",
+        "4,697,162",
+        "798.7 M",
+        "8x8x256",
+    ):
+        assert expected in texts
+
+
+def test_a_corrected_arm_has_its_twins_colour_and_other_dashes():
+    labels = ["linear", "one_cycle", "linear_fixed", "linear_fixed_warmup"]
+    styles = [style_of(label, labels) for label in labels]
+    assert styles[0]["color"] == styles[2]["color"] == styles[3]["color"] != styles[1]["color"]
+    assert len({style["linestyle"] for style in (styles[0], styles[2], styles[3])}) == 3

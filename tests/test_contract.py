@@ -1,0 +1,75 @@
+"""The interface that users rely on: the commands, the public names, and the content of a wheel."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import jaxresnet
+from tests.conftest import REPOSITORY
+
+COMMANDS = {
+    "main": "--workdir",
+    "sweep": "--arms",
+    "evaluate": "--mirror",
+    "predict": "--grid",
+    "plot": "--out",
+    "report": "--configs",
+    "export": "--format",
+    "summary": "--drawing",
+    "convert": "--from_torch",
+    "release": "--note",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, subprocess_environment):
+    done = subprocess.run(
+        [sys.executable, "-m", f"jaxresnet.{command}", "--help"],
+        env=subprocess_environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert COMMANDS[command] in done.stdout
+
+
+def test_every_command_is_listed():
+    doors = {path.stem for path in (REPOSITORY / "jaxresnet").glob("*.py") if "def main(" in path.read_text()}
+    doors |= {path.parent.name for path in (REPOSITORY / "jaxresnet").glob("*/__main__.py")}
+    assert doors == set(COMMANDS)
+
+
+def test_public_names():
+    assert {"Classifier", "ResNet", "UserError", "load", "set_up_jax", "train_and_evaluate"} == set(jaxresnet.__all__)
+    for name in jaxresnet.__all__:
+        assert callable(getattr(jaxresnet, name))
+    assert callable(jaxresnet.torch_weights.from_state_dict) and callable(jaxresnet.torch_weights.to_state_dict)
+    assert callable(jaxresnet.datasets.load_dataset) and callable(jaxresnet.predict.main)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jaxresnet.nothing  # noqa: B018
+
+
+@pytest.mark.reliability
+def test_a_wheel_holds_the_whole_package(tmp_path, subprocess_environment):
+    """An editable installation hides a package that the build leaves out."""
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={tmp_path}", str(REPOSITORY)]
+    subprocess.run(build, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if name.startswith("jaxresnet/")}
+        archive.extractall(tmp_path / "installed")
+    files = [path for path in (REPOSITORY / "jaxresnet").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert held == {path.relative_to(REPOSITORY).as_posix() for path in files}
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxresnet.evaluate", f"--workdir={tmp_path / 'none'}"],
+        env=subprocess_environment | {"PYTHONPATH": str(tmp_path / "installed")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "holds no run" in done.stderr

@@ -1,0 +1,83 @@
+"""Imports run one way: each layer of the package needs only lower ones."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "jaxresnet"
+
+# Folders and top-level modules, lowest first, with the modules that each may import besides itself.
+MAY_IMPORT = {
+    "system": set(),
+    "core": {"system.errors"},
+    "datasets": {"system"},
+    "torch_weights": {"system", "core", "datasets"},
+    "workdir": {"system", "core", "datasets", "torch_weights"},
+    "cli": {"system", "workdir"},
+    "inference": {"system", "core", "datasets", "workdir"},
+    "train": {"system", "core", "datasets", "workdir"},
+    "evaluate": {"system", "core", "datasets", "workdir", "cli", "inference"},
+    "sweep": {"system", "core", "datasets", "workdir", "cli", "train"},
+    "report": {"system", "core", "datasets", "workdir", "cli", "sweep.experiments"},
+    "plot": {"system", "core", "datasets", "workdir", "cli", "report.paper_curves"},
+    "predict": {"system", "datasets", "workdir", "cli", "inference"},
+    "convert": {"system", "core", "datasets", "workdir", "cli", "torch_weights", "inference", "sweep.experiments"},
+    "export": {"system", "datasets", "cli", "inference"},
+    "summary": {"system", "core", "datasets", "workdir", "cli", "report.figures"},
+    "release": {"system", "core", "workdir", "cli", "torch_weights", "inference", "evaluate", "convert"},
+    "main": {"system", "cli", "train"},
+    "__init__": {"system"},
+}
+
+# Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
+WITHOUT_JAX = ("main", "sweep.__main__", "convert.__main__", "summary", "plot", "datasets", "workdir.config")
+
+
+def imports_of(path):
+    """Yield the dotted names below ``jaxresnet`` that a file imports, such as ``core.model``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "jaxresnet":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxresnet."):
+            module = node.module.removeprefix("jaxresnet.")
+            names = [f"{module}.{alias.name}" for alias in node.names]
+            yield from (name if is_module(name) else module for name in names)
+
+
+def is_module(name):
+    return PACKAGE.joinpath(*name.split(".")).with_suffix(".py").exists()
+
+
+def test_imports_run_one_way():
+    files = list(PACKAGE.rglob("*.py"))
+    needed = [(path, name) for path in files for name in imports_of(path)]
+    assert len(needed) > 200
+    upward = []
+    for path, name in needed:
+        layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        allowed = MAY_IMPORT[layer] | {layer}
+        if not any(name == each or name.startswith(f"{each}.") for each in allowed):
+            upward.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert upward == []
+
+
+def test_each_layer_needs_only_those_before_it():
+    order = list(MAY_IMPORT)
+    for layer, allowed in MAY_IMPORT.items():
+        assert all(order.index(each.partition(".")[0]) < order.index(layer) for each in allowed)
+
+
+def test_the_package_is_small_enough_to_see():
+    entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert {name.removesuffix(".py") for name in entries if name != "py.typed"} == set(MAY_IMPORT)
+    assert len(entries) <= 20
+
+
+@pytest.mark.parametrize("module", WITHOUT_JAX)
+def test_jax_is_not_imported_before_a_mistake_can_be_answered(module):
+    code = f"import sys, jaxresnet.{module}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0

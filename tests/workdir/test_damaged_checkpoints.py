@@ -1,0 +1,222 @@
+"""Damaged checkpoints are noticed, named and moved away, and the run resumes from the previous one."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxresnet.core.state import create_train_state
+from jaxresnet.evaluate import evaluate_run
+from jaxresnet.system.errors import UserError
+from jaxresnet.train import train_and_evaluate
+from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.log import read_metrics
+from jaxresnet.workdir.names import DAMAGED_FOLDER
+from jaxresnet.workdir.progress import Progress
+from tests.conftest import make_tiny_config
+
+pytestmark = pytest.mark.reliability
+
+MANY = settings(max_examples=max(50, settings.default.max_examples))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_npz):
+    """Return config and workdir of a finished run that kept the checkpoints of steps 11 and 12."""
+    config = make_tiny_config(tiny_npz)
+    config.checkpoint.every_steps = 1
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    train_and_evaluate(config, str(workdir))
+    assert {11, 12} <= steps_of(workdir)
+    return config, workdir
+
+
+@pytest.fixture(scope="module")
+def saved(run):
+    """Return the content of the checkpoints of both steps."""
+    config, workdir = run
+    with Checkpointer(workdir, read_only=True) as checkpointer:
+        return {step: checkpointer.restore(create_train_state(config, (32, 32, 3)), step) for step in (11, 12)}
+
+
+def steps_of(workdir):
+    return {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+
+
+def copy_of(workdir, target):
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(workdir, target)
+    return target
+
+
+def files_of(checkpoint):
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
+
+
+def assert_holds(restored, expected):
+    (state, progress), (expected_state, expected_progress) = restored, expected
+    trees = [(each.step, each.variables, each.opt_state) for each in (state, expected_state)]
+    for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert progress == expected_progress
+
+
+def damage(path, kind, share):
+    content = bytearray(path.read_bytes())
+    position = min(int(share * len(content)), len(content) - 1)
+    if kind == "missing":
+        path.unlink()
+        return
+    if kind == "truncated":
+        content = content[:position]
+    elif kind == "zeroed":
+        content = bytes(len(content))
+    else:
+        content[position] ^= 1 << (int(share * 1e6) % 8)
+    path.write_bytes(content)
+
+
+@MANY
+@given(
+    kind=st.sampled_from(["missing", "truncated", "zeroed", "a bit flipped"]),
+    file=st.integers(0, 99),
+    share=st.floats(0, 1, exclude_max=True),
+)
+def test_of_a_checkpoint_with_a_damaged_file_nothing_wrong_is_ever_restored(
+    run, saved, tmp_path_factory, capsys, count, kind, file, share
+):
+    """If damage to a file of the newest checkpoint matters, the previous checkpoint is restored."""
+    config, whole = run
+    workdir = copy_of(whole, tmp_path_factory.getbasetemp() / "damaged")
+    files = files_of(workdir / "checkpoints" / "12")
+    damage(files[file % len(files)], kind, share)
+    with Checkpointer(workdir, keep=2) as checkpointer:
+        restored = checkpointer.restore_newest(create_train_state(config, (32, 32, 3)))
+    note = capsys.readouterr().err
+    step = int(restored[0].step)
+    assert_holds(restored, saved[step])
+    if step == 12:
+        assert note == "" and steps_of(workdir) == {11, 12}
+        count("damaged checkpoints restored rightly, as the damage touched nothing that matters")
+    else:
+        assert "12 is damaged" in note and "goes on from step 11" in note and note.count("\n") == 1
+        assert (workdir / DAMAGED_FOLDER / "12").is_dir() and steps_of(workdir) == {11}
+        count("damaged checkpoints noticed, the one before restored")
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "zeroed", "a bit flipped"])
+def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_it_would_have(run, tmp_path, capsys, kind):
+    config, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+    (workdir / "summary.json").unlink()
+    for file in (workdir / "checkpoints" / "12" / "state").rglob("d/*"):  # orbax does not read every file again
+        for share in (0.2, 0.5, 0.8)[: 3 if kind == "a bit flipped" else 1]:
+            damage(file, kind, share)
+    with pytest.raises(UserError, match=r"12 is damaged .*; give another --checkpoint, or train on"):
+        evaluate_run(str(workdir), "last")
+    assert evaluate_run(str(workdir), "11")[0] == 11
+    capsys.readouterr()
+    train_and_evaluate(config, str(workdir))
+    assert "12 is damaged" in capsys.readouterr().err
+    summaries = [json.loads((path / "summary.json").read_text()) for path in (workdir, whole)]
+    assert summaries[0]["last"] == summaries[1]["last"] and summaries[0]["best"] == summaries[1]["best"]
+    assert [line["train_loss"] for line in read_metrics(workdir)] == [
+        line["train_loss"] for line in read_metrics(whole)
+    ]
+    assert evaluate_run(str(workdir), "last")[0] == 12
+
+
+def test_a_checkpoint_that_is_gone_is_missed(run, saved, tmp_path, capsys):
+    config, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    with Checkpointer(workdir, keep=2) as checkpointer:
+        assert_holds(checkpointer.restore_newest(create_train_state(config, (32, 32, 3))), saved[11])
+    assert capsys.readouterr().err == "note: the checkpoint of step 12 is gone; going on from step 11\n"
+
+
+@pytest.mark.parametrize("left", ["damaged", "gone", "gone, and the note of them damaged"])
+def test_a_run_without_any_good_checkpoint_does_not_silently_begin_anew(run, tmp_path, left):
+    config, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+    (workdir / "summary.json").unlink()
+    if left == "damaged":
+        for file in (workdir / "checkpoints").rglob("d/*"):
+            damage(file, "zeroed", 0)
+    else:
+        shutil.rmtree(workdir / "checkpoints")
+    if "note" in left:
+        (workdir / "newest-checkpoint.json").write_bytes(b"\0\xff")
+    before = {path: path.read_bytes() for path in files_of(workdir)}
+    with pytest.raises(UserError, match=r"no checkpoint left that can be read.* or give another --workdir") as error:
+        train_and_evaluate(config, str(workdir))
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in files_of(workdir)} == before  # nothing was lost
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied"), OSError(24, "Too many open files"), ValueError("PERMISSION_DENIED: x")],
+)
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(run, tmp_path, monkeypatch, error):
+    config, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+
+    def restore(*arguments, **options):
+        raise RuntimeError("orbax") from error
+
+    with Checkpointer(workdir, keep=2) as checkpointer:
+        monkeypatch.setattr(checkpointer._manager, "restore", restore)
+        with pytest.raises(UserError, match=r"12 cannot be read \(orbax\); fix that, and run the same command"):
+            checkpointer.restore_newest(create_train_state(config, (32, 32, 3)))
+    assert steps_of(workdir) == {11, 12} and not (workdir / DAMAGED_FOLDER).exists()
+
+
+def test_damaged_checkpoints_of_one_step_are_all_kept(run, tmp_path):
+    config, whole = run
+    workdir = tmp_path / "run"
+    copy_of(whole, workdir)
+    for _ in range(3):
+        shutil.copytree(whole / "checkpoints", workdir / "checkpoints", dirs_exist_ok=True)
+        damage(workdir / "checkpoints" / "12" / "progress" / "metadata", "zeroed", 0)
+        with Checkpointer(workdir, keep=2) as checkpointer:
+            checkpointer.restore_newest(create_train_state(config, (32, 32, 3)))
+    assert {path.name for path in (workdir / DAMAGED_FOLDER).iterdir()} == {"12", "12.2", "12.3"}
+
+
+def test_a_resumed_run_keeps_its_best_checkpoint(tiny_config, tmp_path):
+    state = create_train_state(tiny_config, (32, 32, 3))
+
+    def save(*steps):
+        with Checkpointer(tmp_path, keep=1) as checkpointer:
+            checkpointer.restore_newest(state)
+            for step in steps:
+                best = {"epoch": 1, "step": 1, "loss": 2.0, "accuracy": 20.0}
+                checkpointer.save(state.replace(step=np.int32(step)), Progress("checksum", best=best))
+
+    save(1, 2)
+    save(3, 4)
+    assert steps_of(tmp_path) == {1, 4}
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_while_a_checkpoint_is_saved_again_leaves_one_of_the_two(tiny_config, tmp_path, moment):
+    """A step is saved twice if its evaluation was stopped. The kill comes before or after the second is in place."""
+    state = create_train_state(tiny_config, (32, 32, 3))
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state, Progress("checksum", epoch=0))
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "0", tmp_path / "first")
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state, Progress("checksum", epoch=1))
+    assert steps_of(tmp_path) == {0}
+    shutil.copytree(tmp_path / "first", folder / "0.replaced")
+    if moment == "before":
+        shutil.rmtree(folder / "0")
+    with Checkpointer(tmp_path) as checkpointer:
+        _, progress = checkpointer.restore_newest(state)
+    assert progress.epoch == {"before": 0, "after": 1}[moment] and steps_of(tmp_path) == {0}

@@ -1,0 +1,128 @@
+"""Workdirs that are read-only, full or in use: the message is clear, and good checkpoints stay."""
+
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxresnet.evaluate import evaluate_run
+from jaxresnet.system.errors import UserError
+from jaxresnet.train import train_and_evaluate
+from jaxresnet.workdir.log import read_metrics
+from tests.conftest import REPOSITORY, make_tiny_config
+from tests.test_train import assert_same_run, finished, stop_after  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.reliability
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a file system of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting needs more rights: {mounted.stderr}")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill(disk):
+    """Write a file until nothing more fits."""
+    with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+        for size in (4096, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+
+@pytest.mark.parametrize("dispatch", [1, 4, 6, 8, 12])
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
+    finished,  # noqa: F811
+    tiny_npz,
+    small_disk,
+    monkeypatch,
+    capfd,
+    count,
+    dispatch,
+):
+    """The disk fills before the first checkpoint, between two, before an evaluation, and at the end."""
+    _, expected, _ = finished
+    workdir = small_disk / "run"
+    config = make_tiny_config(tiny_npz)
+    config.checkpoint.every_steps = 2
+    with monkeypatch.context() as patch:
+        stop_after(patch, dispatch, lambda: fill(small_disk))
+        with pytest.raises(UserError, match=r"No space left|written") as error:
+            train_and_evaluate(config, str(workdir))
+    assert "\n" not in str(error.value)
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+    (small_disk / "ballast").unlink()
+    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+    assert max(saved, default=0) == (dispatch - 1) // 2 * 2
+    train_and_evaluate(config, str(workdir))
+    assert_same_run(config, workdir, expected)
+    count("full disks survived")
+
+
+def test_a_run_that_can_only_be_read_is_scored_and_not_trained(finished, tiny_npz, small_disk):  # noqa: F811
+    config, whole, _ = finished
+    workdir = small_disk / "run"
+    shutil.copytree(whole, workdir)
+    (workdir / "summary.json").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="cannot be written"):
+        train_and_evaluate(config, str(workdir))
+    assert evaluate_run(str(workdir), "last")[0] == 12
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_a_workdir_that_another_process_trains_in_is_refused_until_that_ends(
+    finished,  # noqa: F811
+    tiny_config,
+    tmp_path,
+    monkeypatch,
+    subprocess_environment,
+):
+    _, expected, _ = finished
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with contextlib.suppress(Exception):
+            train_and_evaluate(tiny_config, str(workdir))
+    hold = (
+        "import pathlib, sys\n"
+        "from jaxresnet.workdir.lock import alone_in\n"
+        "with alone_in(pathlib.Path(sys.argv[1])):\n"
+        "    print('here', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", hold, str(workdir)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    other = subprocess.Popen(command, env=subprocess_environment, cwd=REPOSITORY, **pipes)
+    try:
+        assert other.stdout.readline() == "here\n"
+        before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+        with pytest.raises(UserError, match="in use by another process"):
+            train_and_evaluate(tiny_config, str(workdir))
+        assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+    finally:
+        other.kill()  # SIGKILL, so the process cannot clean up
+        other.communicate()
+    train_and_evaluate(tiny_config, str(workdir))
+    assert_same_run(tiny_config, workdir, expected)
+
+
+@pytest.mark.parametrize("left", [".config.json.0123abcd.tmp", ".lock"])
+def test_what_a_killed_process_left_before_its_config_was_written_is_no_obstacle(tiny_config, tmp_path, left):
+    tiny_config.num_epochs = 1
+    (tmp_path / left).write_text("{")
+    train_and_evaluate(tiny_config, str(tmp_path))
+    assert not list(tmp_path.glob(".*.tmp")) and len(read_metrics(tmp_path)) == 3

@@ -1,0 +1,81 @@
+"""Means of metrics, the progress display, and the log file."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from jaxresnet.core.evaluation import Sums
+from jaxresnet.system.errors import UserError
+from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.workdir.log import MetricsWriter, read_metrics
+from jaxresnet.workdir.names import METRICS_FILE
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_sums_are_taken_before_they_are_divided():
+    sums = Sums()
+    sums.add({"loss": np.float32([10.0, 2.0]), "correct": np.int32([4, 1]), "count": np.int32([8, 2])}, 0.5)
+    sums.add({"loss": np.float32([3.0]), "correct": np.int32([0]), "count": np.int32([5])}, 0.5)
+    assert sums.means("test") == {"test_loss": 1.0, "test_accuracy": pytest.approx(100 / 3)}
+    assert sums.seconds == 1.0
+
+
+def show(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", "200")  # tqdm uses these if it cannot ask the terminal
+    monkeypatch.setenv("LINES", "50")
+    monkeypatch.setattr("jaxresnet.system.terminal.SECONDS_BETWEEN_LINES", 0.0)
+    display = ProgressDisplay(num_epochs=4, work=np.arange(41.0), step=9)
+    display.update(1, 10, {"train_loss": 2.0, "train_accuracy": 50.0}, 20.0)
+    display.update(2, 11, {"train_loss": 2.0, "train_accuracy": 50.0}, 20.0)
+    display.say("epoch 1/4: done")
+    display.close()
+    return stream.getvalue()
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    text = show(monkeypatch, Terminal())
+    assert "\r" in text and "epoch 1/4: done\n" in text
+    (bar,) = (line for line in text.replace("\n", "\r").split("\r") if "time left: measuring" in line)
+    assert bar.count("epoch 1/4  step 10/40  loss 2.0000  accuracy 50.00%  20 images/s") == 1
+    assert bar.startswith(" 25%|")
+
+
+def test_plain_lines_elsewhere(monkeypatch):
+    lines = show(monkeypatch, io.StringIO()).splitlines()
+    assert lines[0].startswith("epoch 1/4  step 10/40  loss 2.0000  accuracy 50.00%  20 images/s")
+    assert lines[1].endswith("s left") and lines[2] == "epoch 1/4: done"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "1s"), (59, "59s"), (61, "1m01s"), (3600, "1h00m"), (360_000, "100h00m")]
+)
+def test_durations(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+def test_resuming_drops_what_will_be_written_again(tmp_path):
+    lines = [
+        {"epoch": 0.5, "step": 2},
+        {"epoch": 1, "step": 4, "seconds": 1.0},
+        {"epoch": 1.5, "step": 6},
+        {"epoch": 2, "step": 8, "seconds": 2.0},
+    ]
+    for step, epochs, kept in ((8, 2, 4), (8, 1, 3), (6, 1, 3), (5, 1, 2), (4, 0, 1), (0, 0, 0)):
+        text = "".join(f"{json.dumps(line)}\n" for line in lines) + '{"epoch": 3, "st'
+        (tmp_path / METRICS_FILE).write_text(text)
+        MetricsWriter(tmp_path, step, epochs).close()
+        assert read_metrics(tmp_path) == lines[:kept]
+
+
+def test_a_damaged_line_in_the_middle_is_refused(tmp_path):
+    (tmp_path / METRICS_FILE).write_text('{"epoch": 1\n{"epoch": 2}\n')
+    with pytest.raises(UserError, match="is damaged"):
+        read_metrics(tmp_path)
