@@ -6,7 +6,8 @@
 The number after the colon is the number of epochs. The recipe stretches over them.
 
 Paper: no such experiment.
-Measured here: not yet.
+Measured here: 93.46% test accuracy at the last of 12 epochs, 93.90% with the mirrored view. One run, seed 0, 1h55m on
+2 cores of an Intel Xeon with AMX, shared with other work.
 """
 
 from configs import default
