@@ -116,7 +116,10 @@ def augment(rng, images):
 
 
 def sgd(num_epochs, steps_per_epoch):
-    """Create PyTorch's SGD, which adds the decay to the gradient, with a cosine that moves once an epoch."""
+    """Create PyTorch's SGD, which adds the decay to the gradient, with a cosine that moves once per epoch.
+
+    Here the rates are part of the program. The package hands each step's rate to its program as data.
+    """
     rates = jnp.asarray(LEARNING_RATE * (1 + np.cos(np.pi * np.arange(num_epochs) / num_epochs)) / 2)
     schedule = optax.scale_by_learning_rate(lambda step: rates[step // steps_per_epoch])
     return optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.trace(MOMENTUM), schedule)

@@ -128,7 +128,7 @@ class _Save(NamedTuple):
 
 
 class _Trainer:
-    """Training of one run. Checkpoints hold ``state`` and ``progress``, which training changes."""
+    """Training of one run. It changes ``state`` and ``progress``, from which checkpoints are made."""
 
     def __init__(
         self,

@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jaxresnet.predict", description="Classify images.", epilog=EPILOG)
     images_help = "image files, folders of them, or pickles such as CIFAR-10's; default: the run's test set"
     parser.add_argument("images", nargs="*", metavar="IMAGE", help=images_help)
-    parser.add_argument("--workdir", required=True, help="run directory")
+    parser.add_argument("--workdir", required=True, help="run directory or release")
     parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
     parser.add_argument("--out", help="file for all predictions: .csv (ID,Labels) or .jsonl")
     parser.add_argument("--grid", help=f"picture of {GRID} images and predictions, the most confidently wrong first")

@@ -261,7 +261,7 @@ def test_what_choosing_the_best_epoch_is_worth(written):
     )
 
 
-def test_layers_are_those_of_the_torch_model():
+def test_imports_are_those_of_the_torch_model():
     layers = describe_layers(create_model(final.get_config()), (32, 32, 3))
     reference = TorchResNet(pooling="global", head=1)
     modules = {"conv": torch.nn.Conv2d, "norm": torch.nn.BatchNorm2d, "linear": torch.nn.Linear}
