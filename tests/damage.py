@@ -97,11 +97,12 @@ def batch_of(name, protocol):
     return pickle.dumps({b"data": images, b"labels": LABELS[name], b"filenames": [b"a"] * 3}, protocol=protocol)
 
 
-def write_batches(folder: pathlib.Path) -> None:
-    """Write the pickled batches to a new folder."""
+def write_batches(folder: pathlib.Path) -> pathlib.Path:
+    """Write the pickled batches to a new folder, and return it."""
     folder.mkdir()
     for name in BATCHES:
         (folder / name).write_bytes(batch_of(name, 2))
+    return folder
 
 
 def write_tfds(folder: pathlib.Path) -> pathlib.Path:

@@ -21,16 +21,8 @@ from jaxresnet.predict.images import read_image
 from jaxresnet.predict.inputs import FileReader
 from jaxresnet.system.errors import UserError
 from tests.conftest import REPOSITORY
-from tests.damage import (
-    FINGERPRINT_OF_FEW,
-    REFUSED,
-    Calls,
-    batch_of,
-    few_images,
-    replace,
-    write_batches,
-    write_tfds,
-)
+from tests.convert.test_convert import saved
+from tests.damage import FINGERPRINT_OF_FEW, REFUSED, Calls, batch_of, few_images, replace, write_batches, write_tfds
 from tests.datasets.test_loading import load, small_arrays
 
 pytestmark = pytest.mark.reliability
@@ -62,9 +54,7 @@ CONTAINERS = {
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pytorch") / cifar10.BATCHES_FOLDER
-    write_batches(folder)
-    return folder
+    return write_batches(tmp_path_factory.mktemp("pytorch") / cifar10.BATCHES_FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +110,8 @@ def test_pickles_are_refused(batches, tmp_path, marker, payload, container, prot
     refuse(load, tmp_path / "data.npz", marker, count)
 
 
-def torch_zip(contents):
-    content = io.BytesIO()
-    torch.save(contents, content)
-    return content.getvalue()
-
-
 def torch_legacy(contents):
-    content = io.BytesIO()
-    torch.save(contents, content, _use_new_zipfile_serialization=False)
-    return content.getvalue()
+    return saved(contents, _use_new_zipfile_serialization=False)
 
 
 def torch_tar(contents):
@@ -153,7 +135,7 @@ def torch_script(contents):
     return content.getvalue()
 
 
-@pytest.mark.parametrize("write", [torch_zip, torch_legacy, torch_tar, torch_script])
+@pytest.mark.parametrize("write", [saved, torch_legacy, torch_tar, torch_script])
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_pytorch_files_are_refused(tmp_path, marker, payload, container, write, count):
@@ -163,7 +145,7 @@ def test_pytorch_files_are_refused(tmp_path, marker, payload, container, write, 
 
 @pytest.mark.parametrize("version", ["1.13.1", "2.5.1+cu121", "2.9.1"])
 def test_a_pytorch_that_can_be_made_to_run_code_reads_no_file(tmp_path, monkeypatch, version):
-    (tmp_path / "w.pth").write_bytes(torch_zip({"a": torch.ones(1)}))
+    (tmp_path / "w.pth").write_bytes(saved({"a": torch.ones(1)}))
     monkeypatch.setattr(torch, "__version__", version)
     with monkeypatch.context() as patch, pytest.raises(UserError) as error:
         patch.setattr(torch, "load", lambda *arguments, **options: pytest.fail("it was read"))
@@ -173,7 +155,7 @@ def test_a_pytorch_that_can_be_made_to_run_code_reads_no_file(tmp_path, monkeypa
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.10.0+cpu", "2.13.0", "3.0.0"])
 def test_a_newer_pytorch_reads_files(tmp_path, monkeypatch, version):
-    (tmp_path / "w.pth").write_bytes(torch_zip({"a": torch.ones(1)}))
+    (tmp_path / "w.pth").write_bytes(saved({"a": torch.ones(1)}))
     monkeypatch.setattr(torch, "__version__", version)
     assert read_torch_file(tmp_path / "w.pth").state_dict == {"a": [1]}
 

@@ -275,6 +275,41 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(authors_file, tin
     assert not (tmp_path / "ran").exists() and not (tmp_path / "run").exists()
 
 
+WEIGHTS = {
+    "conv1.weight": torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)),
+    "bn1.num_batches_tracked": torch.tensor(3),
+    "linear.bias": torch.ones(5, dtype=torch.bfloat16),
+}
+CHECKPOINT = {"net": WEIGHTS, "acc": np.float64(93.25), "epoch": 3}
+ARCHIVE = saved(CHECKPOINT)
+
+
+def assert_the_checkpoint(read):
+    assert (read.epochs, read.accuracy) == (4, 93.25) and read.state_dict.keys() == WEIGHTS.keys()
+    for key, tensor in WEIGHTS.items():
+        np.testing.assert_array_equal(read.state_dict[key].astype(np.float32), tensor.float().numpy())
+
+
+@pytest.mark.reliability
+def test_a_changed_weight_in_an_archive_is_refused(tmp_path):
+    """PyTorch itself does not check an archive's checksums."""
+    stored = WEIGHTS["conv1.weight"].numpy().tobytes()
+    (tmp_path / "w.pth").write_bytes(ARCHIVE.replace(stored, stored[:-1] + b"\0"))
+    with pytest.raises(UserError, match="a damaged one"):
+        read_torch_file(tmp_path / "w.pth")
+
+
+@pytest.mark.reliability
+def test_an_archive_whose_directory_calls_weights_a_folder_is_read_rightly(tmp_path):
+    """PyTorch itself takes the weights from uninitialised memory."""
+    content = bytearray(ARCHIVE)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("data/0"))
+    content[content.rindex(name.encode()) - 46 + 38] |= 0x10
+    (tmp_path / "w.pth").write_bytes(content)
+    assert_the_checkpoint(read_torch_file(tmp_path / "w.pth"))
+
+
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", b"\xff" * 100, b"junk"])
 def test_damaged_safetensors_are_refused(tiny_config, tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
@@ -341,6 +376,13 @@ def test_how_many_epochs_a_file_says(torch_model, tmp_path, wrapper, epoch, epoc
     torch.save({wrapper: torch_model.state_dict(), "acc": np.float64(93.5), "epoch": epoch}, tmp_path / "w.pth")
     checkpoint = read_torch_file(tmp_path / "w.pth")
     assert (checkpoint.epochs, checkpoint.accuracy) == (epochs, 93.5)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("accuracy", [10**400, torch.empty((), device="meta"), float("nan"), "93", True])
+def test_an_accuracy_that_is_none_is_left_out(tmp_path, accuracy):
+    torch.save({"net": WEIGHTS, "acc": accuracy}, tmp_path / "w.pth")
+    assert read_torch_file(tmp_path / "w.pth").accuracy is None
 
 
 @pytest.mark.parametrize("epoch", [-5, 1e30, 2.5])

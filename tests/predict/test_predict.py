@@ -109,6 +109,14 @@ def test_notes_on_many_files_are_one_line(tmp_path, capsys):
     assert line.startswith("note: grey") and line.endswith("2.png and 2 more")
 
 
+@pytest.mark.reliability
+def test_what_pillow_warns_of_is_not_printed(tmp_path, capsys):
+    """Each warning would take two lines, and name one of Pillow's own files."""
+    save(tmp_path / "a.im", IMAGES[0].repeat(2, 0))
+    assert len(list(FileReader([tmp_path / "a.im"], 10).batches(1))) == 1
+    assert capsys.readouterr().err.splitlines() == [f"note: resized to 32x32 from its central square: {tmp_path}/a.im"]
+
+
 PLANES = IMAGES.transpose(0, 3, 1, 2).reshape(7, 3072)
 
 

@@ -1,4 +1,4 @@
-"""Damaged small files of a run: every command refuses them in one line or reads them correctly."""
+"""Damaged and changed small files of a run: every command refuses them in one line or reads them correctly."""
 
 import json
 import shutil
@@ -33,11 +33,9 @@ pytestmark = pytest.mark.reliability
 FEW = settings(max_examples=max(5, settings.default.max_examples // 10))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, quickstart_run):
-    """Return a folder with the small files of a finished run, a diverged one and one with imported weights."""
-    folder = tmp_path_factory.mktemp("run")
-    for file in quickstart_run.iterdir():
+def small_files(run, folder):
+    """Write the small files of a finished run, a diverged one and one with imported weights. Return their folder."""
+    for file in run.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
     write_failure("the loss became nan", folder)
@@ -46,59 +44,55 @@ def run(tmp_path_factory, quickstart_run):
     return folder
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, quickstart_run):
+    return small_files(quickstart_run, tmp_path_factory.mktemp("run"))
+
+
 @pytest.fixture
 def broken(run, tmp_path):
     """Return a copy for a test to change."""
     return shutil.copytree(run, tmp_path / "broken")
 
 
-def check_config_of(folder):
-    config = load_config(folder)
+def assert_a_config(config):
     groups = (config.model, config.dataset, config.augment, config.optimizer, config.schedule)
     assert config.is_locked and all(isinstance(group, ConfigDict) for group in groups)
 
 
-def check_metrics(folder):
-    lines = read_metrics(folder, "test")
+def assert_metrics(lines):
     for line in lines:
         assert all(type(value) in (int, float) for value in line.values()) and line["step"] >= 0
         assert {"epoch", "step", "learning_rate", "train_loss", "train_accuracy"} <= line.keys()
         assert not is_epoch_line(line) or {"test_loss", "test_accuracy"} <= line.keys()
 
 
-def check_summary(folder):
-    assert format_summary(read_summary(folder))
+def assert_a_summary(summary):
+    assert format_summary(summary)
 
 
-def check_confusion(folder):
-    names, matrix = read_confusion(folder)
+def assert_confusion(read):
+    names, matrix = read
     assert np.array(matrix).shape == (len(names), len(names)) and np.min(matrix) >= 0
 
 
-def check_imported(folder):
-    assert all(type(number) is int and number >= 0 for number in read_imported(folder)["num_batches_tracked"].values())
+def assert_imported(origin):
+    assert all(type(number) is int and number >= 0 for number in origin["num_batches_tracked"].values())
 
 
-def check_failure(folder):
-    assert isinstance(read_failure(folder), str)
+def assert_a_failure(reason):
+    assert isinstance(reason, str)
 
 
+# The reader of each small file, and an assertion about what it returns.
 READERS = {
-    CONFIG_FILE: check_config_of,
-    METRICS_FILE: check_metrics,
-    SUMMARY_FILE: check_summary,
-    CONFUSION_FILE: check_confusion,
-    IMPORTED_FILE: check_imported,
-    FAILURE_FILE: check_failure,
+    CONFIG_FILE: (load_config, assert_a_config),
+    METRICS_FILE: (lambda folder: read_metrics(folder, "test"), assert_metrics),
+    SUMMARY_FILE: (read_summary, assert_a_summary),
+    CONFUSION_FILE: (read_confusion, assert_confusion),
+    IMPORTED_FILE: (read_imported, assert_imported),
+    FAILURE_FILE: (read_failure, assert_a_failure),
 }
-
-
-@pytest.mark.parametrize("name", READERS)
-@given(data=st.data())
-def test_a_damaged_file_is_refused_or_holds_what_it_should(name, data, run, broken, count):
-    (broken / name).write_bytes(data.draw(damaged((run / name).read_bytes())))
-    read_or_refuse(READERS[name], broken)
-    count(DAMAGED)
 
 
 SCALAR = st.none() | st.booleans() | st.integers() | st.integers(-2, 3) | st.floats() | st.text(max_size=5)
@@ -121,7 +115,8 @@ def changed(draw, fields, depth=0):
 def test_values_of_other_types_are_refused_or_are_what_they_should_be(name, data, run, broken, count):
     fields = json.loads((run / name).read_text().splitlines()[-1] if name == METRICS_FILE else (run / name).read_text())
     (broken / name).write_text(json.dumps(data.draw(changed(fields) | JSON)) + "\n")
-    read_or_refuse(READERS[name], broken)
+    read, check = READERS[name]
+    read_or_refuse(lambda: check(read(broken)))
     count(DAMAGED)
 
 

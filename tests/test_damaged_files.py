@@ -1,0 +1,290 @@
+"""Damaged files of every kind are refused in one line or read rightly.
+
+Small files that claim to be large take no memory.
+"""
+
+import contextlib
+import io
+import json
+import pathlib
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+
+import hypothesis
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxresnet.convert.files import read_torch_file
+from jaxresnet.datasets import cifar10
+from jaxresnet.predict.images import read_image
+from jaxresnet.predict.inputs import UNLABELLED, FileReader
+from jaxresnet.system.errors import UserError
+from tests import damage
+from tests.conftest import REPOSITORY
+from tests.convert.test_convert import ARCHIVE, CHECKPOINT, WEIGHTS, assert_the_checkpoint, saved
+from tests.damage import DAMAGED, IMAGES, Calls
+from tests.datasets.test_damaged_data import NPZ, assert_a_data_set, npz_bytes
+from tests.datasets.test_loading import load, small_arrays
+from tests.workdir.test_damaged_run_files import READERS, small_files
+
+pytestmark = pytest.mark.reliability
+
+
+def alone(name, *contents):
+    """Return the originals of a file that needs no others: each of ``contents``."""
+    return lambda folder, request: [(folder / name, content) for content in contents]
+
+
+def in_folder(read):
+    return lambda path: read(path.parent)
+
+
+# Data sets.
+
+
+def assert_npz(dataset):
+    np.testing.assert_array_equal(dataset.train.images, NPZ["train_images"])
+    np.testing.assert_array_equal(dataset.train.labels, NPZ["train_labels"])
+    np.testing.assert_array_equal(dataset.test.images, NPZ["test_images"])
+    np.testing.assert_array_equal(dataset.test.labels, NPZ["test_labels"])
+
+
+def one_of_the_batches(folder, request):
+    path = damage.write_batches(folder / cifar10.BATCHES_FOLDER) / "data_batch_3"
+    return [(path, damage.batch_of(path.name, protocol)) for protocol in range(6)]
+
+
+def assert_batches(dataset):
+    assert_a_data_set(dataset)
+    assert (len(dataset.train), len(dataset.test)) == (15, 3)
+    kept = np.r_[0:6, 9:15]
+    others = [IMAGES[name] for name in cifar10.TRAIN_BATCHES if name != "data_batch_3"]
+    np.testing.assert_array_equal(dataset.train.images[kept], np.concatenate(others))
+    np.testing.assert_array_equal(dataset.test.images, IMAGES["test_batch"])
+
+
+def files_of_tfds(folder, request):
+    return [(path, path.read_bytes()) for path in sorted(damage.write_tfds(folder).iterdir())]
+
+
+def assert_few(dataset):
+    assert dataset.fingerprint() == damage.FINGERPRINT_OF_FEW
+
+
+def cache_of_tfds(folder, request):
+    with damage.few_images():
+        assert_few(load(damage.write_tfds(folder)))
+    (path,) = (folder / "cache").rglob("*.npz")
+    return [(path, path.read_bytes())]
+
+
+def assert_made_anew(path):
+    assert_few(load(path.parents[2]))
+    assert cifar10.read_npz(path, cifar10.ARRAYS).keys() == set(cifar10.ARRAYS)
+
+
+OTHER_NPZ = [npz_bytes(**arrays) for arrays in (small_arrays(), {}, {"train_images": np.zeros(3)})]
+
+# Pickles and pictures to predict.
+
+IDS = (["a", "b", "c"], np.arange(3), [b"1", 2, "3"])
+TEST = {b"data": IMAGES["test_batch"].transpose(0, 3, 1, 2), b"labels": damage.LABELS["test_batch"]}
+PICKLES = [pickle.dumps(TEST | {b"ids": ids}, protocol=protocol) for ids in IDS for protocol in range(6)]
+
+
+def assert_skipped_or_read(path):
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        read = list(FileReader([path], 10).batches(2))
+    printed = stderr.getvalue().splitlines()
+    if not read:
+        assert len(printed) == 1 and printed[0].startswith("skipped: ")
+    for batch in read:
+        assert batch.pixels.dtype == np.uint8 and batch.pixels.shape[1:] == (32, 32, 3)
+        assert len(batch.names) == len(batch.ids) == len(batch.pixels) == len(batch.labels) <= 2
+        assert all((0 <= label < 10) or label == UNLABELLED for label in batch.labels.tolist())
+
+
+def image_bytes(image_format, mode="RGB", **options):
+    content = io.BytesIO()
+    Image.fromarray(IMAGES["test_batch"][0].repeat(2, 0)).convert(mode).save(content, image_format, **options)
+    return content.getvalue()
+
+
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP", "AVIF", "ICO", "PPM", "TGA", "DDS")
+PICTURES = {
+    **{image_format: image_bytes(image_format) for image_format in FORMATS},
+    "PNG with a palette": image_bytes("PNG", "P"),
+    "PNG with transparency": image_bytes("PNG", "RGBA"),
+    "GIF, animated": image_bytes("GIF", save_all=True, append_images=[Image.new("RGB", (32, 64), "red")]),
+    "TIFF, LZW": image_bytes("TIFF", compression="tiff_lzw"),
+    "ICNS": image_bytes("ICNS", "RGBA"),
+}
+
+
+def assert_a_picture(read):
+    pixels, notes = read
+    assert pixels.shape == (32, 32, 3) and pixels.dtype == np.uint8 and not any("\n" in note for note in notes)
+
+
+# PyTorch's files, and the small files of a run.
+
+LEGACY = saved(CHECKPOINT, _use_new_zipfile_serialization=False)
+SAFETENSORS = safetensors.numpy.save({key: WEIGHTS[key].float().numpy() for key in WEIGHTS})
+
+
+def assert_weights(read):
+    assert all(isinstance(array, np.ndarray) for array in read.state_dict.values())
+    assert read.epochs is None or (type(read.epochs) is int and read.epochs >= 0)
+    assert read.accuracy is None or np.isfinite(read.accuracy)
+
+
+def assert_the_same_weights(read):
+    assert_weights(read)
+    assert_the_checkpoint(read)
+
+
+def file_of_a_run(name):
+    def originals(folder, request):
+        path = small_files(request.getfixturevalue("quickstart_run"), folder) / name
+        return [(path, path.read_bytes())]
+
+    return originals
+
+
+# A case is (originals, reader, check). ``originals`` writes all that the reader needs, and returns the path and content
+# of each file to damage. Each example damages one. ``check`` gets what the reader returns. If the reader must never
+# refuse, ``check`` calls it. The cache's fourth entry lists contents that replace it undamaged.
+CASES = {
+    "npz": (alone("a.npz", npz_bytes(**NPZ)), load, assert_npz),
+    "npz, compressed": (alone("a.npz", npz_bytes(np.savez_compressed, **NPZ)), load, assert_npz),
+    "batch": (one_of_the_batches, in_folder(load), assert_batches),
+    "tfds": (files_of_tfds, in_folder(load), assert_few),
+    "cache": (cache_of_tfds, pathlib.Path, assert_made_anew, OTHER_NPZ),
+    "pickle": (alone("a.pkl", *PICKLES), pathlib.Path, assert_skipped_or_read),
+    **{kind: (alone("image", content), read_image, assert_a_picture) for kind, content in PICTURES.items()},
+    "zip.pth": (alone("w.pth", ARCHIVE), read_torch_file, assert_the_same_weights),  # Only this format has checksums.
+    "legacy.pth": (alone("w.pth", LEGACY), read_torch_file, assert_weights),
+    "safetensors": (alone("w.safetensors", SAFETENSORS), read_torch_file, assert_weights),
+    **{name: (file_of_a_run(name), in_folder(read), check) for name, (read, check) in READERS.items()},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # FileReader silences Pillow's warnings.
+@pytest.mark.parametrize("name", CASES)
+def test_a_damaged_file_is_refused_in_one_line_or_read_rightly(name, tmp_path, monkeypatch, request, count):
+    originals, read, check, *others = CASES[name]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = originals(tmp_path, request)
+    default = hypothesis.settings.default
+
+    @hypothesis.settings(max_examples=max(5, default.max_examples // (5 if name in PICTURES else 1)))
+    @hypothesis.given(data=st.data())
+    def fuzz(data):
+        path, content = data.draw(st.sampled_from(files))
+        damage.replace(path, data.draw(st.one_of(damage.damaged(content), *map(st.sampled_from, others))))
+        try:
+            result = read(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:
+            check(result)
+        finally:
+            damage.replace(path, content)
+        count(DAMAGED)
+
+    if default.derandomize:  # Otherwise all cases would draw the same damage.
+        hypothesis.seed(name)(fuzz)
+    with damage.few_images():
+        fuzz()
+
+
+# Small files that claim to be large.
+
+
+def huge_npz():
+    content = io.BytesIO()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 32, 32, 3)})
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in cifar10.ARRAYS:
+            archive.writestr(f"{name}.npy", header.getvalue() + b"few")
+    return content.getvalue()
+
+
+def huge_safetensors(shape, end):
+    header = json.dumps({"conv1.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    return struct.pack("<Q", len(header)) + header
+
+
+def huge_pickle(opcode):
+    return b"\x80\x04}\x94C\x04data" + opcode + b"s."
+
+
+def huge_pth():
+    """Return a compressed file whose last entry is 1 GB of zeros. PyTorch itself never compresses."""
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(ARCHIVE)) as archive,
+        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as compressed,
+    ):
+        for name in archive.namelist():
+            compressed.writestr(name, archive.read(name))
+        with compressed.open("archive/data/99", "w") as entry:
+            for _ in range(1000):
+                entry.write(bytes(10**6))
+    return content.getvalue()
+
+
+HUGE = {
+    "zeros.pth": huge_pth(),
+    "shape.npz": huge_npz(),
+    "shape.pkl": pickle.dumps({b"data": Calls(np.ndarray, (10**6, 3072), "u1")}),
+    "bytes.pkl": huge_pickle(b"\x8e" + struct.pack("<Q", 10**10) + b"few"),
+    "bytearray.pkl": huge_pickle(b"\x96" + struct.pack("<Q", 10**10) + b"few"),
+    "memo.pkl": huge_pickle(b"Nr" + struct.pack("<I", 10**9)),
+    "memo as text.pkl": huge_pickle(b"Np1000000000\n"),
+    "names.pkl": pickle.dumps({b"data": np.zeros((1000, 3072), "u1"), b"ids": ["a" * 10**6] * 999}),
+    "shape.safetensors": huge_safetensors([10**9], 4 * 10**9),
+    "header.safetensors": struct.pack("<Q", 10**10) + b"{}",
+    "size.png": image_bytes("PNG").replace(struct.pack(">II", 32, 64), struct.pack(">II", 40_000, 40_000)),
+    "size.bmp": image_bytes("BMP").replace(struct.pack("<II", 32, 64), struct.pack("<II", 40_000, 40_000)),
+    "size.gif": image_bytes("GIF").replace(struct.pack("<HH", 32, 64), struct.pack("<HH", 40_000, 40_000)),
+}
+
+MEASURE = """
+import pathlib, resource, sys
+import torch
+from jaxresnet.datasets.cifar10 import load_pickle
+from jaxresnet.datasets import load_dataset
+from jaxresnet.system.errors import UserError
+from jaxresnet.predict.images import read_image
+from jaxresnet.convert.files import read_torch_file
+for path in map(pathlib.Path, sys.argv[1:]):
+    read = {".npz": lambda path: load_dataset("cifar10", str(path), 10), ".pkl": load_pickle}.get(path.suffix)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        (read or (read_torch_file if path.suffix in (".safetensors", ".pth") else read_image))(path)
+    except UserError:
+        print(path.name, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory in other units")
+def test_small_files_that_claim_to_be_large_are_refused_and_take_no_memory(tmp_path, subprocess_environment, count):
+    for name, content in HUGE.items():
+        assert len(content) < 10_000_000
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-c", MEASURE, *(tmp_path / name for name in HUGE)]
+    done = subprocess.run(
+        command, env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    megabytes = {name: int(size) for name, _, size in (line.rpartition(" ") for line in done.stdout.splitlines())}
+    assert megabytes.keys() == HUGE.keys() and max(megabytes.values()) < 100, megabytes
+    count(DAMAGED, len(HUGE))
