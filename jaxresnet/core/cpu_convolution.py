@@ -17,13 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxresnet.core import cpu_convolution_bfloat16
+from jaxresnet.core import cpu_convolution_bfloat16, cpu_winograd
+from jaxresnet.core.cpu_winograd import interleave, transpose
 
 Images = Float[Array, "batch height width channels"]
 Kernel = Float[Array, "size size channels features"]
@@ -148,88 +147,28 @@ def _on_each_device(
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-# 3x3, stride 1, padding 1. V = B'dB for overlapping 4x4 input tiles d, and U = GwG' for the kernel w. The 2x2 output
-# tiles are A'[VU]A. VU is 16 matrix products (tiles, in) x (in, out), one per position in a tile.
-# The 16 stay separate arrays, because joining them would cost a copy.
-Tiles = list[Float[Array, "tiles channels"]]
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+# 3x3, stride 1, padding 1: see cpu_winograd.py.
 
 
 def _winograd(x: Images, kernel: Kernel) -> Images:
-    u = _transform_kernel(kernel)
-    return _by_chunks(lambda part: _winograd_chunk(part, u), x)
+    u = cpu_winograd.transform_kernel(kernel)
+    return _by_chunks(lambda part: cpu_winograd.convolve(part, u), x)
 
 
 def _winograd_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
     # The input gradient is the output gradient convolved with the kernel, rotated by 180 degrees and transposed.
-    u = _transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
+    u = cpu_winograd.transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
 
     def accumulate(totals: list[jax.Array], parts: tuple[Images, Images]) -> tuple[list[jax.Array], Images]:
         x_part, grad_part = parts
-        products = (g @ v for g, v in zip(_grad_tiles(grad_part), _input_tiles(x_part), strict=True))
-        return [total + du for total, du in zip(totals, products, strict=True)], _winograd_chunk(grad_part, u)
+        products = (
+            g @ v for g, v in zip(cpu_winograd.grad_tiles(grad_part), cpu_winograd.input_tiles(x_part), strict=True)
+        )
+        return [total + du for total, du in zip(totals, products, strict=True)], cpu_winograd.convolve(grad_part, u)
 
     shape = kernel.shape[:1:-1]  # (features, channels)
     du, dx = lax.scan(accumulate, [jnp.zeros(shape, x.dtype)] * 16, (_chunks(x, x), _chunks(grad, x)))
-    g = jnp.asarray(_G, x.dtype)
-    return dx.reshape(x.shape), jnp.einsum("ai,bj,abfc->ijcf", g, g, jnp.stack(du).reshape(4, 4, *shape))
-
-
-def _winograd_chunk(x: Images, u: Tiles) -> Images:
-    return _output_tiles([v @ each for v, each in zip(_input_tiles(x), u, strict=True)], x.shape)
-
-
-def _transform_kernel(kernel: Kernel) -> Tiles:
-    g = jnp.asarray(_G, kernel.dtype)
-    return list(jnp.einsum("ai,bj,ijcf->abcf", g, g, kernel).reshape(16, *kernel.shape[2:]))
-
-
-def _input_tiles(x: Images) -> Tiles:
-    """Return B'dB of every 4x4 tile d, at steps of 2."""
-
-    def transform(d0: jax.Array, d1: jax.Array, d2: jax.Array, d3: jax.Array) -> list[jax.Array]:
-        return [d0 - d2, d1 + d2, d2 - d1, d1 - d3]
-
-    _, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows = transform(*(padded[:, i : i + height - 1 : 2] for i in range(4)))
-    tiles = [tile for row in rows for tile in transform(*(row[:, :, j : j + width - 1 : 2] for j in range(4)))]
-    return [tile.reshape(-1, channels) for tile in tiles]
-
-
-def _output_tiles(products: Tiles, shape: tuple[int, ...]) -> Images:
-    """Compute A'mA of every 4x4 tile m and assemble images of the given batch, height and width."""
-
-    def transform(m0: jax.Array, m1: jax.Array, m2: jax.Array, m3: jax.Array) -> list[jax.Array]:
-        return [m0 + m1 + m2, m1 - m2 - m3]
-
-    batch, height, width, _ = shape
-    m = [product.reshape(batch, height // 2, width // 2, -1) for product in products]
-    rows = [transform(*m[first : first + 4]) for first in range(0, 16, 4)]
-    columns = [transform(*column) for column in zip(*rows, strict=True)]
-    return _interleave(list(zip(*columns, strict=True)))
-
-
-def _grad_tiles(grad: Images) -> list[Float[Array, "features tiles"]]:
-    """Return AgA' of every 2x2 tile g, the transpose of the output transform, as matrices (features, tiles)."""
-
-    def transform(g0: jax.Array, g1: jax.Array) -> list[jax.Array]:
-        return [g0, g0 + g1, g0 - g1, -g1]
-
-    # Transposing the 4 quarters of the pixels takes a quarter of the copies of transposing the 16 sums.
-    quarters = [[_transpose(grad[:, i::2, j::2].reshape(-1, grad.shape[-1])) for j in range(2)] for i in range(2)]
-    rows = [transform(quarters[0][j], quarters[1][j]) for j in range(2)]
-    return [tile for left, right in zip(*rows, strict=True) for tile in transform(left, right)]
-
-
-def _transpose(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
-    """Transpose a matrix in memory, once.
-
-    XLA:CPU multiplies fast only if no operand has to be transposed. By default it fuses the transposition into every
-    use. The barriers keep it separate, and the layout makes it a copy.
-    """
-    transposed = with_layout_constraint(lax.optimization_barrier(matrix).T, Layout((0, 1)))
-    return lax.optimization_barrier(transposed)
+    return dx.reshape(x.shape), cpu_winograd.kernel_gradient(du)
 
 
 winograd = _convolution(_winograd, _winograd_gradients)
@@ -279,7 +218,7 @@ def _sum_patches(patches: Float[Array, "batch h w 3 3 channels"]) -> Images:
     p = [[patches[:, :, :, i, j] for j in range(3)] for i in range(3)]
     even = [p[1][1], next_column(p[1][0]) + p[1][2]]
     odd = [next_row(p[0][1]) + p[2][1], next_row(next_column(p[0][0]) + p[0][2]) + next_column(p[2][0]) + p[2][2]]
-    return _interleave([even, odd])
+    return interleave([even, odd])
 
 
 strided = _convolution(_strided, _strided_gradients)
@@ -300,7 +239,7 @@ def _rows_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Ke
 
     def accumulate(total: jax.Array, parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x_part, grad_part = parts
-        transposed = _transpose(unpack(x_part).reshape(-1, channels))
+        transposed = transpose(unpack(x_part).reshape(-1, channels))
         dkernel, dx = cpu_convolution_bfloat16.gradients(transposed, grad_part, kernel)
         return total + dkernel, dx
 
@@ -323,7 +262,7 @@ def _pointwise_strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tup
     dx = grad @ kernel[0, 0].T
     zeros = jnp.zeros_like(dx)
     dkernel = jnp.einsum("nhwc,nhwf->cf", x[:, ::2, ::2], grad)
-    return _interleave([[dx, zeros], [zeros, zeros]]), dkernel[None, None]
+    return interleave([[dx, zeros], [zeros, zeros]]), dkernel[None, None]
 
 
 pointwise_strided = _convolution(_pointwise_strided, _pointwise_strided_gradients)
@@ -374,13 +313,6 @@ _ALGORITHMS_BFLOAT16: Algorithms = {
     ((3, 3), (2, 2), ((1, 1), (1, 1))): ((_in_float32(strided), MANY),),
     ((1, 1), (2, 2), ((0, 0), (0, 0))): ((_in_float32(pointwise_strided), MANY),),
 }
-
-
-def _interleave(quarters: Sequence[Sequence[jax.Array]]) -> Images:
-    """Assemble images from the even and odd columns of their even and odd rows."""
-    batch, height, width, channels = quarters[0][0].shape
-    rows = [jnp.stack(row, axis=3) for row in quarters]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
 
 
 def _chunks(array: jax.Array, sized_by: Images) -> jax.Array:
