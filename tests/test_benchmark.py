@@ -131,10 +131,10 @@ def test_mistakes_get_one_line(run, flag, reason):
     assert reason in done.stderr.splitlines()[-1]
 
 
-def test_the_readme_shows_what_was_measured():
+def test_the_page_on_performance_shows_what_was_measured():
     report = json.loads((REPOSITORY / "results" / "benchmarks" / "cpu-final.json").read_text())
     table = format_report(report).split("\n\n")[0]
-    assert table in (REPOSITORY / "README.md").read_text(), f"replace the table by\n{table}"
+    assert table in (REPOSITORY / "docs" / "performance.md").read_text(), f"replace the table by\n{table}"
     assert re.search(
         r"\| PyTorch, channels_last \|.*\n.*\| PyTorch, channels_last, our malloc settings \|", table, re.S
     )

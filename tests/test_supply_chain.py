@@ -70,15 +70,16 @@ def test_make_installs_from_the_lock(target, planned_commands):
     assert len(installs) == 1 and f"--constraint {LOCK} " in installs[0]
 
 
-def test_ci_runs_what_the_readme_says_of_make_test(planned_commands):
+def test_ci_runs_what_the_pages_say_of_make_test(planned_commands):
     assert (REPOSITORY / ".ci" / "run").read_text().splitlines()[-2:] == ["make test", "make reliability-quick"]
-    tools = re.search(r"`make test` runs (\w+), (\w+) and (\w+)", (REPOSITORY / "README.md").read_text()).groups()
+    tools = re.search(r"`make test` runs (\w+), (\w+) and (\w+)", (REPOSITORY / "CONTRIBUTING.md").read_text()).groups()
     assert len(planned_commands("test")[-3:]) == len(tools)
     assert all(tool in command for tool, command in zip(tools, planned_commands("test")[-3:], strict=True))
 
 
-def test_what_the_readme_makes_is_there_to_be_made(planned_commands):
-    targets = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)`", (REPOSITORY / "README.md").read_text(), re.MULTILINE))
+def test_what_the_pages_make_is_there_to_be_made(planned_commands):
+    pages = "\n".join((REPOSITORY / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))
+    targets = set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)`", pages, re.MULTILINE))
     assert {"quickstart", "test", "lock", "audit"} <= {first or second for first, second in targets}
     for first, second in targets:
         assert planned_commands(first or second)
