@@ -72,12 +72,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     task = _create_task(config, dataset)  # Before the workdir is written, because it can fail.
     with (
         opened(folder, config),
+        explaining_full_disks(folder),
         Checkpointer(folder, config.checkpoint.keep) as checkpointer,
         processes.ending_others_too(),
-        explaining_full_disks(folder),
-        signals.stop_signal() as stop_signal,
+        explaining_full_disks(folder),  # again, because the line before may end the process
     ):
-        summary = _Trainer(task, folder, checkpointer, stop_signal, status).run()
+        summary = _Trainer(task, folder, checkpointer, status).run()
     print(format_summary(summary))
     return summary
 
@@ -135,7 +135,6 @@ class _Trainer:
         task: _Task,
         workdir: pathlib.Path,
         checkpointer: Checkpointer,
-        stop_signal: list[signal.Signals],
         status: Callable[[], str] | None,
     ):
         """Resume the run in ``workdir``, or begin it.
@@ -144,11 +143,11 @@ class _Trainer:
             task: fixed inputs of the run.
             workdir: run directory, locked by the caller.
             checkpointer: checkpoints of ``workdir``.
-            stop_signal: list that receives the signal to stop.
             status: function that returns a text to add to each epoch's line.
         """
         self.task, self.config, self.workdir, self.mesh = task, task.config, workdir, task.mesh
-        self.checkpointer, self.stop_signal, self.status = checkpointer, stop_signal, status
+        self.checkpointer, self.status = checkpointer, status
+        self.stop_signal: list[signal.Signals] = []  # filled by a signal while the run can be saved
         self.steps_per_epoch, self.hyperparams_fn = task.steps_per_epoch, task.hyperparams_fn
         self.eval_name = eval_split_name(self.config)
         self.eval_steps = compile_steps(create_transform(self.config), self.mesh)
@@ -173,7 +172,11 @@ class _Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train the remaining epochs and return the summary."""
-        with contextlib.closing(self.writer), contextlib.closing(self.display):
+        with (
+            contextlib.closing(self.writer),
+            contextlib.closing(self.display),
+            signals.stop_signal(self.stop_signal),
+        ):
             while self.progress.epoch < self.config.num_epochs:
                 self._train_epoch()
                 self._finish_epoch()

@@ -115,7 +115,7 @@ def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -
     """Create the training program, on random images. If ``xla``, it has XLA's own convolutions."""
     programs, state, data = _create(config, put_on_devices(dataset.train.images, dataset.train.labels, create_mesh()))
     if xla:
-        model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated)
+        model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated, relu=jax.nn.relu)
         state = state.replace(apply_fn=model.apply)
     indices = np.random.default_rng(0).integers(0, len(data["label"]), (steps, config.batch_size), np.int32)
     hyperparams = Hyperparams(config.schedule.learning_rate, config.optimizer.momentum)

@@ -1,5 +1,6 @@
 """Releases: made from a run, read like a run, and refused if they do not match their card."""
 
+import hashlib
 import json
 import shutil
 
@@ -143,6 +144,15 @@ def test_a_changed_byte_is_noticed(copy, position):
     content[position] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"changed or damaged: its SHA-256 is"):
+        jaxresnet.load(str(copy))
+
+
+def test_weights_that_are_none_are_refused_whatever_the_card_says(copy):
+    (copy / "model.safetensors").write_bytes(b"garbage")
+    card = json.loads((copy / "card.json").read_text())
+    card["sha256"] = hashlib.sha256(b"garbage").hexdigest()
+    (copy / "card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="is not a safetensors file, or a damaged one"):
         jaxresnet.load(str(copy))
 
 

@@ -193,6 +193,14 @@ def test_a_run_stopped_while_evaluating_resumes_bit_for_bit(finished, tmp_path, 
     assert_same_run(config, tmp_path / "run", expected)
 
 
+def test_a_signal_after_the_last_epoch_is_not_lost(tiny_config, tmp_path, monkeypatch):
+    """There is nothing to save while the best epoch is restored for its test score, so the signal acts as usual."""
+    tiny_config.dataset.validation_size = 40
+    monkeypatch.setattr(train._Trainer, "_best_state", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+
+
 def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch):
     """The transfer guard is on in training and evaluation. If anything else moves to the devices, the step fails."""
     compiled = train.compile_steps

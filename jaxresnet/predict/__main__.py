@@ -2,4 +2,5 @@
 
 from jaxresnet.predict import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -102,7 +102,15 @@ def describe(jobs: list[Job], workdir: pathlib.Path) -> str:
         except UserError:
             state = "refused"  # The run itself will report why.
         pace = paces.get(_kind(job.config))
-        rows.append((job.label, state, cost.steps, cost.flop, (1 - share) * cost.flop / pace if pace else None))
+        rows.append(
+            (
+                job.label,
+                state,
+                cost.steps,
+                cost.flop,
+                0.0 if share == 1 else (1 - share) * cost.flop / pace if pace else None,
+            )
+        )
     width = max(len(row[0]) for row in rows)
     lines = [f"{'run':{width}}  {'state':>9}  {'steps':>9}  {'PFLOP':>7}  time left"]
     for label, state, steps, flop, seconds in rows:

@@ -57,12 +57,12 @@ def ending_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[list[signal.Signals]]:
+def stop_signal(received: list[signal.Signals] | None = None) -> Iterator[list[signal.Signals]]:
     """Yield a list that receives the first SIGINT or SIGTERM. A second one acts as it would without this.
 
     Ignored signals stay ignored, such as Ctrl-C in a background job of a shell.
     """
-    received: list[signal.Signals] = []
+    received = [] if received is None else received
     previous: dict[signal.Signals, Any] = {}
 
     def receive(number: int, frame: object) -> None:

@@ -66,10 +66,14 @@ def _whole(least: int = 0, most: int | None = None) -> _Rule:
     return _Rule(lambda value: type(value) is int and least <= value <= top, expected)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _number(least: float = 0.0, most: float = _LARGEST) -> _Rule:
     expected = "a number of at least 0" if least == 0 else "a positive number"
     expected += " that float32 can hold" if most == _LARGEST else f", at most {most:g}"
-    return _Rule(lambda value: type(value) in (int, float) and least <= value <= most, expected)
+    return _Rule(lambda value: _is_number(value) and least <= value <= most, expected)
 
 
 def _several(each: _Rule, count: int | None = None) -> _Rule:
@@ -102,7 +106,7 @@ _TEXT = _Rule(lambda value: isinstance(value, str) and "\0" not in value, "text"
 _BOOL = _Rule(lambda value: isinstance(value, bool), "True or False")
 _POSITIVE = _number(_SMALLEST)
 _POSITIVE_SHARE = _number(_SMALLEST, 1)
-_SHARE = _Rule(lambda value: type(value) in (int, float) and 0 <= value < 1, "a number in [0, 1)")
+_SHARE = _Rule(lambda value: _is_number(value) and 0 <= value < 1, "a number in [0, 1)")
 _MANY = 2**20  # more channels or blocks than a network needs, and few enough to compute with
 
 _FIELDS: dict[str, _Rule] = {

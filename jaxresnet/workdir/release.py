@@ -12,7 +12,7 @@ from typing import Any
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from jaxresnet.system.errors import UserError
+from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.torch_weights import UnfitWeights, from_state_dict
 from jaxresnet.workdir.names import CARD_FILE, CHECKPOINTS_FOLDER, CONFIG_FILE, WEIGHTS_FILE
 
@@ -66,7 +66,13 @@ def read_release(folder: pathlib.Path, config: ConfigDict) -> tuple[dict[str, An
             f"{card['sha256'][:12]}...; copy the folder again"
         )
     try:
-        variables = from_state_dict(safetensors.numpy.load(content), config.model)
+        state_dict = safetensors.numpy.load(content)
+    except Exception as error:  # a damaged file can raise many types
+        raise UserError(
+            f"{path}: is not a safetensors file, or a damaged one ({one_line(error)}); copy the folder again"
+        ) from error
+    try:
+        variables = from_state_dict(state_dict, config.model)
     except UnfitWeights as error:
         raise UserError(
             f"{path} does not fit {CONFIG_FILE} beside it ({str(error).splitlines()[0][:200]}); copy the folder again"
