@@ -116,7 +116,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_it_would_have(run, tmp
     for file in (workdir / "checkpoints" / "12" / "state").rglob("d/*"):  # orbax does not read every file again
         for share in (0.2, 0.5, 0.8)[: 3 if kind == "a bit flipped" else 1]:
             damage(file, kind, share)
-    with pytest.raises(UserError, match=r"12 is damaged .*; give another --checkpoint, or train on"):
+    with pytest.raises(UserError, match=r"12 is damaged .*; give another --checkpoint, or resume training from"):
         evaluate_run(str(workdir), "last")
     assert evaluate_run(str(workdir), "11")[0] == 11
     capsys.readouterr()
