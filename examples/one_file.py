@@ -190,9 +190,14 @@ def main(path, num_epochs, model, batch_size=BATCH_SIZE, seed=0):
         print(f"epoch {epoch + 1}/{num_epochs}: loss {loss:.4f}, test accuracy {accuracy:.2f}%, {seconds:.0f} s")
 
 
-if __name__ == "__main__":
+def parse_arguments():
+    """Read the command line: ``path`` and ``epochs``."""
     parser = argparse.ArgumentParser(description="Train the paper's final model on CIFAR-10.")
     parser.add_argument("path", help=f"an .npz file with {', '.join(ARRAYS)}")
     parser.add_argument("epochs", nargs="?", type=int, default=NUM_EPOCHS)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    arguments = parse_arguments()
     main(arguments.path, arguments.epochs, ResNet())

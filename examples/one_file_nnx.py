@@ -6,7 +6,6 @@ What does not depend on the API is imported from one_file.py. NNX derives random
 runs of the two files start from other parameters and drop other features.
 """
 
-import argparse
 import functools
 import time
 
@@ -127,8 +126,5 @@ def main(path, num_epochs, model, batch_size=one_file.BATCH_SIZE, seed=0):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Train the paper's final model on CIFAR-10, in Flax NNX.")
-    parser.add_argument("path", help=f"an .npz file with {', '.join(one_file.ARRAYS)}")
-    parser.add_argument("epochs", nargs="?", type=int, default=one_file.NUM_EPOCHS)
-    arguments = parser.parse_args()
+    arguments = one_file.parse_arguments()
     main(arguments.path, arguments.epochs, ResNet(nnx.Rngs(0)))

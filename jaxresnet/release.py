@@ -17,14 +17,13 @@ import numpy as np
 
 from jaxresnet import cli
 from jaxresnet.convert.files import to_torch_file
-from jaxresnet.convert.runs import export_weights
 from jaxresnet.core.model import count_parameters
 from jaxresnet.evaluate import Evaluation, evaluate_run
 from jaxresnet.inference import restore_run
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.torch_weights import COUNTERS
+from jaxresnet.torch_weights import COUNTERS, to_state_dict
 from jaxresnet.workdir.config import save_config
 from jaxresnet.workdir.files import read_summary
 from jaxresnet.workdir.names import CARD_FILE, CARD_IN_WORDS, CONFIG_FILE, WEIGHTS_FILE
@@ -70,14 +69,16 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
             f"{run_folder}: its last checkpoint is of step {run.step:,}, but the run ended at step "
             f"{summary['last']['step']:,}; restore checkpoints/ from a copy"
         )
-    weights = export_weights(run_folder, "last")
-    halves = to_torch_file(in_half_precision(weights), pathlib.Path(WEIGHTS_FILE))
+    weights = to_state_dict(run.state.variables)
+    unrounded_file, released_file = (
+        to_torch_file(state_dict, pathlib.Path(WEIGHTS_FILE)) for state_dict in (weights, in_half_precision(weights))
+    )
     data_dir = data_dir or run.config.dataset.data_dir
     config = run.config.copy_and_resolve_references()
     config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
     config.dataset.data_dir = None  # The path is valid only on this machine.
     card = {
-        "sha256": hashlib.sha256(halves).hexdigest(),
+        "sha256": hashlib.sha256(released_file).hexdigest(),
         "config": config.name,
         "seed": config.seed,
         "epochs": config.num_epochs,
@@ -97,11 +98,9 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
         save_config(config, new)
-        (new / WEIGHTS_FILE).write_bytes(to_torch_file(weights, pathlib.Path(WEIGHTS_FILE)))
-        _write_hash(new, card)
+        _place_weights(new, unrounded_file, card)
         unrounded = evaluate_run(str(new), "last", data_dir)
-        (new / WEIGHTS_FILE).write_bytes(halves)
-        _write_hash(new, card)
+        _place_weights(new, released_file, card)
         released = evaluate_run(str(new), "last", data_dir)
         mirrored = evaluate_run(str(new), "last", data_dir, mirror=True) if config.augment.flip else None
         confusion = released.scores.confusion
@@ -120,10 +119,10 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
     return card
 
 
-def _write_hash(folder: pathlib.Path, card: dict[str, Any]) -> None:
-    """Write a card with the hash of the current weights, because reading a release checks it."""
-    found = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    write_whole(folder / CARD_FILE, json.dumps(card | {"sha256": found}))
+def _place_weights(folder: pathlib.Path, content: bytes, card: dict[str, Any]) -> None:
+    """Write weights and a card with their hash, because reading a release checks it."""
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    write_whole(folder / CARD_FILE, json.dumps(card | {"sha256": hashlib.sha256(content).hexdigest()}))
 
 
 def _accuracy(evaluation: Evaluation) -> float:

@@ -175,7 +175,7 @@ class _Trainer:
         with (
             contextlib.closing(self.writer),
             contextlib.closing(self.display),
-            signals.stop_signal(self.stop_signal),
+            signals.stop_signal() as self.stop_signal,
         ):
             while self.progress.epoch < self.config.num_epochs:
                 self._train_epoch()

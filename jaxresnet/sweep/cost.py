@@ -101,16 +101,11 @@ def describe(jobs: list[Job], workdir: pathlib.Path) -> str:
                 state = f"{100 * share:.0f}% done"
         except UserError:
             state = "refused"  # The run itself will report why.
-        pace = paces.get(_kind(job.config))
-        rows.append(
-            (
-                job.label,
-                state,
-                cost.steps,
-                cost.flop,
-                0.0 if share == 1 else (1 - share) * cost.flop / pace if pace else None,
-            )
-        )
+        flop_left = (1 - share) * cost.flop
+        seconds = None if flop_left else 0.0
+        if pace := paces.get(_kind(job.config)):
+            seconds = flop_left / pace
+        rows.append((job.label, state, cost.steps, cost.flop, seconds))
     width = max(len(row[0]) for row in rows)
     lines = [f"{'run':{width}}  {'state':>9}  {'steps':>9}  {'PFLOP':>7}  time left"]
     for label, state, steps, flop, seconds in rows:

@@ -45,8 +45,9 @@ def ending_at_once() -> Iterator[None]:
     """
     handlers: dict[signal.Signals, Any] = {}
     if is_command() and threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+        for number in SIGNALS:
+            if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+                handlers[number] = handler
     for number in handlers:
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -57,12 +58,12 @@ def ending_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signal(received: list[signal.Signals] | None = None) -> Iterator[list[signal.Signals]]:
+def stop_signal() -> Iterator[list[signal.Signals]]:
     """Yield a list that receives the first SIGINT or SIGTERM. A second one acts as it would without this.
 
     Ignored signals stay ignored, such as Ctrl-C in a background job of a shell.
     """
-    received = [] if received is None else received
+    received: list[signal.Signals] = []
     previous: dict[signal.Signals, Any] = {}
 
     def receive(number: int, frame: object) -> None:

@@ -92,7 +92,7 @@ def _one_of(*choices: str) -> _Rule:
 
 
 def _is_small_images(value: Any) -> bool:
-    if not _several(_Rule(lambda pair: isinstance(pair, tuple | list) and len(pair) == 2, "")).holds(value):
+    if not isinstance(value, tuple | list) or not all(isinstance(p, tuple | list) and len(p) == 2 for p in value):
         return False
     sides, shares = [side for side, _ in value], [share for _, share in value]
     return (

@@ -373,6 +373,8 @@ def test_an_impossible_flag_is_refused_in_one_line(impossible, run_flags, tiny_n
     field, value = impossible
     argument = f"--config.{field}={value}"
     assume("\0" not in argument)
+    # A flag of {} is read as an empty tuple, which is this field's valid default. As a value, {} is refused above.
+    assume((field, value) != ("augment.small_images", {}))
     own = () if field == "dataset.data_dir" else (f"--config.dataset.data_dir={tiny_npz}",)
     with nothing_is_done() as workdir:
         status, lines = run_flags("--config=configs/default.py", f"--workdir={workdir}", *own, argument)
