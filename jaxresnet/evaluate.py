@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxresnet import cli
 from jaxresnet.core.evaluation import Scores, evaluate
 from jaxresnet.core.state import create_transform
-from jaxresnet.core.steps import compile_steps, put_on_devices
+from jaxresnet.core.steps import jit_steps, put_on_devices
 from jaxresnet.datasets.loading import class_names, load_dataset
 from jaxresnet.inference import restore_run
 from jaxresnet.system.devices import set_up_jax
@@ -46,7 +46,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
         raise UserError("--mirror: this run was trained without mirror images (augment.flip=False); leave out --mirror")
     data_dir = config.dataset.data_dir if data_dir is None else data_dir
     test = load_dataset(config.dataset.name, data_dir, config.model.num_classes).test
-    steps = compile_steps(create_transform(config), mesh, mirror=mirror)
+    steps = jit_steps(create_transform(config), mesh, mirror=mirror)
     with image_bar(len(test)) as bar:
         show = functools.partial(bar.update, min(config.eval_batch_size, len(test)))
         scores = evaluate(

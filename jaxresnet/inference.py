@@ -131,14 +131,14 @@ class Classifier:
             return np.zeros((0, len(self.class_names)), np.float32)
         size = min(self.batch_size, len(images))
         batches = [images[start : start + size] for start in range(0, len(images), size)]
-        return np.concatenate([self.dispatch(batch, size)[: len(batch)] for batch in batches])
+        return np.concatenate([self.logits_async(batch, size)[: len(batch)] for batch in batches])
 
     def probabilities(self, images: np.ndarray) -> Float[np.ndarray, "size classes"]:
         """Compute the softmax of ``logits``. Each row sums to 1."""
         return softmax(self.logits(images), axis=-1)
 
-    def dispatch(self, images: np.ndarray, batch_size: int) -> jax.Array:
-        """Start to compute logits (``batch_size``, classes) of up to ``batch_size`` images.
+    def logits_async(self, images: np.ndarray, batch_size: int) -> jax.Array:
+        """Start to compute logits (``batch_size``, classes) of up to ``batch_size`` images, and return without waiting.
 
         The rows after those of the images are padding. Reading the result waits for the devices.
         """

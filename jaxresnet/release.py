@@ -19,7 +19,7 @@ from jaxresnet import cli
 from jaxresnet.convert.files import to_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.evaluate import Evaluation, evaluate_run
-from jaxresnet.inference import restore_run
+from jaxresnet.inference import RestoredRun, restore_run
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
@@ -70,48 +70,23 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
             f"{summary['last']['step']:,}; restore checkpoints/ from a copy"
         )
     weights = to_state_dict(run.state.variables)
-    unrounded_file, released_file = (
-        to_torch_file(state_dict, pathlib.Path(WEIGHTS_FILE)) for state_dict in (weights, in_half_precision(weights))
-    )
-    data_dir = data_dir or run.config.dataset.data_dir
+    released = in_half_precision(weights)
+    card = _describe_run(run, summary) | {"note": note}
     config = run.config.copy_and_resolve_references()
     config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
     config.dataset.data_dir = None  # The path is valid only on this machine.
-    card = {
-        "sha256": hashlib.sha256(released_file).hexdigest(),
-        "config": config.name,
-        "seed": config.seed,
-        "epochs": config.num_epochs,
-        "step": run.step,
-        "parameters": count_parameters(run.state.params),
-        "git_commit": summary.get("git_commit"),
-        "trained_in": run.config.dtype,
-        "selection": "none: the weights after the last epoch",
-        "note": note,
-        "training_hours": summary["wall_seconds"] / 3600,
-        "device": summary["device"],
-        "versions": summary["versions"],
-    }
+    data_dir = data_dir or run.config.dataset.data_dir
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The folder is renamed into place when it is complete, so a failure leaves no partial release.
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
         save_config(config, new)
-        _place_weights(new, unrounded_file, card)
-        unrounded = evaluate_run(str(new), "last", data_dir)
-        _place_weights(new, released_file, card)
-        released = evaluate_run(str(new), "last", data_dir)
-        mirrored = evaluate_run(str(new), "last", data_dir, mirror=True) if config.augment.flip else None
-        confusion = released.scores.confusion
-        card["accuracy"] = {
-            "single_view": _accuracy(released),
-            "with_mirrored_view": _accuracy(mirrored) if mirrored else None,
-            "before_rounding_to_half_precision": _accuracy(unrounded),
-            "test_images": int(confusion.sum()),
-            "per_class": dict(
-                zip(released.class_names, (100 * np.diag(confusion) / confusion.sum(1)).tolist(), strict=True)
-            ),
+        _place_weights(new, weights, card)
+        unrounded = _accuracy(evaluate_run(str(new), "last", data_dir))
+        card = _place_weights(new, released, card)
+        card["accuracy"] = _measure(new, data_dir, config.augment.flip) | {
+            "before_rounding_to_half_precision": unrounded
         }
         write_whole(new / CARD_FILE, json.dumps(card, indent=2) + "\n")
         write_whole(new / CARD_IN_WORDS, format_card(card))
@@ -119,10 +94,44 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
     return card
 
 
-def _place_weights(folder: pathlib.Path, content: bytes, card: dict[str, Any]) -> None:
-    """Write weights and a card with their hash, because reading a release checks it."""
+def _describe_run(run: RestoredRun, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a card that follow from the run alone."""
+    return {
+        "config": run.config.name,
+        "seed": run.config.seed,
+        "epochs": run.config.num_epochs,
+        "step": run.step,
+        "parameters": count_parameters(run.state.params),
+        "git_commit": summary.get("git_commit"),
+        "trained_in": run.config.dtype,
+        "selection": "none: the weights after the last epoch",
+        "training_hours": summary["wall_seconds"] / 3600,
+        "device": summary["device"],
+        "versions": summary["versions"],
+    }
+
+
+def _place_weights(folder: pathlib.Path, state_dict: dict[str, np.ndarray], card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write weights, and a card with their hash, because reading a release checks it. Return that card."""
+    content = to_torch_file(state_dict, pathlib.Path(WEIGHTS_FILE))
     (folder / WEIGHTS_FILE).write_bytes(content)
-    write_whole(folder / CARD_FILE, json.dumps(card | {"sha256": hashlib.sha256(content).hexdigest()}))
+    with_hash = {"sha256": hashlib.sha256(content).hexdigest(), **card}
+    write_whole(folder / CARD_FILE, json.dumps(with_hash))
+    return with_hash
+
+
+def _measure(folder: pathlib.Path, data_dir: str | None, mirror: bool) -> dict[str, Any]:
+    """Score the release in ``folder`` on the test set, and also with the mirrored view if ``mirror``."""
+    released = evaluate_run(str(folder), "last", data_dir)
+    mirrored = evaluate_run(str(folder), "last", data_dir, mirror=True) if mirror else None
+    confusion = released.scores.confusion
+    recalls = (100 * np.diag(confusion) / confusion.sum(1)).tolist()
+    return {
+        "single_view": _accuracy(released),
+        "with_mirrored_view": _accuracy(mirrored) if mirrored else None,
+        "test_images": int(confusion.sum()),
+        "per_class": dict(zip(released.class_names, recalls, strict=True)),
+    }
 
 
 def _accuracy(evaluation: Evaluation) -> float:

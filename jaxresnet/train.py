@@ -1,4 +1,4 @@
-"""The training loop: epochs, dispatches, evaluation, checkpoints."""
+"""The training loop: epochs, steps, evaluation, checkpoints."""
 
 import contextlib
 import pathlib
@@ -19,14 +19,14 @@ from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
 from jaxresnet.core.state import TrainState, create_train_state, create_transform
 from jaxresnet.core.steps import (
-    compile_steps,
     create_mesh,
     dispatch,
     epoch_order,
+    jit_steps,
     put_on_devices,
     replicate,
     steps_per_dispatch,
-    train_dispatches,
+    train_batches,
 )
 from jaxresnet.datasets.loading import Dataset, Split, class_names, hold_out, load_dataset
 from jaxresnet.system import devices, processes, signals
@@ -34,7 +34,7 @@ from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
 from jaxresnet.workdir.config import check_config, eval_split_name
-from jaxresnet.workdir.files import format_summary, read_summary, write_confusion, write_summary
+from jaxresnet.workdir.files import format_epoch, format_summary, read_summary, write_confusion, write_summary
 from jaxresnet.workdir.lock import check_workdir, explaining_full_disks, opened
 from jaxresnet.workdir.log import MetricsWriter, NoWriter
 from jaxresnet.workdir.progress import Progress
@@ -150,7 +150,7 @@ class _Trainer:
         self.stop_signal: list[signal.Signals] = []  # filled by a signal while the run can be saved
         self.steps_per_epoch, self.hyperparams_fn = task.steps_per_epoch, task.hyperparams_fn
         self.eval_name = eval_split_name(self.config)
-        self.eval_steps = compile_steps(create_transform(self.config), self.mesh)
+        self.eval_steps = jit_steps(create_transform(self.config), self.mesh)
 
         self.state, self.progress = self._restore()
         self.train_data = put_on_devices(task.train_split.images, task.train_split.labels, self.mesh)
@@ -213,11 +213,11 @@ class _Trainer:
     def _train_epoch(self) -> None:
         """Train the remaining steps of the current epoch."""
         epoch, batch_size = self.progress.epoch, self.config.batch_size
-        train = compile_steps(create_transform(self.config, epoch), self.mesh, self.config.label_smoothing).train
+        train = jit_steps(create_transform(self.config, epoch), self.mesh, self.config.label_smoothing).train
         order = epoch_order(self.config.seed, epoch, len(self.task.train_split))
         step = int(self.state.step)
         at_once = steps_per_dispatch(self.config.steps_per_dispatch)
-        for indices in train_dispatches(order, batch_size, step - epoch * self.steps_per_epoch, at_once):
+        for indices in train_batches(order, batch_size, step - epoch * self.steps_per_epoch, at_once):
             start = time.monotonic()
             hyperparams = self.hyperparams_fn(np.arange(step, step + len(indices)))
             hyperparams = jax.tree.map(np.float32, hyperparams)
@@ -260,25 +260,12 @@ class _Trainer:
             line["seconds"] = seconds
             progress.last = line
         self.writer.write(line)
-        name = self.eval_name
-        self.display.say(
-            f"epoch {number}/{self.config.num_epochs}: loss {line['train_loss']:.4f}, accuracy "
-            f"{line['train_accuracy']:.2f}%, "
-            + (
-                f"{name} loss {line[f'{name}_loss']:.4f}, {name} accuracy {line[f'{name}_accuracy']:.2f}%, "
-                if sums
-                else ""
-            )
-            + format_seconds(seconds)
-            + (f"; {self.status()}" if self.status else "")
-        )
+        parts = [format_epoch(line, self.config.num_epochs, self.eval_name), format_seconds(seconds)]
+        self.display.say(", ".join(parts) + (f"; {self.status()}" if self.status else ""))
 
         progress.epoch = number
         progress.sums = Sums()
-        is_best = sums is not None and (progress.best is None or line[f"{name}_accuracy"] > progress.best["accuracy"])
-        if is_best:
-            loss, accuracy = line[f"{name}_loss"], line[f"{name}_accuracy"]
-            progress.best = {"epoch": number, "step": step, "loss": loss, "accuracy": accuracy}
+        is_best = sums is not None and progress.note_best(self.eval_name)
         if is_best or is_last or self._save_is_due(step):
             self._save()
 
@@ -331,19 +318,12 @@ class _Trainer:
             )
 
     def _summarise(self) -> dict[str, Any]:
-        progress, last = self.progress, self.progress.last
-        assert (
-            last is not None and progress.best is not None and progress.confusion is not None
-        )  # Every evaluation sets them.
+        progress = self.progress
+        assert progress.best is not None and progress.confusion is not None  # Every evaluation sets them.
         epochs_here = self.config.num_epochs - progress.first_step // self.steps_per_epoch
         summary = {
             "best": progress.best | {"selected_on": self.eval_name},
-            "last": {
-                "epoch": last["epoch"],
-                "step": last["step"],
-                "loss": last[f"{self.eval_name}_loss"],
-                "accuracy": last[f"{self.eval_name}_accuracy"],
-            },
+            "last": progress.last_scores(self.eval_name),
             "evaluated_on": self.eval_name,
             "paper_accuracy": self.config.paper.accuracy,
             "parameters": count_parameters(self.state.params),

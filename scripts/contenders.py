@@ -31,10 +31,10 @@ from jaxresnet.core.state import TrainState, create_model, create_train_state, c
 from jaxresnet.core.steps import (
     Batch,
     Steps,
-    compile_steps,
     create_mesh,
     dispatch,
-    eval_dispatches,
+    eval_batches,
+    jit_steps,
     put_on_devices,
     replicate,
     steps_per_dispatch,
@@ -142,7 +142,7 @@ def _jax_evaluation(config: ConfigDict, dataset: Dataset, steps: int) -> Contend
     """Create the evaluation program, on the first test images."""
     programs, state, data = _create(config, put_on_devices(dataset.test.images, dataset.test.labels, create_mesh()))
     batch_size = min(config.eval_batch_size, len(dataset.test))
-    indices, mask = next(eval_dispatches(len(dataset.test), batch_size, steps))
+    indices, mask = next(eval_batches(len(dataset.test), batch_size, steps))
 
     def run() -> None:
         jax.block_until_ready(dispatch(programs.evaluate, state, data, indices, mask))
@@ -155,7 +155,7 @@ def _create(config: ConfigDict, data: Batch) -> tuple[Steps, TrainState, Batch]:
     _, height, width, channels = data["image"].shape
     state = replicate(create_train_state(config, (height, width, channels)), mesh)
     transform = create_transform(config, config.num_epochs - 1)  # the last epochs train on whole images
-    return compile_steps(transform, mesh, config.label_smoothing), state, data
+    return jit_steps(transform, mesh, config.label_smoothing), state, data
 
 
 def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str) -> Contender:

@@ -41,7 +41,7 @@ from tqdm import tqdm
 from configs import quickstart
 from jaxresnet import cli, train
 from jaxresnet.core.evaluation import evaluate
-from jaxresnet.core.steps import Steps, compile_steps
+from jaxresnet.core.steps import Steps, jit_steps
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.workdir.checkpoint import Checkpointer
@@ -298,8 +298,8 @@ def _train(
         calls = itertools.chain([announced(START, program)], itertools.repeat(later))
         return lambda *arguments: next(calls)(*arguments)
 
-    def compile_announced(*arguments: Any) -> Steps:
-        steps = compile_steps(*arguments)
+    def jit_announced(*arguments: Any) -> Steps:
+        steps = jit_steps(*arguments)
         return Steps(
             train=compiled_at_first(steps.train, announced(STEP, steps.train)),
             evaluate=compiled_at_first(steps.evaluate, steps.evaluate),
@@ -307,7 +307,7 @@ def _train(
 
     patch = unittest.mock.patch.object
     with (
-        patch(train, "compile_steps", compile_announced),
+        patch(train, "jit_steps", jit_announced),
         patch(train, "evaluate", announced(EVALUATION, evaluate)),
         patch(Checkpointer, "save", announced(SAVE, Checkpointer.save)),
         patch(MetricsWriter, "write", announced(LINE, MetricsWriter.write)),

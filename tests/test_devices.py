@@ -13,13 +13,13 @@ from configs import quickstart
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.core.steps import (
-    compile_steps,
     create_mesh,
     dispatch,
     epoch_order,
+    jit_steps,
     put_on_devices,
     replicate,
-    train_dispatches,
+    train_batches,
 )
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.workdir.files import read_confusion
@@ -119,7 +119,7 @@ def test_statistics_of_each_devices_images_alone_would_be_noticed(config):
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, 10)
     mesh = create_mesh()
     steps, data = (
-        compile_steps(create_transform(config), mesh),
+        jit_steps(create_transform(config), mesh),
         put_on_devices(dataset.train.images, dataset.train.labels, mesh),
     )
 
@@ -137,7 +137,7 @@ def test_statistics_of_each_devices_images_alone_would_be_noticed(config):
         rate = Hyperparams(np.float32([config.schedule.learning_rate]), np.float32([config.optimizer.momentum]))
         losses = []
         for epoch in range(config.num_epochs):
-            for indices in train_dispatches(epoch_order(0, epoch, len(dataset.train)), config.batch_size, 0, 1):
+            for indices in train_batches(epoch_order(0, epoch, len(dataset.train)), config.batch_size, 0, 1):
                 state, metrics = dispatch(steps.train, state, data, indices, rate)
                 losses.append(metrics["loss"][0])
         return np.array(losses), [
@@ -156,7 +156,7 @@ import json
 import jax, numpy as np
 from configs import quickstart
 from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.steps import compile_steps, create_mesh
+from jaxresnet.core.steps import jit_steps, create_mesh
 from jaxresnet.core.state import create_train_state, create_transform
 
 config = quickstart.get_config()
@@ -166,7 +166,7 @@ data = {"image": jax.ShapeDtypeStruct((1000, 32, 32, 3), np.uint8), "label": jax
 indices, rate = jax.ShapeDtypeStruct((1, 1024), np.int32), jax.ShapeDtypeStruct((1,), np.float32)
 sizes = {}
 for count in (1, 2, 3, 4, 8):
-    steps = compile_steps(create_transform(config), create_mesh(jax.devices()[:count]))
+    steps = jit_steps(create_transform(config), create_mesh(jax.devices()[:count]))
     memory = steps.train.lower(state, data, indices, Hyperparams(rate, rate)).compile().memory_analysis()
     sizes[count] = [getattr(memory, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")]
     sizes[count].append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, data))))

@@ -18,13 +18,13 @@ from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.core.steps import (
-    compile_steps,
     create_mesh,
     dispatch,
     epoch_order,
+    jit_steps,
     put_on_devices,
     replicate,
-    train_dispatches,
+    train_batches,
 )
 from jaxresnet.datasets.loading import load_dataset
 from tests.conftest import REPOSITORY
@@ -77,12 +77,12 @@ def package_run(config):
     train_data, test_data = (
         put_on_devices(split.images, split.labels, mesh) for split in (dataset.train, dataset.test)
     )
-    steps = compile_steps(create_transform(config), mesh)
+    steps = jit_steps(create_transform(config), mesh)
     state = replicate(create_train_state(config, (32, 32, 3)), mesh)
     hyperparams_fn = create_hyperparams_fn(config, steps_per_epoch=3)
     variables, losses, accuracies = [jax.device_get(state.variables)], [], []
     for epoch in range(config.num_epochs):
-        for indices in train_dispatches(epoch_order(config.seed, epoch, 45), config.batch_size, 0, 1):
+        for indices in train_batches(epoch_order(config.seed, epoch, 45), config.batch_size, 0, 1):
             hyperparams = jax.tree.map(np.float32, hyperparams_fn([len(losses)]))
             state, metrics = dispatch(steps.train, state, train_data, indices, hyperparams)
             variables.append(jax.device_get(state.variables))

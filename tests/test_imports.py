@@ -40,7 +40,9 @@ WITHOUT_JAX = ("main", "sweep.__main__", "convert.__main__", "summary", "plot", 
 def imports_of(path):
     """Yield the dotted names below ``jaxresnet`` that a file imports, such as ``core.model``."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "jaxresnet":
+        if isinstance(node, ast.Import):
+            yield from (alias.name.removeprefix("jaxresnet.") for alias in node.names if "jaxresnet." in alias.name)
+        elif isinstance(node, ast.ImportFrom) and node.module == "jaxresnet":
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxresnet."):
             module = node.module.removeprefix("jaxresnet.")

@@ -230,6 +230,15 @@ def test_from_the_first_step_on_a_signal_is_left_to_the_run(monkeypatch):
     assert received == [signal.SIGTERM]
 
 
+def test_process_1_of_a_container_keeps_its_handlers(monkeypatch):
+    """Linux would drop the signals of that process if it had none."""
+    monkeypatch.setattr(signals, "is_command", lambda: True)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    signals.end_at_once()
+    with signals.ending_at_once():
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_in_other_programs_than_commands_no_signal_ends_the_process():
     with signals.stop_signal() as received, signals.ending_at_once():
         os.kill(os.getpid(), signal.SIGTERM)

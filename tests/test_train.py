@@ -45,10 +45,10 @@ def finished(tmp_path_factory, tiny_npz):
 def stop_after(monkeypatch, number, action):
     """Call ``action`` right after training dispatch ``number``, counted from 1."""
     calls = 0
-    compile_steps = steps.compile_steps
+    jit_steps = steps.jit_steps
 
-    def compile_and_count(*arguments):
-        compiled = compile_steps(*arguments)
+    def jit_and_count(*arguments):
+        compiled = jit_steps(*arguments)
 
         def train(*inputs):
             nonlocal calls
@@ -60,7 +60,7 @@ def stop_after(monkeypatch, number, action):
 
         return steps.Steps(train=train, evaluate=compiled.evaluate)
 
-    monkeypatch.setattr("jaxresnet.train.compile_steps", compile_and_count)
+    monkeypatch.setattr("jaxresnet.train.jit_steps", jit_and_count)
 
 
 # Results of a run.
@@ -203,9 +203,9 @@ def test_a_signal_after_the_last_epoch_is_not_lost(tiny_config, tmp_path, monkey
 
 def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch):
     """The transfer guard is on in training and evaluation. If anything else moves to the devices, the step fails."""
-    compiled = train.compile_steps
+    compiled = train.jit_steps
 
-    def compile_careless_steps(*arguments):
+    def jit_careless_steps(*arguments):
         steps = compiled(*arguments)
         return dataclasses.replace(
             steps, train=lambda state, data, *rest: steps.train(state, jax.tree.map(np.asarray, data), *rest)
@@ -217,7 +217,7 @@ def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch)
     train_and_evaluate(tiny_config, str(tmp_path / "careful"))
     assert len(guards) >= 4 and set(guards) == {"disallow"}  # training and evaluation of two epochs
 
-    monkeypatch.setattr(train, "compile_steps", compile_careless_steps)
+    monkeypatch.setattr(train, "jit_steps", jit_careless_steps)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train_and_evaluate(tiny_config, str(tmp_path / "careless"))
 
@@ -547,10 +547,10 @@ def test_a_loss_that_turns_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, tmp_path, monkeypatch):
     """The NaN appears in the third of five steps that the device reports together."""
-    compile_steps = steps.compile_steps
+    jit_steps = steps.jit_steps
 
-    def compile_with_nan(*arguments):
-        compiled = compile_steps(*arguments)
+    def jit_with_nan(*arguments):
+        compiled = jit_steps(*arguments)
 
         def train(state, data, indices, hyperparams):
             state, metrics = compiled.train(state, data, indices, hyperparams)
@@ -560,7 +560,7 @@ def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, t
 
         return steps.Steps(train=train, evaluate=compiled.evaluate)
 
-    monkeypatch.setattr("jaxresnet.train.compile_steps", compile_with_nan)
+    monkeypatch.setattr("jaxresnet.train.jit_steps", jit_with_nan)
     monkeypatch.setattr("jaxresnet.train.steps_per_dispatch", lambda configured: 5)
     with pytest.raises(UserError, match=r"the loss became nan at step 3 \(epoch 1\), and no checkpoint was saved yet"):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxresnet.core.state import TrainState
-from jaxresnet.core.steps import Steps, dispatch, eval_dispatches, steps_per_dispatch
+from jaxresnet.core.steps import Steps, dispatch, eval_batches, steps_per_dispatch
 
 
 @dataclasses.dataclass
@@ -74,7 +74,7 @@ def evaluate(
     sums, confusions = Sums(), []
     batch_size = min(batch_size, size)
     at_once = steps_per_dispatch(-(-size // batch_size))
-    for indices, mask in eval_dispatches(size, batch_size, at_once):
+    for indices, mask in eval_batches(size, batch_size, at_once):
         start = time.monotonic()
         metrics = jax.device_get(dispatch(steps.evaluate, state, data, indices, mask))
         sums.add(metrics, time.monotonic() - start)

@@ -184,8 +184,9 @@ class ResNet(nn.Module):
         num_classes: number of logits.
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
         param_dtype: dtype of parameters and BatchNorm statistics.
-        conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``.
-        relu: activation function.
+        conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``. Models of
+            a config get that of ``core.cpu_convolution``, which is faster on CPU.
+        relu: activation function, likewise.
     """
 
     channels: Sequence[int] = (64, 128, 256)

@@ -1,7 +1,8 @@
 """Training and evaluation steps, and programs that run many of them in one dispatch.
 
-``train_step`` and ``eval_step`` are pure functions of a state and a batch. ``compile_steps`` turns them into programs
-that run a series of steps on all devices without the host. The data set is on the devices: programs get only indices.
+``train_step`` and ``eval_step`` are pure functions of a state and a batch. ``jit_steps`` turns them into programs. A
+program runs a series of steps on all devices in one dispatch, without the host. The data set is on the devices, so a
+program gets only indices.
 """
 
 import contextlib
@@ -140,8 +141,8 @@ def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def compile_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0, mirror: bool = False) -> Steps:
-    """Create programs for the devices of ``mesh``, with state and data replicated and each batch divided.
+def jit_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0, mirror: bool = False) -> Steps:
+    """Jit programs for the devices of ``mesh``, with state and data replicated and each batch divided.
 
     Each program is compiled at its first use with arrays of new shapes. Runs in the same process share it.
 
@@ -218,7 +219,7 @@ def epoch_order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
     return np.asarray(jax.random.permutation(jax.random.fold_in(split_seed(seed).order, epoch), size))
 
 
-def train_dispatches(
+def train_batches(
     order: Int[np.ndarray, " size"], batch_size: int, start: int, steps: int
 ) -> Iterator[Int[np.ndarray, "steps batch"]]:
     """Yield the indices of an epoch's batches, up to ``steps`` batches at a time.
@@ -238,7 +239,7 @@ def train_dispatches(
         yield rest[None]
 
 
-def eval_dispatches(
+def eval_batches(
     size: int, batch_size: int, steps: int
 ) -> Iterator[tuple[Int[np.ndarray, "steps batch"], Bool[np.ndarray, "steps batch"]]]:
     """Yield indices and masks that visit each of ``size`` images once. The last batch is padded to ``batch_size``."""

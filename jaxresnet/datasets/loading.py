@@ -167,12 +167,12 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             held = archive.namelist()
         missing = [name for name in ARRAYS if f"{name}.npy" not in held]
         if missing:
-            raise UserError(f"{path}: lacks {', '.join(missing)}; a data set needs {', '.join(ARRAYS)}")
+            raise UserError(f"{path} lacks {', '.join(missing)}; a data set needs {', '.join(ARRAYS)}")
         return cifar10.read_npz(path, ARRAYS)
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path}: is not a .npz file, or a damaged one ({one_line(error)})") from error
+        raise UserError(f"{path} is no .npz file, or a damaged one ({one_line(error)})") from error
 
 
 def _load_digits() -> dict[str, np.ndarray]:

@@ -48,10 +48,10 @@ def predict(classifier: Classifier, batches: Iterable[Images]) -> Iterator[tuple
     largest = 0  # Smaller batches are padded to it, to compile one program for all.
     for images in batches:
         largest = max(largest, len(images.names))
-        dispatched = images, classifier.dispatch(images.pixels, largest)
+        started = images, classifier.logits_async(images.pixels, largest)
         if running is not None:
             yield _result(*running)
-        running = dispatched
+        running = started
     if running is not None:
         yield _result(*running)
 

@@ -1,6 +1,7 @@
 """Handle SIGINT (Ctrl-C) and SIGTERM: a run saves first, and a command with nothing to save ends at once."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ def end_at_once() -> None:
 
     KeyboardInterrupt is unreliable during imports: Python swallows it when it is raised inside a callback.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if not _is_init() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -41,10 +42,10 @@ def ending_at_once() -> Iterator[None]:
     """Let SIGINT and SIGTERM end a command as the system does, whatever it is doing.
 
     Use it while there is nothing to save. Python's own handlers would wait for XLA, which compiles for seconds. Nothing
-    changes for ignored signals, in programs other than commands, and outside of the main thread.
+    changes for ignored signals, in programs other than commands, outside of the main thread, and for process 1.
     """
     handlers: dict[signal.Signals, Any] = {}
-    if is_command() and threading.current_thread() is threading.main_thread():
+    if is_command() and not _is_init() and threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
                 handlers[number] = handler
@@ -55,6 +56,11 @@ def ending_at_once() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _is_init() -> bool:
+    """Return True for process 1 of a container. Linux drops a signal for which that process has no handler."""
+    return os.getpid() == 1
 
 
 @contextlib.contextmanager

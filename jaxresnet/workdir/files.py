@@ -154,6 +154,17 @@ def _read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
         raise UserError(f"{path} cannot be read ({error}); {advice}") from error
 
 
+def format_epoch(line: dict[str, Any], epochs: int, split: str) -> str:
+    """Return what a run prints after an epoch, from its line of ``metrics.jsonl``."""
+    parts = [
+        f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}",
+        f"accuracy {line['train_accuracy']:.2f}%",
+    ]
+    if f"{split}_loss" in line:
+        parts += [f"{split} loss {line[f'{split}_loss']:.4f}", f"{split} accuracy {line[f'{split}_accuracy']:.2f}%"]
+    return ", ".join(parts)
+
+
 def format_summary(summary: dict[str, Any]) -> str:
     """Return the lines that a run prints at its end."""
     split, best, last = summary["evaluated_on"], summary["best"], summary["last"]

@@ -33,6 +33,20 @@ class Progress:
     eval_seconds: float = 0.0
     confusion: list[list[int]] | None = None
 
+    def last_scores(self, split: str) -> dict[str, Any]:
+        """Return ``epoch``, ``step``, ``loss`` and ``accuracy`` (%) of the last evaluation, made on ``split``."""
+        assert self.last is not None
+        scores = {name: self.last[f"{split}_{name}"] for name in ("loss", "accuracy")}
+        return {"epoch": self.last["epoch"], "step": self.last["step"], **scores}
+
+    def note_best(self, split: str) -> bool:
+        """Make the last evaluation the best one if it is. Return True if it is."""
+        last = self.last_scores(split)
+        is_best = self.best is None or last["accuracy"] > self.best["accuracy"]
+        if is_best:
+            self.best = last
+        return is_best
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Progress":
         """Return the progress that ``dataclasses.asdict`` turned into ``fields``."""

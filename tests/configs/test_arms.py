@@ -13,7 +13,7 @@ from jaxresnet.core.layers import multiply_adds
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_model, create_train_state, create_transform
-from jaxresnet.core.steps import compile_steps, create_mesh, put_on_devices, replicate
+from jaxresnet.core.steps import create_mesh, jit_steps, put_on_devices, replicate
 from jaxresnet.datasets.loading import Split
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.sweep.experiments import load_experiment
@@ -154,7 +154,7 @@ def test_three_steps_and_back(table, arm, tmp_path):
     split = Split(images, (images.mean((1, 2, 3)) * 10 % 10).astype(np.int32))
 
     mesh = create_mesh()
-    steps, data = compile_steps(create_transform(config), mesh), put_on_devices(split.images, split.labels, mesh)
+    steps, data = jit_steps(create_transform(config), mesh), put_on_devices(split.images, split.labels, mesh)
     start = create_train_state(config, (32, 32, 3))
     before = jax.tree.map(np.asarray, start.params)
     state = replicate(start, mesh)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jaxresnet.core.model import BasicBlock, BatchNorm, ResNet, count_parameters, normalize
+from jaxresnet.core.state import model_from_fields
 from jaxresnet.system.errors import UserError
 from tests.torch_reference import TorchResNet, load_variables, random_variables, to_torch_images
 
@@ -29,16 +30,17 @@ OFTEN = ("final", "other-kernels")
 each_architecture = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name not in OFTEN)) for name in ARCHITECTURES]
 )
+each_convolution = pytest.mark.parametrize("with_our_convolutions", [False, True], ids=["xla", "ours"])
 
 
 def images(batch=4):
     return jnp.asarray(np.random.default_rng(1).normal(size=(batch, 32, 32, 3)), jnp.float32)
 
 
-def build(name):
-    """Build both models with the same random weights."""
+def build(name, with_our_convolutions=False):
+    """Build both models with the same random weights, the Flax one with XLA's convolutions or with those of configs."""
     fields, _ = ARCHITECTURES[name]
-    model = ResNet(**fields)
+    model = model_from_fields(fields) if with_our_convolutions else ResNet(**fields)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
     variables = random_variables(shapes)
     return model, variables, load_variables(TorchResNet(**fields, head=HEAD.get(name, 1)), variables)
@@ -81,17 +83,19 @@ def test_shape_of_every_stage(name):
         assert last_block.shape == (batch, height, width, channels)
 
 
+@each_convolution
 @each_architecture
-def test_eval_mode_equals_torch(name):
-    model, variables, torch_model = build(name)
+def test_eval_mode_equals_torch(name, with_our_convolutions):
+    model, variables, torch_model = build(name, with_our_convolutions)
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images())
     with torch.no_grad():
         assert_close(logits, torch_model.eval()(to_torch_images(images())))
 
 
+@each_convolution
 @each_architecture
-def test_train_mode_equals_torch_running_statistics_included(name):
-    model, variables, torch_model = build(name)
+def test_train_mode_equals_torch_running_statistics_included(name, with_our_convolutions):
+    model, variables, torch_model = build(name, with_our_convolutions)
     logits, updates = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images())
     with torch.no_grad():
         assert_close(logits, torch_model.train()(to_torch_images(images())))

@@ -15,13 +15,13 @@ from jaxresnet.core.state import create_train_state
 from jaxresnet.core.steps import (
     _eval_program,
     _train_program,
-    compile_steps,
     create_mesh,
     epoch_order,
-    eval_dispatches,
+    eval_batches,
+    jit_steps,
     put_on_devices,
     replicate,
-    train_dispatches,
+    train_batches,
 )
 from jaxresnet.datasets.loading import Split
 
@@ -41,7 +41,7 @@ def hyperparams(steps=1):
 def setup(config, split):
     mesh = create_mesh()
     state = replicate(create_train_state(config, (32, 32, 3)), mesh)
-    return compile_steps(TRANSFORM, mesh), state, put_on_devices(split.images, split.labels, mesh)
+    return jit_steps(TRANSFORM, mesh), state, put_on_devices(split.images, split.labels, mesh)
 
 
 def assert_trees_equal(actual, expected, **tolerance):
@@ -63,7 +63,7 @@ def test_label_smoothing_is_torchs(tiny_config, label_smoothing):
     labels = torch.tensor(np.asarray(data["label"]), dtype=torch.int64)
     F.cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
 
-    steps = compile_steps(dataclasses.replace(TRANSFORM, crop_padding=0, flip=False), create_mesh(), label_smoothing)
+    steps = jit_steps(dataclasses.replace(TRANSFORM, crop_padding=0, flip=False), create_mesh(), label_smoothing)
     before = np.asarray(state.params["linear"]["bias"])
     state, metrics = steps.train(state, data, np.arange(20)[None], hyperparams())
     moved = (before - np.asarray(state.params["linear"]["bias"])) / 0.1
@@ -114,7 +114,7 @@ def test_each_shape_compiles_once(tiny_config):
         tiny_config.seed = seed
         steps, state, data = setup(tiny_config, split)
         for epoch in range(3):
-            for indices in train_dispatches(epoch_order(0, epoch, 50), 12, 0, 1):
+            for indices in train_batches(epoch_order(0, epoch, 50), 12, 0, 1):
                 rates = jax.tree.map(lambda value: value / (1 + epoch), hyperparams(len(indices)))  # noqa: B023
                 state, _ = steps.train(state, data, indices, rates)
             evaluate(steps, state, data, 50, 20)
@@ -135,21 +135,21 @@ def test_the_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
 )
 def test_an_epoch_visits_each_image_once_and_continues_anywhere(size, batch_size, at_once):
     order = epoch_order(0, 0, size)
-    dispatches = list(train_dispatches(order, batch_size, 0, at_once))
+    dispatches = list(train_batches(order, batch_size, 0, at_once))
     np.testing.assert_array_equal(np.concatenate([d.ravel() for d in dispatches]), order)
     num_steps = sum(len(d) for d in dispatches)
     assert num_steps == -(-size // batch_size)
     step = 0
     for i, dispatch in enumerate(dispatches):
-        rest = list(train_dispatches(order, batch_size, step, at_once))
+        rest = list(train_batches(order, batch_size, step, at_once))
         assert len(rest) == len(dispatches) - i
         np.testing.assert_array_equal(rest[0], dispatch)
         step += len(dispatch)
-    assert list(train_dispatches(order, batch_size, num_steps, at_once)) == []
+    assert list(train_batches(order, batch_size, num_steps, at_once)) == []
 
 
 def test_cifar10_has_391_steps_the_last_of_80():
-    dispatches = list(train_dispatches(np.arange(50_000), 128, 0, 130))
+    dispatches = list(train_batches(np.arange(50_000), 128, 0, 130))
     assert [d.shape for d in dispatches] == [(130, 128)] * 3 + [(1, 80)]
 
 
@@ -169,7 +169,7 @@ def test_evaluation_counts_every_image_once(tiny_config, batch_size):
 
 
 def test_padding_of_evaluation_is_masked():
-    chunks = list(eval_dispatches(10, 4, 2))
+    chunks = list(eval_batches(10, 4, 2))
     assert [indices.shape for indices, _ in chunks] == [(2, 4), (1, 4)]
     indices, mask = (np.concatenate([chunk[i].ravel() for chunk in chunks]) for i in (0, 1))
     np.testing.assert_array_equal(indices[mask], np.arange(10))
@@ -192,11 +192,11 @@ split = random_split(50)
 results = {}
 for count in (1, 3, 8):
     mesh = create_mesh(jax.devices()[:count])
-    steps, data = compile_steps(TRANSFORM, mesh), put_on_devices(split.images, split.labels, mesh)
+    steps, data = jit_steps(TRANSFORM, mesh), put_on_devices(split.images, split.labels, mesh)
     state = replicate(create_train_state(config, (32, 32, 3)), mesh)
     losses = []
     for epoch in range(2):
-        for indices in train_dispatches(epoch_order(0, epoch, 50), 16, 0, 1):
+        for indices in train_batches(epoch_order(0, epoch, 50), 16, 0, 1):
             state, metrics = steps.train(state, data, indices, hyperparams(len(indices)))
             losses.append(float(metrics["loss"][0]))
     sums, confusion = evaluate(steps, state, data, 50, 20)

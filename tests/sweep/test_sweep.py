@@ -10,7 +10,7 @@ import time
 import pytest
 
 from jaxresnet.core.state import create_transform
-from jaxresnet.core.steps import _eval_program, _train_program, compile_steps, create_mesh
+from jaxresnet.core.steps import _eval_program, _train_program, create_mesh, jit_steps
 from jaxresnet.sweep import __main__ as sweep
 from jaxresnet.sweep import cost, plan
 from jaxresnet.sweep.experiments import load_experiment
@@ -98,7 +98,7 @@ def test_runs_share_programs_finished_ones_are_skipped_and_a_failure_stops_no_ot
     done = [job for job in planned if read_summary(job.workdir)]
     assert len(done) == 5
     # Three arms and two seeds share one program for full batches, one for last batches and one for evaluation.
-    compiled = compile_steps(create_transform(planned[0].config), create_mesh())
+    compiled = jit_steps(create_transform(planned[0].config), create_mesh())
     assert (compiled.train._cache_size(), compiled.evaluate._cache_size()) == (2, 1)
     output = capsys.readouterr().out
     assert "== run 1 of 6: cosine, seed 0" in output and "sweep: 0% of the work, time left: measuring" in output

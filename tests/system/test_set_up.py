@@ -102,14 +102,14 @@ jaxresnet.set_up_jax()
 from configs import cpu
 from jaxresnet.datasets import Split
 from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.steps import compile_steps, create_mesh, dispatch, put_on_devices, replicate
+from jaxresnet.core.steps import jit_steps, create_mesh, dispatch, put_on_devices, replicate
 from jaxresnet.core.state import create_train_state, create_transform
 
 config, mesh = cpu.get_config(), create_mesh()
 rng = np.random.default_rng(0)
 split = Split(rng.integers(0, 256, (512, 32, 32, 3), np.uint8), rng.integers(0, 10, 512, np.int32))
 data, state = put_on_devices(split.images, split.labels, mesh), replicate(create_train_state(config, (32, 32, 3)), mesh)
-train = compile_steps(create_transform(config), mesh).train
+train = jit_steps(create_transform(config), mesh).train
 resident = []
 for step in range(1, 1001):
     hyperparams = Hyperparams(np.float32([0.01]), np.float32([0.9]))
