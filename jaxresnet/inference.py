@@ -70,14 +70,13 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), abstract)
     with Checkpointer(workdir, read_only=True) as checkpointer:
         try:
-            step = checkpointer.find(checkpoint)
-            state, progress = checkpointer.restore(abstract, step)
+            state, progress = checkpointer.restore_named(abstract, checkpoint)
         except DamagedCheckpoint as error:
             raise UserError(
                 f"{error}; give another --checkpoint, or resume training from the newest undamaged one"
             ) from error
     state = state.replace(rng=replicate(split_seed(config.seed).step, mesh))
-    return RestoredRun(config, step, state, progress, mesh)
+    return RestoredRun(config, int(state.step), state, progress, mesh)
 
 
 def _restore_release(folder: pathlib.Path, checkpoint: str | int, config: ConfigDict, mesh: Mesh) -> RestoredRun:

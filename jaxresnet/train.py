@@ -71,13 +71,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     )
     task = _create_task(config, dataset)  # Before the workdir is written, because it can fail.
     with (
-        opened(folder, config),
+        opened(folder, config) as check_place,
         explaining_full_disks(folder),
         Checkpointer(folder, config.checkpoint.keep) as checkpointer,
         processes.ending_others_too(),
         explaining_full_disks(folder),  # again, because the line before may end the process
     ):
-        summary = _Trainer(task, folder, checkpointer, status).run()
+        summary = _Trainer(task, folder, check_place, checkpointer, status).run()
     print(format_summary(summary))
     return summary
 
@@ -134,6 +134,7 @@ class _Trainer:
         self,
         task: _Task,
         workdir: pathlib.Path,
+        check_place: Callable[[], None],
         checkpointer: Checkpointer,
         status: Callable[[], str] | None,
     ):
@@ -142,11 +143,12 @@ class _Trainer:
         Args:
             task: fixed inputs of the run.
             workdir: run directory, locked by the caller.
+            check_place: function that raises UserError if ``workdir`` was moved or deleted.
             checkpointer: checkpoints of ``workdir``.
             status: function that returns a text to add to each epoch's line.
         """
         self.task, self.config, self.workdir, self.mesh = task, task.config, workdir, task.mesh
-        self.checkpointer, self.status = checkpointer, status
+        self.check_place, self.checkpointer, self.status = check_place, checkpointer, status
         self.stop_signal: list[signal.Signals] = []  # filled by a signal while the run can be saved
         self.steps_per_epoch, self.hyperparams_fn = task.steps_per_epoch, task.hyperparams_fn
         self.eval_name = eval_split_name(self.config)
@@ -303,6 +305,7 @@ class _Trainer:
         return by_steps or processes.largest(late) > 0
 
     def _save(self) -> None:
+        self.check_place()
         self.checkpointer.save(self.state, self.progress)
         self.last_save = _Save(int(self.state.step), self.progress.epoch, time.monotonic())
 
@@ -340,6 +343,7 @@ class _Trainer:
             scores = evaluate(self.eval_steps, best_state, data, len(test), self.config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}
         names = class_names(self.config.dataset.name, self.config.model.num_classes)
+        self.check_place()
         if processes.is_first():
             write_confusion(progress.confusion, names, self.workdir)
             write_summary(summary, self.workdir)

@@ -61,7 +61,7 @@ def checkpointed(
     """Read the checkpoint ``name``: arrays by their paths in the training state, and progress without timings."""
     state = create_train_state(config, (32, 32, 3))
     with Checkpointer(workdir, read_only=True) as checkpointer:
-        state, progress = checkpointer.restore(state, checkpointer.find(name))
+        state, progress = checkpointer.restore_named(state, name)
     return arrays_of(state), _fields(progress)
 
 

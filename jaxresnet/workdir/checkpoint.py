@@ -84,10 +84,13 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        # If the run ends with an error that the user can fix, another one here would hide it.
+        hidden = contextlib.suppress(UserError) if isinstance(error, UserError) else contextlib.nullcontext()
         try:
             if not self._read_only:
-                self._finish_saving()
+                with hidden:
+                    self._finish_saving()
         finally:
             self._manager.close()
 
@@ -134,7 +137,8 @@ class Checkpointer:
             self._manager.wait_until_finished()
             if processes.is_first():
                 self._end_replacements()
-                if self.latest_step is not None and self.latest_step != self._noted_step():
+                is_new = self.latest_step is not None and self.latest_step != self._noted_step()
+                if is_new and self._folder.exists():  # the workdir may have been moved away
                     write_whole(self._workdir / NEWEST_FILE, json.dumps({"step": self.latest_step}) + "\n")
         except jax.errors.JaxRuntimeError:  # as above
             raise
@@ -173,34 +177,37 @@ class Checkpointer:
             return "no checkpoint was saved yet"
         return f"the checkpoint of step {self.latest_step} is kept"
 
-    def find(self, name: str | int) -> int:
-        """Return the step of a checkpoint: ``"last"``, ``"best"``, or a step's number.
+    def restore_named(self, state: TrainState, name: str | int) -> tuple[TrainState, Progress]:
+        """Restore the checkpoint that a user names, and change nothing.
+
+        Args:
+            state: state whose shapes and placement the result has, as in ``restore``.
+            name: ``"last"``, ``"best"``, or a step's number.
 
         Raises:
-            DamagedCheckpoint: ``"best"`` is asked for, and the last checkpoint cannot be read.
-            UserError: there is no such checkpoint. The message lists the existing ones.
+            DamagedCheckpoint: the checkpoint is damaged, or the last one, which names the best.
+            UserError: there is no such checkpoint, or the one that the run recorded as such is gone.
         """
         steps, name = sorted(self._manager.all_steps()), str(name)
         if not steps:
-            raise UserError(f"{self._manager.directory.parent} holds no checkpoint yet")
+            raise UserError(f"{self._workdir} holds no checkpoint yet")
+        there = f"restore {CHECKPOINTS_FOLDER}/ from a copy, or name one that is there: {', '.join(map(str, steps))}"
+        if name not in ("last", "best"):
+            if not name.isdecimal() or int(name) not in steps:
+                raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")
+            return self.restore(state, int(name))
+        noted = self._noted_step()
+        if noted is not None and noted > steps[-1]:
+            raise UserError(f"{self._workdir}: its last checkpoint, of step {noted:,}, is gone; {there}")
+        last = self.restore(state, steps[-1])
         if name == "last":
-            return steps[-1]
-        if name == "best":
-            best = self._progress(steps[-1]).best
-            if best is None:
-                raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
-            return best["step"]
-        if not name.isdecimal() or int(name) not in steps:
-            raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")
-        return int(name)
-
-    def _progress(self, step: int) -> Progress:
-        try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-            del restored["progress"]["checksum"]  # restore() checks it: it covers the arrays too
-            return Progress.from_json(restored["progress"])
-        except Exception as error:  # orbax raises many types
-            raise self._damaged(step, error) from error
+            return last
+        best = last[1].best
+        if best is None:
+            raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
+        if best["step"] not in steps:
+            raise UserError(f"{self._workdir}: its best checkpoint, of step {best['step']:,}, is gone; {there}")
+        return self.restore(state, best["step"])
 
     def restore_newest(self, state: TrainState) -> tuple[TrainState, Progress] | None:
         """Restore the newest undamaged checkpoint. Return None if none was ever saved.
@@ -263,12 +270,14 @@ class Checkpointer:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
-            with _quiet():
+            with _quiet(), _ignoring_late_reads():
                 restored = self._manager.restore(step, args=args)
             arrays, fields = restored["state"], restored["progress"]
             checksum = fields.pop("checksum")
             if _checksum(arrays, fields) != checksum:
                 raise ValueError("its checksum is wrong")
+            if int(arrays["step"]) != step:
+                raise ValueError(f"it is that of step {int(arrays['step'])}")
             return state.replace(**arrays), Progress.from_json(fields)
         except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
             raise
@@ -284,7 +293,7 @@ class Checkpointer:
         """Check the names and shapes of parameters, for a clearer message than orbax's own."""
         folder = self._manager.directory / str(step)
         try:
-            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+            with _quiet(), _ignoring_late_reads(), ocp.StandardCheckpointer() as checkpointer:
                 there = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
         except Exception:  # the checkpoint is damaged: restore() reports that
             return
@@ -333,6 +342,24 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _ignoring_late_reads() -> Iterator[None]:
+    """Silence what tensorstore reports of reads that end after a read has failed.
+
+    By then, orbax has closed the event loop that waited for them. They may end later than this context, so after a
+    failure the silence lasts.
+    """
+    previous = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = report
+    yield
+    sys.unraisablehook = previous
 
 
 @jax.jit

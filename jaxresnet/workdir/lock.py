@@ -1,8 +1,9 @@
 """Check, create and lock run directories."""
 
 import contextlib
+import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import filelock
 from ml_collections import ConfigDict
@@ -58,8 +59,11 @@ def alone_in(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[Callable[[], None]]:
     """Create and lock the workdir in the first process, the only one that writes. If the run diverges, record why.
+
+    Yields:
+        A function to call before each write. It raises UserError if the workdir was moved or deleted since.
 
     Raises:
         UserError: the workdir holds another run, is in use, or cannot be written.
@@ -75,11 +79,26 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
             except OSError as error:
                 raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
         try:
-            yield
+            yield _check_of_place(workdir) if processes.is_first() else lambda: None
         except Diverged as error:
             if processes.is_first():
                 write_failure(str(error), workdir)
             raise
+
+
+def _check_of_place(workdir: pathlib.Path) -> Callable[[], None]:
+    here = os.stat(workdir)
+
+    def check() -> None:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(workdir), here):
+                return
+        raise UserError(
+            f"workdir {workdir} was moved or deleted while it was trained in; put it back, and run the same command "
+            "to resume from its newest checkpoint"
+        )
+
+    return check
 
 
 @contextlib.contextmanager

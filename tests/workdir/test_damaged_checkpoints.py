@@ -1,7 +1,10 @@
 """Damaged checkpoints are noticed, named and moved away, and the run resumes from the previous one."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -17,7 +20,7 @@ from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.names import DAMAGED_FOLDER
 from jaxresnet.workdir.progress import Progress
-from tests.conftest import make_tiny_config
+from tests.conftest import REPOSITORY, make_tiny_config
 
 pytestmark = pytest.mark.reliability
 
@@ -220,3 +223,58 @@ def test_a_kill_while_a_checkpoint_is_saved_again_leaves_one_of_the_two(tiny_con
     with Checkpointer(tmp_path) as checkpointer:
         _, progress = checkpointer.restore_newest(state)
     assert progress.epoch == {"before": 0, "after": 1}[moment] and steps_of(tmp_path) == {0}
+
+
+@pytest.mark.parametrize(("name", "gone"), [("last", 12), ("best", 12), ("best", 11)])
+def test_readers_miss_the_checkpoint_that_the_run_recorded(tiny_config, tmp_path, name, gone):
+    state = create_train_state(tiny_config, (32, 32, 3))
+    best = {"epoch": 1, "step": 11, "loss": 2.0, "accuracy": 20.0}
+    with Checkpointer(tmp_path, keep=2) as checkpointer:
+        for step in (10, 11, 12):
+            checkpointer.save(state.replace(step=np.int32(step)), Progress("checksum", best=best))
+    assert steps_of(tmp_path) == {11, 12}
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        step = {"last": 12, "best": 11}[name]
+        assert int(checkpointer.restore_named(state, name)[0].step) == step
+    shutil.rmtree(tmp_path / "checkpoints" / str(gone))
+    with (
+        Checkpointer(tmp_path, read_only=True) as checkpointer,
+        pytest.raises(UserError, match=rf"its (last|best) checkpoint, of step {gone}, is gone; .* one that is there: "),
+    ):
+        checkpointer.restore_named(state, name)
+
+
+def test_two_checkpoints_that_changed_places_are_taken_for_damaged(run, tmp_path, capsys):
+    config, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+    folder = workdir / "checkpoints"
+    for source, target in (("11", "aside"), ("12", "11"), ("aside", "12")):
+        (folder / source).rename(folder / target)
+    for name in ("last", "best", "11"):
+        with pytest.raises(UserError, match=r"is damaged \(it is that of step 1[12]\)"):
+            evaluate_run(str(workdir), name)
+    (workdir / "summary.json").unlink()
+    with pytest.raises(UserError, match="no checkpoint left that can be read"):
+        train_and_evaluate(config, str(workdir))
+
+
+def test_a_run_past_a_damaged_checkpoint_says_one_line_on_stderr(run, tmp_path, subprocess_environment):
+    """Reads that end after one has failed report to an event loop that orbax has closed."""
+    _, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+    (workdir / "summary.json").unlink()
+    for file in (workdir / "checkpoints" / "12" / "state").glob("d/*"):
+        damage(file, "truncated", 0.1)
+    program = (
+        "import pathlib, sys, time\n"
+        "from jaxresnet.train import train_and_evaluate\n"
+        "from jaxresnet.workdir.config import load_config\n"
+        "train_and_evaluate(load_config(pathlib.Path(sys.argv[1])), sys.argv[1])\n"
+        "time.sleep(1)\n"
+    )
+    command = [sys.executable, "-c", program, str(workdir)]
+    done = subprocess.run(
+        command, env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0
+    assert re.fullmatch(r"note: the checkpoint .*12 is damaged .*; it is now in .*\n", done.stderr)

@@ -126,3 +126,36 @@ def test_what_a_killed_process_left_before_its_config_was_written_is_no_obstacle
     (tmp_path / left).write_text("{")
     train_and_evaluate(tiny_config, str(tmp_path))
     assert not list(tmp_path.glob(".*.tmp")) and len(read_metrics(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("fate", ["moved", "deleted", "replaced"])
+@pytest.mark.parametrize("dispatch", [2, 12])
+def test_a_workdir_that_is_moved_while_it_is_trained_in_ends_the_run(
+    finished,  # noqa: F811
+    tiny_npz,
+    tmp_path,
+    monkeypatch,
+    fate,
+    dispatch,
+):
+    """A moved run resumes when it is back."""
+    _, expected, _ = finished
+    config, workdir = make_tiny_config(tiny_npz), tmp_path / "run"
+    config.checkpoint.every_steps = 1
+
+    def leave():
+        workdir.rename(tmp_path / "elsewhere")
+        if fate == "deleted":
+            shutil.rmtree(tmp_path / "elsewhere")
+        if fate == "replaced":
+            workdir.mkdir()
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, dispatch, leave)
+        with pytest.raises(UserError, match="was moved or deleted while it was trained in; put it back"):
+            train_and_evaluate(config, str(workdir))
+    assert not workdir.exists() or not list(workdir.iterdir())
+    if fate == "moved":
+        (tmp_path / "elsewhere").rename(workdir)
+        train_and_evaluate(config, str(workdir))
+        assert_same_run(config, workdir, expected)
