@@ -57,7 +57,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     Raises:
         UserError: config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
-        Interrupted: SIGINT or SIGTERM came and the run was saved. In its first dispatch, a command ends at once.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came and the run was saved. In its first dispatch, a command ends at once.
     """
     folder = user_path(workdir)
     check_config(config)

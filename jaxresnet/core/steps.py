@@ -193,7 +193,8 @@ def _gather(data: Batch, indices: jax.Array, mesh: Mesh, **extra: jax.Array) -> 
 def dispatch(program: Callable[..., Any], state: TrainState, data: Batch, *inputs: Any) -> Any:
     """Run a program of ``Steps`` on inputs from the host. Any other implicit transfer raises an error."""
     inputs = _put(inputs, data["label"].sharding)
-    with jax.transfer_guard("disallow"):
+    # With JAX_DISABLE_JIT=1, for debugging, every operation transfers its own constants.
+    with jax.transfer_guard("allow" if jax.config.jax_disable_jit else "disallow"):
         return program(state, data, *inputs)
 
 

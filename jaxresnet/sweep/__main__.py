@@ -39,7 +39,7 @@ def run_jobs(jobs: list[Job]) -> list[str]:
 
     Raises:
         UserError: unreadable data.
-        Interrupted: SIGINT or SIGTERM arrived, and the current run was saved.
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived, and the current run was saved.
     """
     # Imported here so that mistakes, --list and --help are answered before JAX starts.
     with signals.ending_at_once():

@@ -1,6 +1,9 @@
 """Exceptions that the commands print as one line."""
 
+import os
 import pathlib
+import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,8 +29,10 @@ def user_path(path: str) -> pathlib.Path:
     """Return a path that a user gave, with ``~`` expanded.
 
     Raises:
-        UserError: the home folder of ``~`` or ``~name`` is not known.
+        UserError: the home folder of ``~`` or ``~name`` is not known, or the path is the address of a remote one.
     """
+    if re.match("[a-z][a-z0-9+.-]+://", path):
+        raise UserError(f"{path} is an address: give a path on this machine, such as that of a mounted bucket")
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
@@ -45,6 +50,18 @@ def choose(choices: dict[str, T], field: str, name: str) -> T:
     return choices[name]
 
 
-def one_line(error: Exception) -> str:
+def blame_environment(error: BaseException, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Name the environment variable that an error is about, in one line, or return None.
+
+    JAX and matplotlib read variables when they are imported or first used, each in its own way. Their messages quote
+    the value, and not always the name.
+    """
+    for name, value in environment.items():
+        if name.startswith(("JAX_", "MPL")) and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", str(error)) and value:
+            return f"the environment variable {name}={value} cannot be used ({one_line(error)}); change or unset it"
+    return None
+
+
+def one_line(error: BaseException) -> str:
     """Return an exception's message as one line of at most 200 characters, or its type if it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__

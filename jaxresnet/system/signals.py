@@ -1,14 +1,18 @@
-"""Handle SIGINT (Ctrl-C) and SIGTERM: a run saves first, and a command with nothing to save ends at once."""
+"""Handle SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal).
+
+A run saves first. A command with nothing to save ends at once.
+"""
 
 import contextlib
 import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def is_command_starting() -> bool:
@@ -39,7 +43,7 @@ def raise_again() -> None:
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end a command as the system does, whatever it is doing.
+    """Let ``SIGNALS`` end a command as the system does, whatever it is doing.
 
     Use it while there is nothing to save. Python's own handlers would wait for XLA, which compiles for seconds. Nothing
     changes for ignored signals, in programs other than commands, outside of the main thread, and for process 1.
@@ -63,17 +67,28 @@ def _is_init() -> bool:
     return os.getpid() == 1
 
 
+def _leave_terminal() -> None:
+    """Send what would go to a terminal to /dev/null, because writing to a closed terminal is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the stream is closed, or has no file
+            # isatty() is False for a terminal that was closed.
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 @contextlib.contextmanager
 def stop_signal() -> Iterator[list[signal.Signals]]:
-    """Yield a list that receives the first SIGINT or SIGTERM. A second one acts as it would without this.
+    """Yield a list that receives the first of ``SIGNALS``. A second one acts as it would without this.
 
-    Ignored signals stay ignored, such as Ctrl-C in a background job of a shell.
+    Ignored signals stay ignored, such as Ctrl-C in a background job of a shell, and SIGHUP under nohup.
     """
     received: list[signal.Signals] = []
     previous: dict[signal.Signals, Any] = {}
 
     def receive(number: int, frame: object) -> None:
         received.append(signal.Signals(number))
+        if number == signal.SIGHUP:
+            _leave_terminal()
         for other, handler in previous.items():
             signal.signal(other, handler)
 
