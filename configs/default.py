@@ -31,9 +31,9 @@ def get_config() -> ConfigDict:
     config.model.num_classes = 10  # number of logits; labels must be smaller
 
     config.dataset = ConfigDict()
-    config.dataset.name = "cifar10"  # or "digits", which needs no files
-    # A tfds folder, a cifar-10-batches-py folder, or a .npz file. None: tfds's own folder, $TFDS_DATA_DIR or
-    # ~/tensorflow_datasets. CIFAR-10 is downloaded to that folder if it is missing.
+    config.dataset.name = "cifar10"  # or "cifar100", or "digits", which needs no files
+    # A tfds folder, a cifar-10-batches-py folder, a folder with train/CLASS/ and test/CLASS/, or a .npz file. None:
+    # tfds's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets. The data are downloaded to it if they are missing.
     config.dataset.data_dir = config_dict.placeholder(str)
     # Number of training images held out to choose the best epoch. 0: choose it on the test set, as in the paper.
     config.dataset.validation_size = 0
@@ -68,6 +68,8 @@ def get_config() -> ConfigDict:
     config.checkpoint.keep = 2  # number of latest checkpoints to keep beside the best
 
     config.log_every_steps = 100  # steps between lines of metrics.jsonl within an epoch; 0: only one per epoch
+
+    config.tracker = config_dict.placeholder(str)  # "wandb": send the metrics there too; needs the extra of that name
 
     config.paper = ConfigDict()  # results of the paper, for plots and the report
     config.paper.accuracy = config_dict.placeholder(float)  # test accuracy, %

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from jaxresnet.system import malloc, signals
+from jaxresnet.system import startup
 
 __version__ = "0.1.0"
 
@@ -12,17 +12,18 @@ __version__ = "0.1.0"
 _DEFINED_IN = {
     "Classifier": "inference",
     "ResNet": "core.model",
+    "Run": "training",
     "UserError": "system.errors",
+    "get_config": "cli.config_files",
     "load": "inference",
     "set_up_jax": "system.devices",
-    "train_and_evaluate": "train",
+    "train": "training",
+    "train_and_evaluate": "training",
 }
 
 __all__ = [*_DEFINED_IN]
 
-if signals.is_command_starting():
-    malloc.restart_with_large_pages()  # First, because the new process repeats every import.
-    signals.end_at_once()
+startup.begin_command()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,12 @@ from jaxresnet import cli
 from jaxresnet.core.evaluation import Scores, evaluate
 from jaxresnet.core.state import create_transform
 from jaxresnet.core.steps import jit_steps, put_on_devices
-from jaxresnet.datasets.loading import class_names, load_dataset
+from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.inference import restore_run
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import image_bar
+from jaxresnet.workdir.files import read_class_names
 
 
 class Evaluation(NamedTuple):
@@ -52,7 +53,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
         scores = evaluate(
             steps, state, put_on_devices(test.images, test.labels, mesh), len(test), config.eval_batch_size, show
         )
-    return Evaluation(step, scores, class_names(config.dataset.name, config.model.num_classes))
+    return Evaluation(step, scores, read_class_names(user_path(workdir), config))
 
 
 def main(argv: list[str] | None = None) -> None:

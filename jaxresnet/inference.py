@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -24,11 +25,12 @@ from jaxresnet.core.state import (
     split_seed,
 )
 from jaxresnet.core.steps import ambient, create_mesh, replicate
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
-from jaxresnet.datasets.loading import class_names
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
+from jaxresnet.datasets.images import ImageLike, to_pixels
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
 from jaxresnet.workdir.config import load_config
+from jaxresnet.workdir.files import read_class_names
 from jaxresnet.workdir.progress import Progress
 from jaxresnet.workdir.release import is_release, read_release
 
@@ -114,27 +116,31 @@ class Classifier:
         """Compute logits (batch, classes) of pixels (batch, 32, 32, 3) uint8. Pure, for jit and export."""
         return _forward(self.variables, images, self.model, self.transform)
 
-    def logits(self, images: np.ndarray) -> Float[np.ndarray, "size classes"]:
-        """Compute logits of any number of images (size, 32, 32, 3) uint8, in batches.
+    def logits(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size classes"]:
+        """Compute logits of any number of images, in batches.
+
+        Args:
+            images: one image or a sequence of them. An image is the path of a file, a PIL image, or pixels (height,
+                width, 3) uint8. An array (size, height, width, 3) is a sequence. Images of other sizes than 32x32 are
+                cropped to their central square and resized.
 
         Raises:
-            UserError: images of another dtype or shape.
+            UserError: something that is no image.
         """
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE:
-            raise UserError(
-                f"images are {images.dtype} of shape {images.shape}: expected uint8 of shape (any size, "
-                f"{', '.join(map(str, IMAGE_SHAPE))})"
-            )
-        if not len(images):
+        pixels = to_pixels(images)
+        if not len(pixels):
             return np.zeros((0, len(self.class_names)), np.float32)
-        size = min(self.batch_size, len(images))
-        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        size = min(self.batch_size, len(pixels))
+        batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
         return np.concatenate([self.logits_async(batch, size)[: len(batch)] for batch in batches])
 
-    def probabilities(self, images: np.ndarray) -> Float[np.ndarray, "size classes"]:
+    def probabilities(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size classes"]:
         """Compute the softmax of ``logits``. Each row sums to 1."""
         return softmax(self.logits(images), axis=-1)
+
+    def classify(self, images: ImageLike | Sequence[ImageLike]) -> list[str]:
+        """Return the name of the most probable class of each image. Arguments are those of ``logits``."""
+        return [self.class_names[index] for index in self.logits(images).argmax(-1)]
 
     def logits_async(self, images: np.ndarray, batch_size: int) -> jax.Array:
         """Start to compute logits (``batch_size``, classes) of up to ``batch_size`` images, and return without waiting.
@@ -156,13 +162,14 @@ def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
     Raises:
         UserError: missing or damaged run or checkpoint.
     """
-    run = restore_run(user_path(workdir), checkpoint)
+    folder = user_path(workdir)
+    run = restore_run(folder, checkpoint)
     config = run.config
     return Classifier(
         model=create_model(config),
         variables=run.state.variables,
         transform=create_transform(config),
-        class_names=class_names(config.dataset.name, config.model.num_classes),
+        class_names=read_class_names(folder, config),
         batch_size=config.eval_batch_size,
         mesh=run.mesh,
     )

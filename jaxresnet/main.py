@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         with signals.ending_at_once():
             from jaxresnet.system import processes
             from jaxresnet.system.devices import set_up_jax
-            from jaxresnet.train import train_and_evaluate
+            from jaxresnet.training import train_and_evaluate
 
         set_up_jax()
         if COORDINATOR.value is not None:

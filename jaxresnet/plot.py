@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE, NUM_TRAIN
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
+from jaxresnet.datasets.cifar import NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import UserError, user_path

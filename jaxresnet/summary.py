@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
         # Imported here so that a mistyped flag is reported before JAX starts.
         from jaxresnet.core.layers import describe_layers, format_layers
         from jaxresnet.core.state import create_model
-        from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+        from jaxresnet.datasets.arrays import IMAGE_SHAPE
         from jaxresnet.workdir.config import check_config
 
         config = CONFIG.value

@@ -39,7 +39,7 @@ from jaxresnet.core.steps import (
     replicate,
     steps_per_dispatch,
 )
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.loading import Dataset, load_dataset
 from jaxresnet.system import devices, malloc
 from jaxresnet.system.errors import UserError, one_line

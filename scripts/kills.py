@@ -39,11 +39,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import quickstart
-from jaxresnet import cli, train
+from jaxresnet import cli
 from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.steps import Steps, jit_steps
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system.devices import set_up_jax
+from jaxresnet.training import loop
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.files import write_confusion, write_summary
 from jaxresnet.workdir.log import MetricsWriter
@@ -307,15 +308,15 @@ def _train(
 
     patch = unittest.mock.patch.object
     with (
-        patch(train, "jit_steps", jit_announced),
-        patch(train, "evaluate", announced(EVALUATION, evaluate)),
+        patch(loop, "jit_steps", jit_announced),
+        patch(loop, "evaluate", announced(EVALUATION, evaluate)),
         patch(Checkpointer, "save", announced(SAVE, Checkpointer.save)),
         patch(MetricsWriter, "write", announced(LINE, MetricsWriter.write)),
-        patch(train, "write_confusion", announced(END, write_confusion)),
-        patch(train, "write_summary", announced(END, write_summary)),
+        patch(loop, "write_confusion", announced(END, write_confusion)),
+        patch(loop, "write_summary", announced(END, write_summary)),
         cli.command(),
     ):
-        train.train_and_evaluate(config, str(workdir))
+        loop.train_and_evaluate(config, str(workdir))
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ def arguments_of(fields):
 def quickstart_run(tmp_path_factory):
     """Train the quick start for one epoch in ``runs/quickstart`` of a new folder, and return the workdir."""
     from configs import quickstart
-    from jaxresnet.train import train_and_evaluate
+    from jaxresnet.training import train_and_evaluate
 
     config = quickstart.get_config()
     config.num_epochs = 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from jaxresnet.datasets import cifar10, download, loading
+from jaxresnet.datasets import batches, cifar, download, loading
 from jaxresnet.system.errors import UserError
 from tests.datasets.test_loading import official_archive
 
@@ -54,8 +54,9 @@ def read_or_refuse(read: Callable[..., Any], *arguments: Any) -> Any:
 def few_images() -> Iterator[None]:
     """Give CIFAR-10 three images per batch, so that thousands of damaged copies are read quickly."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cifar10, "NUM_TRAIN", 15)
-        patch.setattr(cifar10, "NUM_TEST", 3)
+        patch.setattr(cifar, "NUM_TRAIN", 15)
+        patch.setattr(cifar, "NUM_TEST", 3)
+        patch.setattr(batches, "NUM_IMAGES", 3)
         yield
 
 
@@ -79,7 +80,7 @@ class Calls:
 
 
 RNG = np.random.default_rng(0)
-BATCHES = (*cifar10.TRAIN_BATCHES, cifar10.TEST_BATCH)
+BATCHES = (*batches.TRAIN_BATCHES, batches.TEST_BATCH)
 IMAGES = {name: RNG.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) for name in BATCHES}
 LABELS = {name: RNG.integers(0, 10, 3).tolist() for name in BATCHES}
 
@@ -89,7 +90,7 @@ def split_of(names):
     return loading.Split(np.concatenate([IMAGES[name] for name in names]), np.int32(labels))
 
 
-FINGERPRINT_OF_FEW = loading.Dataset(split_of(cifar10.TRAIN_BATCHES), split_of([cifar10.TEST_BATCH])).fingerprint()
+FINGERPRINT_OF_FEW = loading.Dataset(split_of(batches.TRAIN_BATCHES), split_of([batches.TEST_BATCH]), ()).fingerprint()
 
 
 def batch_of(name, protocol):
@@ -109,5 +110,5 @@ def write_tfds(folder: pathlib.Path) -> pathlib.Path:
     """Write a tfds data set to ``folder``, and return its version folder."""
     images = {name: list(zip(LABELS[name], IMAGES[name], strict=True)) for name in BATCHES}
     official_archive(folder / "archive.tar.gz", images)
-    download._write_tfds(folder / "archive.tar.gz", folder)
-    return cifar10.find_tfds(folder)
+    download._write_tfds(folder / "archive.tar.gz", folder, cifar.SETS["cifar10"])
+    return cifar.find_tfds(folder)

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from jaxresnet.convert.files import read_torch_file
-from jaxresnet.datasets import cifar10, unpickle
-from jaxresnet.predict.images import read_image
+from jaxresnet.datasets import arrays, batches, unpickle
+from jaxresnet.datasets.images import read_image
 from jaxresnet.predict.inputs import FileReader
 from jaxresnet.system.errors import UserError
 from tests.conftest import REPOSITORY
@@ -53,8 +53,8 @@ CONTAINERS = {
 
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory):
-    return write_batches(tmp_path_factory.mktemp("pytorch") / cifar10.BATCHES_FOLDER)
+def pickled(tmp_path_factory):
+    return write_batches(tmp_path_factory.mktemp("pytorch") / batches.BATCHES_FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +85,13 @@ def refuse(read, path, marker, count):
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_pickles_are_refused(batches, tmp_path, marker, payload, container, protocol, capsys, count):
+def test_pickles_are_refused(pickled, tmp_path, marker, payload, container, protocol, capsys, count):
     content = pickle.dumps(CONTAINERS[container](PAYLOADS[payload](marker)), protocol=protocol)
 
-    replace(batches / "data_batch_3", content)
+    replace(pickled / "data_batch_3", content)
     with few_images():
-        refuse(load, batches, marker, count)
-    replace(batches / "data_batch_3", batch_of("data_batch_3", 2))
+        refuse(load, pickled, marker, count)
+    replace(pickled / "data_batch_3", batch_of("data_batch_3", 2))
 
     for name in ("images.pkl", "images", "images.png"):
         path = tmp_path / name
@@ -162,7 +162,7 @@ def test_a_newer_pytorch_reads_files(tmp_path, monkeypatch, version):
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_arrays_of_objects_in_npz_files_are_refused(tmp_path, marker, payload, count):
-    for name in cifar10.ARRAYS:
+    for name in arrays.ARRAYS:
         objects = np.array([PAYLOADS[payload](marker)] * 20, object)
         np.savez(tmp_path / "data.npz", **small_arrays() | {name: objects})
         refuse(load, tmp_path / "data.npz", marker, count)
@@ -174,7 +174,7 @@ def test_of_a_cache_with_objects_in_it_nothing_is_taken(tfds_folder, tmp_path, m
     with few_images():
         load(tfds_folder)
         (cache,) = tmp_path.rglob("*.npz")
-        np.savez(cache, **{name: np.array([PAYLOADS[payload](marker)], object) for name in cifar10.ARRAYS})
+        np.savez(cache, **{name: np.array([PAYLOADS[payload](marker)], object) for name in arrays.ARRAYS})
         assert load(tfds_folder).fingerprint() == FINGERPRINT_OF_FEW
     assert not os.path.exists(marker)
     count(REFUSED)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxresnet.convert.files import read_torch_file
-from jaxresnet.datasets import cifar10
-from jaxresnet.predict.images import read_image
+from jaxresnet.datasets import arrays, batches
+from jaxresnet.datasets.images import read_image
 from jaxresnet.predict.inputs import UNLABELLED, FileReader
 from jaxresnet.system.errors import UserError
 from tests import damage
@@ -56,7 +56,7 @@ def assert_npz(dataset):
 
 
 def one_of_the_batches(folder, request):
-    path = damage.write_batches(folder / cifar10.BATCHES_FOLDER) / "data_batch_3"
+    path = damage.write_batches(folder / batches.BATCHES_FOLDER) / "data_batch_3"
     return [(path, damage.batch_of(path.name, protocol)) for protocol in range(6)]
 
 
@@ -64,7 +64,7 @@ def assert_batches(dataset):
     assert_a_data_set(dataset)
     assert (len(dataset.train), len(dataset.test)) == (15, 3)
     kept = np.r_[0:6, 9:15]
-    others = [IMAGES[name] for name in cifar10.TRAIN_BATCHES if name != "data_batch_3"]
+    others = [IMAGES[name] for name in batches.TRAIN_BATCHES if name != "data_batch_3"]
     np.testing.assert_array_equal(dataset.train.images[kept], np.concatenate(others))
     np.testing.assert_array_equal(dataset.test.images, IMAGES["test_batch"])
 
@@ -86,7 +86,7 @@ def cache_of_tfds(folder, request):
 
 def assert_made_anew(path):
     assert_few(load(path.parents[2]))
-    assert cifar10.read_npz(path, cifar10.ARRAYS).keys() == set(cifar10.ARRAYS)
+    assert arrays.read_npz(path, arrays.ARRAYS).keys() == set(arrays.ARRAYS)
 
 
 OTHER_NPZ = [npz_bytes(**arrays) for arrays in (small_arrays(), {}, {"train_images": np.zeros(3)})]
@@ -212,7 +212,7 @@ def huge_npz():
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 32, 32, 3)})
     with zipfile.ZipFile(content, "w") as archive:
-        for name in cifar10.ARRAYS:
+        for name in arrays.ARRAYS:
             archive.writestr(f"{name}.npy", header.getvalue() + b"few")
     return content.getvalue()
 
@@ -260,10 +260,10 @@ HUGE = {
 MEASURE = """
 import pathlib, resource, sys
 import torch
-from jaxresnet.datasets.cifar10 import load_pickle
+from jaxresnet.datasets.batches import load_pickle
 from jaxresnet.datasets import load_dataset
 from jaxresnet.system.errors import UserError
-from jaxresnet.predict.images import read_image
+from jaxresnet.datasets.images import read_image
 from jaxresnet.convert.files import read_torch_file
 for path in map(pathlib.Path, sys.argv[1:]):
     read = {".npz": lambda path: load_dataset("cifar10", str(path), 10), ".pkl": load_pickle}.get(path.suffix)

@@ -15,7 +15,7 @@ from jaxresnet import cli
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system import signals
 from jaxresnet.system.errors import Interrupted
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from scripts import kills
 from scripts.same_run import Outcome, differences, read_outcome

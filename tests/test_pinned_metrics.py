@@ -17,7 +17,7 @@ import pytest
 
 from configs import default
 from jaxresnet.inference import restore_run
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY, save_digits
 

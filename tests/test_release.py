@@ -13,9 +13,9 @@ from jaxresnet import evaluate, export, predict, release
 from jaxresnet.convert.runs import import_weights
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.release import in_half_precision, write_release
+from jaxresnet.export.release import in_half_precision, write_release
 from jaxresnet.system.errors import UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.files import read_summary
 from tests.conftest import make_tiny_config

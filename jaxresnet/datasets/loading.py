@@ -4,32 +4,20 @@ import dataclasses
 import functools
 import pathlib
 import sys
-import zipfile
 import zlib
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from jaxresnet.datasets import cifar10
-from jaxresnet.datasets.cifar10 import ARRAYS
-from jaxresnet.system.errors import UserError, choose, one_line, user_path
+from jaxresnet.datasets import batches, cifar, folders
+from jaxresnet.datasets.arrays import ARRAYS, IMAGE_SHAPE, Arrays, load_npz
+from jaxresnet.system.errors import UserError, choose, user_path
 
 NUM_DIGITS_TEST = 360
 
-_CLASS_NAMES = {
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    "digits": tuple("0123456789"),
-}
-
-
-def class_names(name: str, num_classes: int) -> tuple[str, ...]:
-    """Return the class names of a data set, or numbers if it does not have ``num_classes`` classes.
-
-    Raises:
-        UserError: the data set is unknown.
-    """
-    names = choose(_CLASS_NAMES, "dataset.name", name)
-    return names if len(names) == num_classes else tuple(str(label) for label in range(num_classes))
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DIGITS = tuple("0123456789")
+_Source = tuple[Arrays, tuple[str, ...] | None]  # arrays, and class names if the source has them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +38,17 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training and a test split."""
+    """A training and a test split.
+
+    Attributes:
+        train: training split.
+        test: test split.
+        class_names: one name per class.
+    """
 
     train: Split
     test: Split
+    class_names: tuple[str, ...]
 
     def fingerprint(self) -> str:
         """Return a checksum of every image and label, in order. A resumed run must see the same data."""
@@ -72,38 +67,76 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     """Read a whole data set into memory.
 
     Args:
-        name: ``"cifar10"``, or ``"digits"`` for scikit-learn's 1,797 handwritten digits, without any files.
-        data_dir: source of CIFAR-10: a tfds folder, a ``cifar-10-batches-py`` folder, or a ``.npz`` file with the
-            entries in ``ARRAYS``. ``None`` means tfds's own folder ($TFDS_DATA_DIR, or ~/tensorflow_datasets). If
-            CIFAR-10 is missing there, it is downloaded and prepared first.
-        num_classes: upper limit of the labels, exclusive.
+        name: ``"cifar10"``, ``"cifar100"``, or ``"digits"`` for scikit-learn's 1,797 handwritten digits, without any
+            files.
+        data_dir: source of the images, unless digits: a tfds folder, a ``cifar-10-batches-py`` folder, a folder of
+            images by class (see ``load_folders``), or a ``.npz`` file (see ``load_npz``). ``None`` means tfds's own
+            folder ($TFDS_DATA_DIR, or ~/tensorflow_datasets). If the data set is missing there, it is downloaded and
+            prepared first.
+        num_classes: number of classes of the model. Labels must be smaller.
 
     Raises:
         UserError: the data are missing, damaged, or of another kind.
     """
-    if name == "cifar10":
-        arrays, origin = _load_cifar10(data_dir)
-        image_shape = cifar10.IMAGE_SHAPE
-    elif name == "digits":
+    if name == "digits":
         if data_dir is not None:
             raise UserError(f"dataset.data_dir={data_dir!r}: the digits come with scikit-learn; leave data_dir unset")
-        arrays, origin = _load_digits(), "scikit-learn's digits"
-        image_shape = (32, 32, 3)
+        (arrays, names), origin = (_load_digits(), _DIGITS), "scikit-learn's digits"
+    elif name not in cifar.SETS:
+        raise UserError(f"dataset.name={name!r}: expected one of {', '.join([*cifar.SETS, 'digits'])}")
+    elif data_dir is None:
+        root = cifar.default_tfds_root()
+        (arrays, names), origin = _load_prepared(cifar.SETS[name], root), str(root)
     else:
-        raise UserError(f"dataset.name={name!r}: expected one of cifar10, digits")
-    splits = [
-        _checked_split(
-            arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}", image_shape, num_classes
-        )
+        (arrays, names), origin = _load_from(data_dir, cifar.SETS[name]), data_dir
+    if names is not None:
+        _check_class_names(names, origin, num_classes)
+    train, test = (
+        _checked_split(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}", num_classes)
         for split in ("train", "test")
-    ]
-    dataset = Dataset(*splits)
-    # The pickled batches have no checksum of their own. Data of another size are not meant to be CIFAR-10.
-    as_many = (len(dataset.train), len(dataset.test)) == (cifar10.NUM_TRAIN, cifar10.NUM_TEST)
-    if name == "cifar10" and as_many and dataset.fingerprint() != cifar10.FINGERPRINT:
+    )
+    dataset = Dataset(train, test, names or tuple(map(str, range(num_classes))))
+    if name == "cifar10":
+        dataset = _compared_with_cifar10(dataset, names)
+    return dataset
+
+
+def usual_class_names(name: str, num_classes: int) -> tuple[str, ...]:
+    """Return the class names of a run that has recorded none: its data set's, or numbers if these do not fit.
+
+    Raises:
+        UserError: the data set is unknown.
+    """
+    known = {"cifar10": CIFAR10_CLASSES, "cifar100": (), "digits": _DIGITS}
+    names = choose(known, "dataset.name", name)
+    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
+
+
+def _check_class_names(names: tuple[str, ...], origin: str, num_classes: int) -> None:
+    if len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
+        raise UserError(
+            f"{origin}: invalid class names {', '.join(map(repr, names))}; expected a different text for each"
+        )
+    if len(names) != num_classes:
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        raise UserError(
+            f"{origin} has {len(names)} classes ({shown}), but model.num_classes={num_classes}; give "
+            f"--config.model.num_classes={len(names)}"
+        )
+
+
+def _compared_with_cifar10(dataset: Dataset, names: tuple[str, ...] | None) -> Dataset:
+    """Name the classes of a .npz file that holds CIFAR-10. Note if data of its size are not CIFAR-10's own."""
+    as_many = (len(dataset.train), len(dataset.test)) == (cifar.NUM_TRAIN, cifar.NUM_TEST)
+    expected = cifar.SETS["cifar10"].fingerprint
+    if not as_many:
+        return dataset
+    if dataset.fingerprint() == expected:
+        return dataclasses.replace(dataset, class_names=names or CIFAR10_CLASSES[: len(dataset.class_names)])
+    if names in (None, CIFAR10_CLASSES):  # the pickled batches have no checksum of their own
         print(
             f"note: these images and labels are not CIFAR-10's own (checksum {dataset.fingerprint()}, expected "
-            f"{cifar10.FINGERPRINT}). If they should be, unpack the archive again",
+            f"{expected}). If they should be, unpack the archive again",
             file=sys.stderr,
         )
     return dataset
@@ -130,52 +163,41 @@ def hold_out(split: Split, size: int) -> tuple[Split, Split]:
     )
 
 
-def _load_cifar10(data_dir: str | None) -> tuple[dict[str, np.ndarray], str]:
-    if data_dir is None:
-        root = cifar10.default_tfds_root()
-        folder = cifar10.find_tfds(root)
-        if folder is None:
-            # Imported here because only a first run needs it.
-            from jaxresnet.datasets import download
+def _load_prepared(which: cifar.Cifar, root: pathlib.Path) -> _Source:
+    """Read a data set from tfds's own folder. Prepare it first if it is missing."""
+    folder = cifar.find_tfds(root, which.name)
+    if folder is None:
+        # Imported here because only a first run needs it.
+        from jaxresnet.datasets import download
 
-            download.prepare(root)
-            folder = cifar10.find_tfds(root)
-            assert folder is not None, root  # it has just been prepared
-        return cifar10.load_tfds(folder), str(root)
+        download.prepare(root, which)
+        folder = cifar.find_tfds(root, which.name)
+        assert folder is not None, root  # it has just been prepared
+    return cifar.load_tfds(folder, which)
 
+
+def _load_from(data_dir: str, which: cifar.Cifar) -> _Source:
     path = user_path(data_dir)
     try:
         path.stat()
     except OSError as error:
         raise UserError(f"dataset.data_dir={data_dir!r} does not exist or cannot be read ({error.strerror})") from error
     if path.is_file():
-        return _load_npz(path), data_dir
-    tfds_dir, batches_dir = cifar10.find_tfds(path), cifar10.find_batches(path)
-    if tfds_dir:
-        return cifar10.load_tfds(tfds_dir), data_dir
-    if batches_dir:
-        return cifar10.load_batches(batches_dir), data_dir
+        return load_npz(path)
+    if tfds_folder := cifar.find_tfds(path, which.name):
+        return cifar.load_tfds(tfds_folder, which)
+    if which.name == "cifar10" and (batches_folder := batches.find_batches(path)):
+        return batches.load_batches(batches_folder), CIFAR10_CLASSES
+    if folders.is_image_folder(path):
+        return folders.load_folders(path)
     raise UserError(
-        f"dataset.data_dir={data_dir!r} holds no CIFAR-10: expected a tfds folder with cifar10/ in it, a "
-        f"cifar-10-batches-py folder, or a .npz file with {', '.join(ARRAYS)}"
+        f"dataset.data_dir={data_dir!r} holds no {which.title} and no images by class: expected a tfds folder with "
+        f"{which.name}/ in it, a {batches.BATCHES_FOLDER} folder, a folder with train/CLASS/ and test/CLASS/, or a "
+        f".npz file with {', '.join(ARRAYS)}"
     )
 
 
-def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            held = archive.namelist()
-        missing = [name for name in ARRAYS if f"{name}.npy" not in held]
-        if missing:
-            raise UserError(f"{path} lacks {', '.join(missing)}; a data set needs {', '.join(ARRAYS)}")
-        return cifar10.read_npz(path, ARRAYS)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is no .npz file, or a damaged one ({one_line(error)})") from error
-
-
-def _load_digits() -> dict[str, np.ndarray]:
+def _load_digits() -> Arrays:
     # Imported here because only the quick start uses it.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -188,13 +210,11 @@ def _load_digits() -> dict[str, np.ndarray]:
     return dict(zip(ARRAYS, (train_images, train_labels, test_images, test_labels), strict=True))
 
 
-def _checked_split(
-    images: np.ndarray, labels: np.ndarray, origin: str, image_shape: tuple[int, ...], num_classes: int
-) -> Split:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
+def _checked_split(images: np.ndarray, labels: np.ndarray, origin: str, num_classes: int) -> Split:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE or not len(images):
         raise UserError(
             f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape "
-            f"(any size, {', '.join(map(str, image_shape))})"
+            f"(any size, {', '.join(map(str, IMAGE_SHAPE))})"
         )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(

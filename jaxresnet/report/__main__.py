@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from jaxresnet import cli
+from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.core.state import create_model
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
+from jaxresnet.datasets.cifar import SETS
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
 from jaxresnet.report.groups import Stat, group_runs
 from jaxresnet.report.page import Page, anchor, table
 from jaxresnet.report.tables import Table, add_table, format_changes
-from jaxresnet.sweep.experiments import load_experiment
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import format_seconds
 from jaxresnet.workdir.runs import Run, read_runs
@@ -116,10 +117,14 @@ def _add_final_model(page: Page, tables: list[Table]) -> None:
 def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     """Add the CIFAR-10 run with the highest test accuracy after its last epoch, whatever its config."""
     page.add("## The best run")
+    expected = SETS["cifar10"].fingerprint
     finished = [
         run
         for run in runs
-        if run.summary and run.summary["evaluated_on"] == "test" and run.config.dataset.name == "cifar10"
+        if run.summary
+        and run.summary["evaluated_on"] == "test"
+        and run.config.dataset.name == "cifar10"
+        and run.summary.get("data_fingerprint", expected) == expected
     ]
     if not finished:
         page.add("No run on CIFAR-10 has finished yet.")

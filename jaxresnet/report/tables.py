@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxresnet.cli.config_files import Experiment
 from jaxresnet.report import figures, notes
 from jaxresnet.report.figures import Bar, Curve
 from jaxresnet.report.groups import Group, Sweep, changed_sweeps, difference_interval
 from jaxresnet.report.page import Page, table
 from jaxresnet.report.paper_curves import read_paper_curve
-from jaxresnet.sweep.experiments import Experiment
 from jaxresnet.workdir.config import flatten
 from jaxresnet.workdir.runs import Run
 

@@ -11,7 +11,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.sweep.experiments import load_experiment
+from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.sweep.plan import Job, plan_jobs
 from jaxresnet.system import signals
 from jaxresnet.system.errors import Interrupted, UserError, one_line, user_path
@@ -44,7 +44,7 @@ def run_jobs(jobs: list[Job]) -> list[str]:
     # Imported here so that mistakes, --list and --help are answered before JAX starts.
     with signals.ending_at_once():
         from jaxresnet.sweep.cost import SweepProgress, count_costs
-        from jaxresnet.train import train_and_evaluate
+        from jaxresnet.training import train_and_evaluate
 
     progress = SweepProgress(jobs, count_costs(jobs))
     failures = []

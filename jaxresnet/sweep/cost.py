@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.core.flop import flop_per_image, flop_until
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.sweep.plan import Job
 from jaxresnet.system.devices import device_name

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxresnet.sweep.experiments import Experiment, load_experiment
+from jaxresnet.cli.config_files import Experiment, load_experiment
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import changed_fields, check_config, check_same_training
+from jaxresnet.workdir.config import changed_fields, check_config, check_same_training, forget_paper
 from jaxresnet.workdir.files import read_summary
 from jaxresnet.workdir.log import read_metrics
 
@@ -70,6 +70,7 @@ def plan_jobs(
             config = experiment.get_config(arm)
             command = _config_argument(experiment, arm, config)
             config.update_from_flattened_dict(overrides)
+            forget_paper(config, overrides)
             config.seed += seed
             check_config(config)
             folder = workdir / config.name / f"seed{config.seed}"

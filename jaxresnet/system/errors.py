@@ -1,9 +1,7 @@
 """Exceptions that the commands print as one line."""
 
-import os
 import pathlib
 import re
-from collections.abc import Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -50,18 +48,6 @@ def choose(choices: dict[str, T], field: str, name: str) -> T:
     return choices[name]
 
 
-def blame_environment(error: BaseException, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Name the environment variable that an error is about, in one line, or return None.
-
-    JAX and matplotlib read variables when they are imported or first used, each in its own way. Their messages quote
-    the value, and not always the name.
-    """
-    for name, value in environment.items():
-        if name.startswith(("JAX_", "MPL")) and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", str(error)) and value:
-            return f"the environment variable {name}={value} cannot be used ({one_line(error)}); change or unset it"
-    return None
-
-
-def one_line(error: BaseException) -> str:
+def one_line(error: Exception) -> str:
     """Return an exception's message as one line of at most 200 characters, or its type if it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__

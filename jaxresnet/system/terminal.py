@@ -3,19 +3,36 @@
 import math
 import sys
 import time
+from typing import TYPE_CHECKING
 
-import numpy as np
-from jaxtyping import Float
-from tqdm import tqdm
+if TYPE_CHECKING:  # Imported where they are used, because every command imports this module before all others.
+    import numpy as np
+    from jaxtyping import Float
+    from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
+_SIGN_OF_LIFE = "jaxresnet: starting ..."
+
+
+def show_sign_of_life() -> None:
+    """Show on a terminal that a command is starting. JAX takes seconds to import."""
+    if sys.stderr.isatty():
+        print(_SIGN_OF_LIFE, end="\r", file=sys.stderr, flush=True)
+
+
+def end_sign_of_life() -> None:
+    """Remove it again."""
+    if sys.stderr.isatty():
+        print(" " * len(_SIGN_OF_LIFE), end="\r", file=sys.stderr, flush=True)
 
 
 class ProgressDisplay:
     """Progress bar on a terminal; otherwise one line every 30 seconds."""
 
-    def __init__(self, num_epochs: int, work: Float[np.ndarray, " steps"], step: int):
+    def __init__(self, num_epochs: int, work: "Float[np.ndarray, ' steps']", step: int):
         """Start after ``step`` steps. ``work`` is the work done after 0, 1, ... and all steps, in any unit."""
+        from tqdm import tqdm
+
         self._num_epochs, self._work, self._total_steps = num_epochs, work, len(work) - 1
         self._bar = None
         if sys.stdout.isatty():
@@ -23,7 +40,7 @@ class ProgressDisplay:
                 total=self._total_steps,
                 initial=step,
                 file=sys.stdout,
-                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+                bar_format="{percentage:3.0f}%|{bar:10}| {desc}",
                 dynamic_ncols=True,
             )
         self._last_line = time.monotonic()
@@ -41,10 +58,11 @@ class ProgressDisplay:
         """
         now = time.monotonic()
         self._start = self._start or (now, step)
+        # The terminal cuts off what does not fit, so what matters most comes first.
         text = (
-            f"epoch {epoch}/{self._num_epochs}  step {step:,}/{self._total_steps:,}  "
-            f"loss {means['train_loss']:.4f}  accuracy {means['train_accuracy']:.2f}%  "
-            f"{images_per_second:,.0f} images/s  {self._time_left(now, step)}"
+            f"{self._time_left(now, step)}  epoch {epoch}/{self._num_epochs}  loss {means['train_loss']:.4f}  "
+            f"accuracy {means['train_accuracy']:.2f}%  step {step:,}/{self._total_steps:,}  "
+            f"{images_per_second:,.0f} images/s"
         )
         if self._bar is not None:
             self._bar.n = step
@@ -68,22 +86,26 @@ class ProgressDisplay:
     def _time_left(self, now: float, step: int) -> str:
         start, start_step = self._start or (now, step)
         if step == start_step:
-            return "time left: measuring"
+            return "time left: ..."
         pace = (self._work[step] - self._work[start_step]) / (now - start)
         return f"{format_seconds((self._work[-1] - self._work[step]) / pace)} left"
 
 
-def image_bar(total: int) -> tqdm:
+def image_bar(total: int) -> "tqdm":
     """Return a bar on stderr with images per second and the time left. Off a terminal it is updated every 30 s."""
+    from tqdm import tqdm
+
     seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
     return tqdm(total=total, unit=" images", mininterval=seconds, delay=seconds, leave=False, dynamic_ncols=True)
 
 
 def format_seconds(seconds: float) -> str:
-    """Format a duration, such as 48s, 12m05s or 3h07m."""
+    """Format a duration, such as 48s, 12m05s, 3h07m or 5d02h."""
     seconds = math.ceil(seconds)
     if seconds < 60:
         return f"{seconds}s"
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"

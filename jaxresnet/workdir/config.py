@@ -5,16 +5,17 @@ import math
 import pathlib
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.workdir.names import CONFIG_FILE
+from jaxresnet.workdir.tracking import TRACKERS
 
 # Range of float32, in which devices compute. Larger values become infinity, and devices turn smaller ones into 0.
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -28,6 +29,7 @@ NOT_TRAINING = (
     "eval_batch_size",
     "steps_per_dispatch",
     "log_every_steps",
+    "tracker",
     "paper",
 )
 
@@ -157,6 +159,7 @@ _FIELDS: dict[str, _Rule] = {
     "checkpoint.every_steps": _whole(),
     "checkpoint.keep": _whole(1),
     "log_every_steps": _whole(),
+    "tracker": _optional(_one_of(*TRACKERS)),
     "paper.accuracy": _optional(_number(0, 100)),
     "paper.epoch": _one_of("last", "best", "cited"),
     "paper.curve": _optional(_TEXT),
@@ -166,7 +169,7 @@ _FIELDS: dict[str, _Rule] = {
 _BEFORE: dict[str, Any] = {"augment.small_images": (), "eval_every_epochs": 1, "label_smoothing": 0.0}
 
 # Fields added after the first runs. They may be missing, because no reader of a run needs them.
-_LATER = {"name", "paper.epoch"} | {
+_LATER = {"name", "paper.epoch", "tracker"} | {
     f"schedule.{name}" for name in ("total_epochs", "warmup_epochs", "start_factor", "end_factor", "power", "restarts")
 }
 
@@ -237,6 +240,18 @@ def changed_fields(config: ConfigDict, reference: ConfigDict) -> dict[str, Any]:
         for name in sorted(new.keys() | old.keys())
         if new.get(name, missing) != old.get(name, missing) and not _is_free(name)
     }
+
+
+def forget_paper(config: ConfigDict, overrides: Mapping[str, Any]) -> None:
+    """Remove the paper's figures from a config if ``overrides``, by dotted name, have made it another experiment.
+
+    The authors' curve stays if only the training was changed, because both are then of the same network and data.
+    """
+    changed = [name for name in overrides if not _is_free(name) and name not in ("seed", "dtype")]
+    if changed:
+        config.paper.accuracy = None
+    if any(name.startswith(("model.", "dataset.")) for name in changed):
+        config.paper.curve = None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

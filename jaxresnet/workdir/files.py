@@ -1,5 +1,6 @@
 """Read and write the small files of a run directory.
 
+``classes.json`` lists the class names.
 ``summary.json`` and ``confusion.csv`` hold the results of a finished run. ``failure.txt`` says why a run diverged.
 ``imported.json`` says where its first weights came from if they were not drawn at random.
 """
@@ -11,10 +12,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from jaxresnet.datasets.loading import usual_class_names
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError
 from jaxresnet.system.terminal import format_seconds
-from jaxresnet.workdir.names import CONFUSION_FILE, FAILURE_FILE, IMPORTED_FILE, SUMMARY_FILE
+from jaxresnet.workdir.names import CLASSES_FILE, CONFUSION_FILE, FAILURE_FILE, IMPORTED_FILE, SUMMARY_FILE
 
 # Fields of a summary that its readers need, by dotted name.
 _TEXT = ("best.selected_on", "evaluated_on", "device", "platform", "versions.jax")
@@ -104,6 +108,28 @@ def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] |
         return names, matrix
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away") from error
+
+
+def write_class_names(names: Sequence[str], workdir: pathlib.Path) -> None:
+    """Write ``classes.json`` atomically."""
+    write_whole(workdir / CLASSES_FILE, json.dumps({"class_names": [*names]}, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_class_names(workdir: pathlib.Path, config: ConfigDict) -> tuple[str, ...]:
+    """Return the class names of a run, one per logit. Older runs, and imported ones, have recorded none.
+
+    Raises:
+        UserError: the file is damaged, or does not fit the config.
+    """
+    count = config.model.num_classes
+    path, advice = workdir / CLASSES_FILE, "restore it from a copy"
+    fields = _read_json(path, advice)
+    if fields is None:
+        return usual_class_names(config.dataset.name, count)
+    names = fields.get("class_names")
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} cannot be read (expected {count} class names); {advice}")
+    return tuple(names)
 
 
 def write_failure(reason: str, workdir: pathlib.Path) -> None:

@@ -1,18 +1,16 @@
 """Metrics log of a run: ``metrics.jsonl`` and TensorBoard files."""
 
+import contextlib
 import json
 import pathlib
 import sys
 import time
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.names import METRICS_FILE, TENSORBOARD_FOLDER
+from jaxresnet.workdir.tracking import WandbTracker
 
 
 class MetricsWriter:
@@ -24,11 +22,18 @@ class MetricsWriter:
     the time of training and evaluation so far.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, epochs: int, last: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        step: int,
+        epochs: int,
+        last: dict[str, Any] | None = None,
+        tracker: WandbTracker | None = None,
+    ):
         """Open the files of a run that resumes. Drop later lines, because they will be written again.
 
         The run resumes after ``step`` steps and ``epochs`` whole epochs, evaluation included. ``last`` is the line of
-        the last evaluated epoch. It is put back if it is missing.
+        the last evaluated epoch. It is put back if it is missing. ``tracker`` receives every line too.
         """
         path = workdir / METRICS_FILE
         if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
@@ -41,29 +46,52 @@ class MetricsWriter:
         if last is not None and not any(is_epoch_line(line) and line["epoch"] == last["epoch"] for line in kept):
             kept = sorted([*kept, last], key=lambda line: line["step"])
         write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
-        self._file = path.open("a")
-        folder = workdir / TENSORBOARD_FOLDER
-        folder.mkdir(exist_ok=True)
-        # tensorboardX's SummaryWriter writes from a thread, where a full disk could not be reported.
-        self._tensorboard = EventsWriter(str(folder / "events"))
-        session = SessionLog(status=SessionLog.START)
-        self._tensorboard.write_event(Event(wall_time=time.time(), step=step + 1, session_log=session))
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = _TensorBoard(workdir / TENSORBOARD_FOLDER, step)
+        self._tracker = tracker
 
     def write(self, line: dict[str, float | int]) -> None:
         """Write one line and flush it."""
         self._file.write(f"{json.dumps(line)}\n")
         self._file.flush()
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
-        event = Event(wall_time=time.time(), step=line["step"], summary=Summary(value=values))
-        self._tensorboard.write_event(event)
-        self._tensorboard.flush()
+        self._tensorboard.write(line)
+        if self._tracker:
+            self._tracker.write(line)
 
     def close(self) -> None:
-        """Close both files."""
-        try:
-            self._file.close()  # fails if the disk is full
-        finally:
-            self._tensorboard.close()
+        """Close the files."""
+        with contextlib.ExitStack() as stack:  # each is closed even if another fails, as on a full disk
+            stack.callback(self._file.close)
+            stack.callback(self._tensorboard.close)
+            if self._tracker:
+                stack.callback(self._tracker.close)
+
+
+class _TensorBoard:
+    """Writer of TensorBoard's files in ``folder``, of a session that begins after ``step`` steps."""
+
+    def __init__(self, folder: pathlib.Path, step: int):
+        # Imported here because it imports PyTorch if that is installed.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        folder.mkdir(exist_ok=True)
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # tensorboardX's SummaryWriter writes from a thread, where a full disk could not be reported.
+        self._writer = EventsWriter(str(folder / "events"))
+        session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(self._event(wall_time=time.time(), step=step + 1, session_log=session))
+
+    def write(self, line: dict[str, float | int]) -> None:
+        """Write the values of a line and flush them."""
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
+        summary = self._summary(value=values)
+        self._writer.write_event(self._event(wall_time=time.time(), step=line["step"], summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
 
 class NoWriter:

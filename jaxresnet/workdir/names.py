@@ -2,12 +2,14 @@
 
 # Every run.
 CONFIG_FILE = "config.json"
+CLASSES_FILE = "classes.json"
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINTS_FOLDER = "checkpoints"
 NEWEST_FILE = "newest-checkpoint.json"
 DAMAGED_FOLDER = "damaged-checkpoints"
 LOCK_FILE = ".lock"
+TRACKER_ID_FILE = "wandb-run-id.txt"
 
 # A finished run.
 SUMMARY_FILE = "summary.json"

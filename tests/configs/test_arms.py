@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import baseline
+from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.core.layers import multiply_adds
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
@@ -16,7 +17,6 @@ from jaxresnet.core.state import create_model, create_train_state, create_transf
 from jaxresnet.core.steps import create_mesh, jit_steps, put_on_devices, replicate
 from jaxresnet.datasets.loading import Split
 from jaxresnet.report.paper_curves import read_paper_curve
-from jaxresnet.sweep.experiments import load_experiment
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, flatten
 from jaxresnet.workdir.progress import Progress

@@ -21,7 +21,7 @@ from jaxresnet.core.optim import OPTIMIZERS, takes_momentum
 from jaxresnet.core.schedules import SCHEDULES
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, flatten
 from jaxresnet.workdir.log import read_metrics
@@ -264,7 +264,7 @@ def nothing_is_done():
     before = peak_memory()
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("jaxresnet.train.dispatch", side_effect=AssertionError("a step was taken")),
+        mock.patch("jaxresnet.training.loop.dispatch", side_effect=AssertionError("a step was taken")),
     ):
         yield os.path.join(folder, "run")
         assert not os.listdir(folder)

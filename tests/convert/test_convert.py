@@ -19,7 +19,7 @@ from jaxresnet.core.steps import epoch_order
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system.errors import UserError
 from jaxresnet.torch_weights import UnfitWeights
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.files import read_summary
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.runs import read_runs

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxresnet.datasets import cifar10, loading
-from jaxresnet.datasets.cifar10 import load_pickle
+from jaxresnet.datasets import batches, cifar, loading
+from jaxresnet.datasets.batches import load_pickle
 from jaxresnet.system.errors import UserError
 from tests.damage import (
     DAMAGED,
@@ -99,7 +99,7 @@ def test_times_are_no_labels(tmp_path):
 
 def test_the_small_batches_are_read(tmp_path):
     with few_images():
-        assert load(write_batches(tmp_path / cifar10.BATCHES_FOLDER)).fingerprint() == FINGERPRINT_OF_FEW
+        assert load(write_batches(tmp_path / batches.BATCHES_FOLDER)).fingerprint() == FINGERPRINT_OF_FEW
 
 
 PLAIN = st.none() | st.integers(-3, 12) | st.floats() | st.text(max_size=3) | st.binary(max_size=3) | st.just(2**70)
@@ -197,10 +197,10 @@ def test_images_that_are_not_cifar10s_own_are_noted_and_the_checksum_is_computed
         "jaxresnet.datasets.loading.zlib.crc32", lambda *arguments: computed.append(1) or crc32(*arguments)
     )
     with few_images():
-        dataset = load(write_batches(tmp_path / cifar10.BATCHES_FOLDER))
+        dataset = load(write_batches(tmp_path / batches.BATCHES_FOLDER))
     expected = (
         f"note: these images and labels are not CIFAR-10's own (checksum {dataset.fingerprint()}, expected "
-        f"{cifar10.FINGERPRINT}). If they should be, unpack the archive again\n"
+        f"{cifar.SETS['cifar10'].fingerprint}). If they should be, unpack the archive again\n"
     )
     assert capsys.readouterr().err == expected and len(computed) == 4
     load(save_npz(tmp_path))  # another number of images, so no note
@@ -210,5 +210,5 @@ def test_images_that_are_not_cifar10s_own_are_noted_and_the_checksum_is_computed
 
 @needs_cifar10
 def test_of_cifar10_itself_nothing_is_noted(capsys):
-    assert load().fingerprint() == cifar10.FINGERPRINT
+    assert load().fingerprint() == cifar.SETS["cifar10"].fingerprint
     assert "note" not in capsys.readouterr().err

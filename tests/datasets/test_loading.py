@@ -15,8 +15,9 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxresnet.datasets import cifar10, download, loading
+from jaxresnet.datasets import batches, cifar, download, loading
 from jaxresnet.system.errors import UserError
 
 TFDS_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
@@ -62,7 +63,7 @@ def test_the_real_cifar10():
 @needs_cifar10
 def test_the_second_start_decodes_nothing(monkeypatch):
     first = load()
-    monkeypatch.setattr(cifar10, "_decode_tfds", None)  # fails if it is called
+    monkeypatch.setattr(cifar, "_decode_tfds", None)  # fails if it is called
     assert load().fingerprint() == first.fingerprint()
 
 
@@ -80,7 +81,7 @@ def test_a_damaged_cache_is_made_anew(monkeypatch):
 @needs_cifar10
 @pytest.mark.parametrize("damage", ["truncate", "zero", "remove", "tfrecord"])
 def test_damaged_records_are_refused(tmp_path, damage):
-    source = cifar10.find_tfds(pathlib.Path(TFDS_DATA_DIR))
+    source = cifar.find_tfds(pathlib.Path(TFDS_DATA_DIR))
     folder = tmp_path / "cifar10" / source.name
     folder.mkdir(parents=True)
     for file in source.iterdir():
@@ -111,8 +112,8 @@ def test_digits_are_rgb_images_split_the_same_way_each_time():
 
 
 def test_unknown_names_and_a_data_dir_for_the_digits_are_refused(tmp_path):
-    with pytest.raises(UserError, match="expected one of cifar10, digits"):
-        load(name="cifar100")
+    with pytest.raises(UserError, match="expected one of cifar10, cifar100, digits"):
+        load(name="cifar20")
     with pytest.raises(UserError, match="leave data_dir unset"):
         load(tmp_path, name="digits")
 
@@ -220,18 +221,18 @@ def batch_content(seed):
 
 
 @pytest.fixture(scope="module")
-def batches(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pytorch") / cifar10.BATCHES_FOLDER
+def pickled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pytorch") / batches.BATCHES_FOLDER
     folder.mkdir()
-    for seed, name in enumerate((*cifar10.TRAIN_BATCHES, cifar10.TEST_BATCH)):
+    for seed, name in enumerate((*batches.TRAIN_BATCHES, batches.TEST_BATCH)):
         (folder / name).write_bytes(pickle.dumps(batch_content(seed), protocol=4))
     return folder
 
 
 @pytest.fixture
-def damaged(batches, tmp_path):
+def damaged(pickled, tmp_path):
     """Return a function that replaces or removes one batch in a copy of linked files, and returns the copy."""
-    for file in batches.iterdir():
+    for file in pickled.iterdir():
         (tmp_path / file.name).symlink_to(file)
 
     def replace(content):
@@ -243,8 +244,8 @@ def damaged(batches, tmp_path):
     return replace
 
 
-def test_batches_in_their_folder_or_the_one_above(batches):
-    for data_dir in (batches, batches.parent):
+def test_batches_in_their_folder_or_the_one_above(pickled):
+    for data_dir in (pickled, pickled.parent):
         dataset = load(data_dir)
         assert len(dataset.train) == 50_000 and len(dataset.test) == 10_000
         third = batch_content(2)
@@ -286,35 +287,138 @@ def test_a_pickle_that_would_run_code_does_not(damaged, tmp_path, monkeypatch, p
     assert not (tmp_path / "executed").exists()
 
 
+# Images by class.
+
+
+def save_folders(folder, classes=("cat", "dog"), sizes=(3, 2)):
+    """Write PNGs of one colour for each class and image, and return the folder."""
+    for split, size in zip(("train", "test"), sizes, strict=True):
+        for label, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(size):
+                colour = (50 * label, 10 * number, 255 if split == "test" else 0)
+                Image.new("RGB", (40, 32 + 8 * number), colour).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_images_by_class_are_sorted_by_class_and_name_and_made_to_fit(tmp_path):
+    (save_folders(tmp_path) / "train" / "cat" / ".hidden").write_text("no image")
+    dataset = load(tmp_path, num_classes=2)
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and dataset.test.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.train.images.shape == (6, 32, 32, 3)
+    assert dataset.train.images[:, 16, 16].tolist() == [[50 * c, 10 * n, 0] for c in range(2) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "test"), "no images by class: expected a tfds folder"),
+        (lambda folder: shutil.rmtree(folder / "test" / "dog"), "the class 'dog' is in train/ and not in test/"),
+        (lambda folder: (folder / "test" / "fox").mkdir(), "the class 'fox' is in test/ and not in train/"),
+        (lambda folder: (folder / "train" / "cat" / "2.png").write_bytes(b"x"), "cat/2.png: is not an image; nothing"),
+        (lambda folder: (folder / "train" / "cat" / "inner").mkdir(), "inner is a folder in the folder of a class"),
+    ],
+)
+def test_mistakes_in_folders_of_images_are_named(tmp_path, change, message):
+    change(save_folders(tmp_path))
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, num_classes=2)
+
+
+def test_folders_of_images_need_two_classes_with_images(tmp_path):
+    with pytest.raises(UserError, match="two classes or more, found only 'cat'"):
+        load(save_folders(tmp_path / "one", ["cat"]), num_classes=1)
+    with pytest.raises(UserError, match=r"cat holds no images; every class needs some"):
+        load(save_folders(tmp_path / "empty", sizes=(0, 1)), num_classes=2)
+    (tmp_path / "none" / "train").mkdir(parents=True)
+    (tmp_path / "none" / "test").mkdir()
+    with pytest.raises(UserError, match="found none"):
+        load(tmp_path / "none", num_classes=2)
+
+
+@pytest.mark.parametrize("num_classes", [1, 10])
+def test_a_model_needs_as_many_logits_as_the_data_have_classes(tmp_path, num_classes):
+    with pytest.raises(UserError, match=r"has 2 classes \(cat, dog\), .*; give --config.model.num_classes=2"):
+        load(save_folders(tmp_path), num_classes=num_classes)
+
+
+# Class names.
+
+
+def test_a_npz_may_name_its_classes(tmp_path):
+    names = [f"kind {number}" for number in range(10)]
+    assert load(save_npz(tmp_path, class_names=np.array(names))).class_names == tuple(names)
+    assert load(save_npz(tmp_path)).class_names == tuple("0123456789")  # not CIFAR-10's, so not its names
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (np.arange(10), "class_names are int64"),
+        (np.array("cat"), r"of shape \(\)"),
+        (np.array(["cat"] * 10), "invalid class names"),
+        (np.array(["a\nb", *"bcdefghij"]), "invalid class names"),
+        (np.array(["cat", "dog"]), "has 2 classes"),
+    ],
+)
+def test_class_names_that_are_none_are_refused(tmp_path, names, message):
+    with pytest.raises(UserError, match=message):
+        load(save_npz(tmp_path, class_names=names))
+
+
+@needs_cifar10
+def test_a_npz_of_cifar10_has_its_class_names(tmp_path):
+    dataset = load()
+    assert dataset.class_names == loading.CIFAR10_CLASSES
+    fields = {
+        f"{split}_{kind}": getattr(getattr(dataset, split), kind)
+        for split in ("train", "test")
+        for kind in ("images", "labels")
+    }
+    assert load(save_npz(tmp_path, **fields)).class_names == loading.CIFAR10_CLASSES
+
+
 # Downloading and preparing.
 
 
-def official_archive(path, images):
-    """Write an archive with the layout of cifar-10-binary.tar.gz and a few images per batch."""
+def official_archive(path, images, which="cifar10"):
+    """Write an archive with the layout of the official one, of some labels and images per file."""
+    folder, coarse = cifar.SETS[which].folder, which == "cifar100"
     with tarfile.open(path, "w:gz") as tar:
 
         def add(name, content):
-            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member = tarfile.TarInfo(f"{folder}/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
 
-        add("batches.meta.txt", b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n")
+        if coarse:
+            add("fine_label_names.txt", "".join(f"fine{i}\n" for i in range(100)).encode())
+            add("coarse_label_names.txt", "".join(f"coarse{i}\n" for i in range(20)).encode())
+        else:
+            add("batches.meta.txt", b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n")
         for name, batch in images.items():
-            records = [bytes([label]) + image.transpose(2, 0, 1).tobytes() for label, image in batch]
+            records = [
+                bytes([label // 5, label] if coarse else [label]) + image.transpose(2, 0, 1).tobytes()
+                for label, image in batch
+            ]
             add(f"{name}.bin", b"".join(records))
 
 
-@pytest.fixture
-def official_server(tmp_path, monkeypatch):
-    """Serve a small archive instead of the official one, and yield its images."""
-    rng = np.random.default_rng(0)
+@pytest.fixture(params=["cifar10", "cifar100"])
+def official_server(request, tmp_path, monkeypatch):
+    """Serve a small archive instead of the official one, and yield its description and images."""
+    rng, which = np.random.default_rng(0), cifar.SETS[request.param]
     images = {
-        name: [(int(rng.integers(10)), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)]
-        for name in (*cifar10.TRAIN_BATCHES, cifar10.TEST_BATCH)
+        name.removesuffix(".bin"): [
+            (int(rng.integers(which.num_classes["label"])), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+            for _ in range(3)
+        ]
+        for name in (*which.train_files, *which.test_files)
     }
     served = tmp_path / "served"
     served.mkdir()
-    official_archive(served / "cifar.tar.gz", images)
+    official_archive(served / "cifar.tar.gz", images, which.name)
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *arguments):
@@ -322,10 +426,8 @@ def official_server(tmp_path, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(download, "URL", f"http://127.0.0.1:{server.server_port}/cifar.tar.gz")
     digest = hashlib.sha256((served / "cifar.tar.gz").read_bytes()).hexdigest()
-    monkeypatch.setattr(download, "SHA256", digest)
-    yield images
+    yield which._replace(url=f"http://127.0.0.1:{server.server_port}/cifar.tar.gz", sha256=digest), images
     server.shutdown()
     server.server_close()
 
@@ -333,26 +435,42 @@ def official_server(tmp_path, monkeypatch):
 def test_what_is_prepared_can_be_read_by_tfds(official_server, tmp_path):
     import tensorflow_datasets as tfds
 
+    which, images = official_server
     root = tmp_path / "tensorflow_datasets"
-    download.prepare(root)
-    assert sorted(path.name for path in root.iterdir()) == ["cifar10"]  # the download is deleted
-    builder = tfds.builder("cifar10", data_dir=root, file_format="array_record")
-    assert builder.info.splits["train"].num_examples == 15
-    assert builder.info.features["label"].names[:2] == ["airplane", "automobile"]
-    for split, names in (("train", cifar10.TRAIN_BATCHES), ("test", (cifar10.TEST_BATCH,))):
-        source = tfds.data_source("cifar10", split=split, data_dir=root)
+    download.prepare(root, which)
+    assert sorted(path.name for path in root.iterdir()) == [which.name]  # the download is deleted
+    builder = tfds.builder(which.name, data_dir=root, file_format="array_record")
+    assert builder.info.splits["train"].num_examples == 3 * len(which.train_files)
+    first = {"cifar10": ["airplane", "automobile"], "cifar100": ["fine0", "fine1"]}[which.name]
+    assert builder.info.features["label"].names[:2] == first
+    for split, files in (("train", which.train_files), ("test", which.test_files)):
+        source = tfds.data_source(which.name, split=split, data_dir=root)
         records = sorted((source[i] for i in range(len(source))), key=lambda record: record["id"])
-        expected = [item for name in names for item in official_server[name]]
+        expected = [item for file in files for item in images[file.removesuffix(".bin")]]
         for record, (label, image) in zip(records, expected, strict=True):
-            assert record["label"] == label
+            assert record["label"] == label and record.get("coarse_label", label // 5) == label // 5
             np.testing.assert_array_equal(record["image"], image)
 
 
+def test_what_is_prepared_is_read_in_the_order_of_the_archive(official_server, tmp_path, monkeypatch):
+    which, images = official_server
+    monkeypatch.setitem(cifar.SETS, which.name, which)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
+    monkeypatch.setattr(cifar, "NUM_TRAIN", 3 * len(which.train_files))
+    monkeypatch.setattr(cifar, "NUM_TEST", 3)
+    dataset = load(name=which.name, num_classes=which.num_classes["label"])
+    expected = [item for file in which.train_files for item in images[file.removesuffix(".bin")]]
+    assert dataset.train.labels.tolist() == [label for label, _ in expected]
+    np.testing.assert_array_equal(dataset.train.images, [image for _, image in expected])
+    assert dataset.class_names[0] == {"cifar10": "airplane", "cifar100": "fine0"}[which.name]
+
+
 @needs_cifar10
+@pytest.mark.parametrize("official_server", ["cifar10"], indirect=True)
 def test_the_layout_is_that_of_tfds_itself(official_server, tmp_path):
     """The folder is compared with that of the real data set, written by tfds."""
-    download.prepare(tmp_path)
-    ours, theirs = cifar10.find_tfds(tmp_path), cifar10.find_tfds(pathlib.Path(TFDS_DATA_DIR))
+    download.prepare(tmp_path, official_server[0])
+    ours, theirs = cifar.find_tfds(tmp_path), cifar.find_tfds(pathlib.Path(TFDS_DATA_DIR))
     assert ours.name == theirs.name
     assert sorted(file.name for file in ours.iterdir()) == sorted(file.name for file in theirs.iterdir())
     for name in ("features.json", "label.labels.txt"):
@@ -362,10 +480,9 @@ def test_the_layout_is_that_of_tfds_itself(official_server, tmp_path):
         assert infos[0][key] == infos[1][key], key
 
 
-def test_an_archive_with_another_hash_is_refused_and_leaves_nothing(official_server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "SHA256", "0" * 64)
+def test_an_archive_with_another_hash_is_refused_and_leaves_nothing(official_server, tmp_path):
     with pytest.raises(UserError, match="cut short or changed"):
-        download.prepare(tmp_path / "root")
+        download.prepare(tmp_path / "root", official_server[0]._replace(sha256="0" * 64))
     assert list((tmp_path / "root").iterdir()) == []
 
 
@@ -383,12 +500,13 @@ def test_without_a_network_the_message_names_the_ways_forward(tmp_path, monkeypa
             listener.close()
             server = http.server.HTTPServer(("127.0.0.1", port), http.server.BaseHTTPRequestHandler)
             threading.Thread(target=server.handle_request, daemon=True).start()
-        monkeypatch.setattr(download, "URL", f"http://127.0.0.1:{port}/cifar.tar.gz")
+        changed = cifar.SETS["cifar10"]._replace(url=f"http://127.0.0.1:{port}/cifar.tar.gz")
+        monkeypatch.setitem(cifar.SETS, "cifar10", changed)
         with pytest.raises(UserError) as error:
             load()
     message = str(error.value)
     assert len(message.splitlines()) <= 7
-    for way in ("TFDS_DATA_DIR", "cifar-10-batches-py", ".npz", "configs/quickstart.py"):
+    for way in ("TFDS_DATA_DIR", "cifar-10-batches-py", ".npz", "--config=quickstart"):
         assert way in message
 
 
@@ -397,7 +515,7 @@ def test_a_name_lookup_that_hangs_is_given_up(tmp_path, monkeypatch):
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: answered.wait(60))
     with pytest.raises(UserError, match="no answer within"):
-        download.prepare(tmp_path)
+        download.prepare(tmp_path, cifar.SETS["cifar10"])
     assert not answered.is_set()
     answered.set()
 

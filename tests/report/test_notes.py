@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.core.layers import describe_layers
 from jaxresnet.core.state import create_model, create_train_state, create_transform
 from jaxresnet.report import notes
 from jaxresnet.report.notes import hyperparams_by_epoch
 from jaxresnet.report.paper_curves import read_paper_curve
-from jaxresnet.sweep.experiments import load_experiment
 from jaxresnet.workdir.config import changed_fields
 from tests.conftest import REPOSITORY
 

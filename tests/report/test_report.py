@@ -14,7 +14,7 @@ from jaxresnet.report.figures import draw_architecture, style_of
 from jaxresnet.report.groups import difference_interval, group_runs
 from jaxresnet.report.page import Page, anchor, table
 from jaxresnet.system.errors import UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.files import write_failure
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY

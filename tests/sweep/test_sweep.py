@@ -9,13 +9,13 @@ import time
 
 import pytest
 
+from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.core.state import create_transform
 from jaxresnet.core.steps import _eval_program, _train_program, create_mesh, jit_steps
 from jaxresnet.sweep import __main__ as sweep
 from jaxresnet.sweep import cost, plan
-from jaxresnet.sweep.experiments import load_experiment
 from jaxresnet.system.errors import Interrupted, UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.config import changed_fields, load_config, save_config
 from jaxresnet.workdir.files import read_failure, read_summary, write_summary
 from jaxresnet.workdir.log import read_metrics
@@ -120,7 +120,7 @@ def test_any_other_exception_is_reported_and_the_rest_goes_on(small, tmp_path, m
             raise MemoryError("no room\nfor this")
         return train_and_evaluate(config, *arguments)
 
-    monkeypatch.setattr("jaxresnet.train.train_and_evaluate", train)
+    monkeypatch.setattr("jaxresnet.training.loop.train_and_evaluate", train)
     planned = plan.plan_jobs(SCHEDULER, ["linear", "cosine"], 1, small, tmp_path)
     assert sweep.run_jobs(planned) == ["linear, seed 0: MemoryError: no room for this"]
     assert read_summary(tmp_path / "baseline" / "seed0") is not None

@@ -16,7 +16,7 @@ needs_glibc = pytest.mark.skipif(not malloc._glibc_version(), reason="only glibc
 MEMORY = """
 import json, resource, sys
 import jaxresnet
-import jaxresnet.train
+import jaxresnet.training
 if sys.argv[1] == "set up":
     jaxresnet.set_up_jax()
 import jax

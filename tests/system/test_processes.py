@@ -17,7 +17,7 @@ from jaxresnet.system.processes import connect
 from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY
-from tests.test_train import assert_same_run
+from tests.test_training import assert_same_run
 
 pytestmark = pytest.mark.reliability
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.names import DAMAGED_FOLDER
@@ -267,7 +267,7 @@ def test_a_run_past_a_damaged_checkpoint_says_one_line_on_stderr(run, tmp_path, 
         damage(file, "truncated", 0.1)
     program = (
         "import pathlib, sys, time\n"
-        "from jaxresnet.train import train_and_evaluate\n"
+        "from jaxresnet.training import train_and_evaluate\n"
         "from jaxresnet.workdir.config import load_config\n"
         "train_and_evaluate(load_config(pathlib.Path(sys.argv[1])), sys.argv[1])\n"
         "time.sleep(1)\n"

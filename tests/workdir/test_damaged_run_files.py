@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxresnet import plot
 from jaxresnet.inference import load
 from jaxresnet.system.errors import UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.config import load_config, save_config
 from jaxresnet.workdir.files import (
     format_summary,

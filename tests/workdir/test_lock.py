@@ -12,10 +12,10 @@ import pytest
 
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY, make_tiny_config
-from tests.test_train import assert_same_run, finished, stop_after  # noqa: F401 (a fixture)
+from tests.test_training import assert_same_run, finished, stop_after  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.reliability
 

@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxresnet.core.evaluation import Sums, evaluate
 from jaxresnet.core.flop import flop_until
 from jaxresnet.core.model import count_parameters
-from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
-from jaxresnet.core.state import TrainState, create_train_state, create_transform
+from jaxresnet.core.state import TrainState, create_transform
 from jaxresnet.core.steps import (
-    create_mesh,
     dispatch,
     epoch_order,
     jit_steps,
@@ -28,16 +25,25 @@ from jaxresnet.core.steps import (
     steps_per_dispatch,
     train_batches,
 )
-from jaxresnet.datasets.loading import Dataset, Split, class_names, hold_out, load_dataset
+from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.training.task import Task, create_task
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
 from jaxresnet.workdir.config import check_config, eval_split_name
-from jaxresnet.workdir.files import format_epoch, format_summary, read_summary, write_confusion, write_summary
+from jaxresnet.workdir.files import (
+    format_epoch,
+    format_summary,
+    read_summary,
+    write_class_names,
+    write_confusion,
+    write_summary,
+)
 from jaxresnet.workdir.lock import check_workdir, explaining_full_disks, opened
 from jaxresnet.workdir.log import MetricsWriter, NoWriter
 from jaxresnet.workdir.progress import Progress
+from jaxresnet.workdir.tracking import create_tracker
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     Raises:
         UserError: config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
-        Interrupted: SIGINT, SIGTERM or SIGHUP came and the run was saved. In its first dispatch, a command ends at once.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came and the run was saved. In its first dispatch, a command just ends.
     """
     folder = user_path(workdir)
     check_config(config)
@@ -66,10 +72,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
         print(f"{folder} already holds this run, finished.\n{format_summary(summary)}")
         return summary
 
+    print(f"reading {config.dataset.data_dir or config.dataset.name} ...", flush=True)
     dataset = processes.first_before_others(
         lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     )
-    task = _create_task(config, dataset)  # Before the workdir is written, because it can fail.
+    task = create_task(config, dataset)  # Before the workdir is written, because it can fail.
     with (
         opened(folder, config) as check_place,
         explaining_full_disks(folder),
@@ -80,43 +87,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
         summary = _Trainer(task, folder, check_place, checkpointer, status).run()
     print(format_summary(summary))
     return summary
-
-
-class _Task(NamedTuple):
-    """Fixed inputs of a run. They follow from its config and data."""
-
-    config: ConfigDict
-    train_split: Split
-    eval_split: Split
-    test_split: Split
-    data_fingerprint: str
-    steps_per_epoch: int
-    hyperparams_fn: Callable[[np.typing.ArrayLike], Hyperparams]
-    mesh: Mesh
-    first_state: TrainState
-
-
-def _create_task(config: ConfigDict, dataset: Dataset) -> _Task:
-    train_split, eval_split = dataset.train, dataset.test
-    if config.dataset.validation_size:
-        train_split, eval_split = hold_out(dataset.train, config.dataset.validation_size)
-    if config.batch_size > len(train_split):
-        raise UserError(
-            f"batch_size={config.batch_size} is larger than the {len(train_split):,} training images; reduce it"
-        )
-    steps_per_epoch, mesh = -(-len(train_split) // config.batch_size), create_mesh()
-    create_transform(config)  # This raises UserError if the images do not fit the model.
-    return _Task(
-        config=config,
-        train_split=train_split,
-        eval_split=eval_split,
-        test_split=dataset.test,
-        data_fingerprint=dataset.fingerprint(),
-        steps_per_epoch=steps_per_epoch,
-        hyperparams_fn=create_hyperparams_fn(config, steps_per_epoch),
-        mesh=mesh,
-        first_state=replicate(create_train_state(config, dataset.train.images.shape[1:]), mesh),
-    )
 
 
 class _Save(NamedTuple):
@@ -132,7 +102,7 @@ class _Trainer:
 
     def __init__(
         self,
-        task: _Task,
+        task: Task,
         workdir: pathlib.Path,
         check_place: Callable[[], None],
         checkpointer: Checkpointer,
@@ -166,7 +136,10 @@ class _Trainer:
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
-        self.writer = MetricsWriter(workdir, step, epoch, self.progress.last) if processes.is_first() else NoWriter()
+        self.writer: MetricsWriter | NoWriter = NoWriter()
+        if processes.is_first():
+            write_class_names(task.class_names, workdir)
+            self.writer = MetricsWriter(workdir, step, epoch, self.progress.last, create_tracker(self.config, workdir))
         # Progress is counted in FLOP, because a step on smaller images does less work.
         steps = np.arange(self.steps_per_epoch * self.config.num_epochs + 1)
         work = flop_until(self.config, task.train_split.images.shape[1:], steps / self.steps_per_epoch)
@@ -342,10 +315,9 @@ class _Trainer:
             best_state = self._best_state(progress.best["step"])
             scores = evaluate(self.eval_steps, best_state, data, len(test), self.config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}
-        names = class_names(self.config.dataset.name, self.config.model.num_classes)
         self.check_place()
         if processes.is_first():
-            write_confusion(progress.confusion, names, self.workdir)
+            write_confusion(progress.confusion, self.task.class_names, self.workdir)
             write_summary(summary, self.workdir)
         return summary
 

@@ -22,7 +22,7 @@ import jax.export
 import jax.numpy as jnp
 
 from jaxresnet import cli
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.inference import Classifier, load
 from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path

@@ -25,7 +25,7 @@ from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.torch_weights import COUNTERS, to_state_dict
 from jaxresnet.workdir.config import save_config
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.files import read_class_names, read_summary, write_class_names
 from jaxresnet.workdir.names import CARD_FILE, CARD_IN_WORDS, CONFIG_FILE, WEIGHTS_FILE
 
 
@@ -82,6 +82,7 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
         save_config(config, new)
+        write_class_names(read_class_names(run_folder, config), new)
         _place_weights(new, weights, card)
         unrounded = _accuracy(evaluate_run(str(new), "last", data_dir))
         card = _place_weights(new, released, card)

@@ -1,16 +1,21 @@
 """Conversion of image files of any kind to the network's input: 32x32 pixels of red, green and blue."""
 
 import functools
+import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxresnet.datasets.cifar10 import IMAGE_SHAPE
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.system.errors import UserError, one_line
 
 # A small file can claim enough pixels to fill the memory. JPEGs may be larger, as they are decoded at reduced size.
 MAX_PIXELS = 50_000_000
+
+# An image file's path, a PIL image, or pixels (height, width, 3) uint8.
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 _SIZE = (IMAGE_SHAPE[1], IMAGE_SHAPE[0])
 _16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -43,6 +48,33 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
         raise UserError(f"{path}: has too many pixels to be decoded") from error
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: cannot be read as an image ({one_line(error)})") from error
+
+
+def to_pixels(images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+    """Convert one image or a sequence of images to pixels (size, 32, 32, 3) uint8.
+
+    Raises:
+        UserError: something that is no image, or a file that cannot be read.
+    """
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == IMAGE_SHAPE:
+        return images
+    is_one = isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
+    pixels = [_one_to_pixels(image) for image in ([images] if is_one else images)]
+    return np.stack(pixels) if pixels else np.zeros((0, *IMAGE_SHAPE), np.uint8)
+
+
+def _one_to_pixels(image: ImageLike) -> np.ndarray:
+    if isinstance(image, str | os.PathLike):
+        return read_image(pathlib.Path(image))[0]
+    if isinstance(image, Image.Image):
+        return _to_network(image, [])[0]
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise UserError(
+            f"an image is {array.dtype} of shape {array.shape}: expected uint8 of shape (height, width, 3), a PIL "
+            "image or a path"
+        )
+    return array if array.shape == IMAGE_SHAPE else _to_network(Image.fromarray(array), [])[0]
 
 
 @functools.cache

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxresnet import train
 from jaxresnet.core import steps
 from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import Interrupted, UserError
-from jaxresnet.train import train_and_evaluate
+from jaxresnet.training import loop, train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
@@ -60,7 +59,7 @@ def stop_after(monkeypatch, number, action):
 
         return steps.Steps(train=train, evaluate=compiled.evaluate)
 
-    monkeypatch.setattr("jaxresnet.train.jit_steps", jit_and_count)
+    monkeypatch.setattr("jaxresnet.training.loop.jit_steps", jit_and_count)
 
 
 # Results of a run.
@@ -122,7 +121,7 @@ def test_evaluate_gives_the_logged_scores(finished):
 def test_a_finished_run_is_not_trained_again(finished, monkeypatch, capsys):
     config, workdir, summary = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
-    monkeypatch.delattr("jaxresnet.train.load_dataset")
+    monkeypatch.delattr("jaxresnet.training.loop.load_dataset")
     assert train_and_evaluate(config, str(workdir)) == summary
     assert "finished" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
@@ -132,13 +131,13 @@ def test_validation_chooses_the_epoch_and_the_test_set_is_scored_once(tiny_confi
     tiny_config.dataset.validation_size = 40
     tiny_config.checkpoint.keep = 1
     scored = []
-    original = train.evaluate
+    original = loop.evaluate
 
     def count(compiled, state, data, size, *rest):
         scored.append(size)
         return original(compiled, state, data, size, *rest)
 
-    monkeypatch.setattr(train, "evaluate", count)
+    monkeypatch.setattr(loop, "evaluate", count)
     summary = train_and_evaluate(tiny_config, str(tmp_path / "run"))
     assert scored == [40, 40, 50]  # validation after each epoch, then the 50 test images
     assert summary["best"]["selected_on"] == summary["evaluated_on"] == "validation"
@@ -178,14 +177,14 @@ def test_a_stopped_run_resumes_bit_for_bit(finished, tmp_path, monkeypatch, disp
 
 def test_a_run_stopped_while_evaluating_resumes_bit_for_bit(finished, tmp_path, monkeypatch):
     config, expected, _ = finished
-    original = train.evaluate
+    original = loop.evaluate
 
     def evaluate_and_stop(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "evaluate", evaluate_and_stop)
+        patch.setattr(loop, "evaluate", evaluate_and_stop)
         with pytest.raises(Interrupted, match="after step 6;"):
             train_and_evaluate(config, str(tmp_path / "run"))
     assert "test_accuracy" not in read_metrics(tmp_path / "run")[-1]
@@ -196,14 +195,14 @@ def test_a_run_stopped_while_evaluating_resumes_bit_for_bit(finished, tmp_path, 
 def test_a_signal_after_the_last_epoch_is_not_lost(tiny_config, tmp_path, monkeypatch):
     """There is nothing to save while the best epoch is restored for its test score, so the signal acts as usual."""
     tiny_config.dataset.validation_size = 40
-    monkeypatch.setattr(train._Trainer, "_best_state", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(loop._Trainer, "_best_state", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
 
 
 def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch):
     """The transfer guard is on in training and evaluation. If anything else moves to the devices, the step fails."""
-    compiled = train.jit_steps
+    compiled = loop.jit_steps
 
     def jit_careless_steps(*arguments):
         steps = compiled(*arguments)
@@ -217,7 +216,7 @@ def test_only_indices_rates_and_metrics_move(tiny_config, tmp_path, monkeypatch)
     train_and_evaluate(tiny_config, str(tmp_path / "careful"))
     assert len(guards) >= 4 and set(guards) == {"disallow"}  # training and evaluation of two epochs
 
-    monkeypatch.setattr(train, "jit_steps", jit_careless_steps)
+    monkeypatch.setattr(loop, "jit_steps", jit_careless_steps)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
         train_and_evaluate(tiny_config, str(tmp_path / "careless"))
 
@@ -231,7 +230,7 @@ def test_a_killed_process_resumes_bit_for_bit(finished, tmp_path, subprocess_env
     script.write_text(
         "import sys\n"
         "from tests.conftest import make_tiny_config\n"
-        "from jaxresnet.train import train_and_evaluate\n"
+        "from jaxresnet.training import train_and_evaluate\n"
         "config = make_tiny_config(sys.argv[1])\n"
         "config.checkpoint.every_steps = 7\n"
         "train_and_evaluate(config, sys.argv[2])\n"
@@ -278,13 +277,13 @@ def test_the_last_epochs_line_is_put_back_where_it_was_lost(tiny_config, tmp_pat
 
 def test_a_run_whose_best_weights_are_damaged_says_what_can_be_done(tiny_config, tmp_path, monkeypatch):
     """If the best epoch is chosen on held-out images, its weights are needed at the end."""
-    evaluate, correct = train.evaluate, iter([9, 8, 7])
+    evaluate, correct = loop.evaluate, iter([9, 8, 7])
 
     def evaluate_worse_each_time(*arguments):
         scores = evaluate(*arguments)
         return scores._replace(sums=dataclasses.replace(scores.sums, correct=next(correct)))
 
-    monkeypatch.setattr(train, "evaluate", evaluate_worse_each_time)
+    monkeypatch.setattr(loop, "evaluate", evaluate_worse_each_time)
     tiny_config.dataset.validation_size = 15
     workdir = tmp_path / "run"
     assert train_and_evaluate(tiny_config, str(workdir))["best"]["step"] == 5
@@ -505,7 +504,7 @@ def test_a_stop_right_after_a_save_keeps_that_checkpoint(tiny_config, tmp_path, 
     tiny_config.checkpoint.every_steps = 1
     tiny_config.checkpoint.keep = 1
     monkeypatch.setattr("jaxresnet.workdir.checkpoint.jax.default_backend", lambda: "gpu")
-    monkeypatch.setattr("jaxresnet.train.steps_per_dispatch", lambda configured: 1)
+    monkeypatch.setattr("jaxresnet.training.loop.steps_per_dispatch", lambda configured: 1)
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match="after step 2;"):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
@@ -560,8 +559,8 @@ def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, t
 
         return steps.Steps(train=train, evaluate=compiled.evaluate)
 
-    monkeypatch.setattr("jaxresnet.train.jit_steps", jit_with_nan)
-    monkeypatch.setattr("jaxresnet.train.steps_per_dispatch", lambda configured: 5)
+    monkeypatch.setattr("jaxresnet.training.loop.jit_steps", jit_with_nan)
+    monkeypatch.setattr("jaxresnet.training.loop.steps_per_dispatch", lambda configured: 5)
     with pytest.raises(UserError, match=r"the loss became nan at step 3 \(epoch 1\), and no checkpoint was saved yet"):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
 
