@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.model.shortcut_kernel_size = 1  # K of the paper
     config.model.stem_channels = config_dict.placeholder(int)  # None: the first entry of channels
     config.model.pooling = "5"  # "global", or the window size of average pooling
+    config.model.skips = True  # False: a plain network, without shortcuts
     config.model.dropout_rate = 0.0  # dropout before the linear layer
     config.model.num_classes = 10  # number of logits; labels must be smaller
 

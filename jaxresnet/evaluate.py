@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         "--mirror", action="store_true", help="score the mean of the logits of each image and its mirror image"
     )
     parser.add_argument("--data_dir", help="folder of the data, if they have moved since training")
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
     with cli.command():
         set_up_jax()
         evaluation = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir, arguments.mirror)

@@ -1,4 +1,10 @@
-"""Train what a config file describes: ``python -m jaxresnet.main --config=configs/final.py --workdir=runs/final``."""
+"""Train what a config file describes, or resume the run in --workdir.
+
+    python -m jaxresnet.main --config=configs/final.py --workdir=runs/final
+    python -m jaxresnet.main --config=quickstart --workdir=runs/mine --config.num_epochs=20
+
+The config is a file, or the name of one of this project's. configs/default.py lists all fields.
+"""
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -7,7 +13,10 @@ from jaxresnet import cli
 from jaxresnet.system import signals
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file. Override single fields as in --config.batch_size=64.", lock_config=True
+    "config",
+    None,
+    "Config file, or its name such as final. Override single fields as in --config.batch_size=64.",
+    lock_config=True,
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator",

@@ -1,4 +1,7 @@
-"""Print a config's model layer by layer: ``python -m jaxresnet.summary --config=configs/final.py``."""
+"""Print a config's model layer by layer: shapes, parameters, operations, and memory in training.
+
+python -m jaxresnet.summary --config=configs/final.py
+"""
 
 from absl import app, flags
 from ml_collections.config_flags import config_flags

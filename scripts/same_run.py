@@ -48,10 +48,10 @@ def read_outcome(config: ConfigDict, workdir: pathlib.Path) -> Outcome:
     best, _ = checkpointed(config, workdir, "best")
     last, progress = checkpointed(config, workdir, "last")
     arrays = {f"best{path}": leaf for path, leaf in best.items()} | {f"last{path}": leaf for path, leaf in last.items()}
-    metrics = [json.loads(line) for line in (workdir / METRICS_FILE).read_text().splitlines()]
-    summary = json.loads((workdir / SUMMARY_FILE).read_text())
+    metrics = [json.loads(line) for line in (workdir / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
+    summary = json.loads((workdir / SUMMARY_FILE).read_text(encoding="utf-8"))
     summary = {key: value for key, value in summary.items() if key not in _ASIDE}
-    confusion = (workdir / CONFUSION_FILE).read_text()
+    confusion = (workdir / CONFUSION_FILE).read_text(encoding="utf-8")
     return Outcome(without_timings(metrics), without_timings(summary), confusion, progress, arrays)
 
 

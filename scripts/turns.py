@@ -36,7 +36,7 @@ class Process:
         Raises:
             UserError: the contender ended. The message holds its last line on stderr.
         """
-        self._kind, self._stderr = kind, tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._kind, self._stderr = kind, tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         # Several processes share a GPU, and by default JAX's first would take most of its memory.
         variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
         if contenders.has_our_malloc(kind):

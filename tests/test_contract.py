@@ -1,5 +1,6 @@
 """The interface that users rely on: the commands, the public names, and the content of a wheel."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zipfile
 import pytest
 
 import jaxresnet
+from jaxresnet import __main__
 from tests.conftest import REPOSITORY
 
 COMMANDS = {
@@ -20,7 +22,6 @@ COMMANDS = {
     "export": "--format",
     "summary": "--drawing",
     "convert": "--from_torch",
-    "release": "--note",
 }
 
 
@@ -35,17 +36,49 @@ def test_every_command_explains_itself(command, subprocess_environment):
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert COMMANDS[command] in done.stdout
+    assert COMMANDS[command] in done.stdout and "``" not in done.stdout
+    assert len(done.stdout.partition("\n\n")[0]) > 20
 
 
 def test_every_command_is_listed():
-    doors = {path.stem for path in (REPOSITORY / "jaxresnet").glob("*.py") if "def main(" in path.read_text()}
+    doors = {path.stem for path in (REPOSITORY / "jaxresnet").glob("[a-z]*.py") if "def main(" in path.read_text()}
     doors |= {path.parent.name for path in (REPOSITORY / "jaxresnet").glob("*/__main__.py")}
-    assert doors == set(COMMANDS)
+    assert doors == set(COMMANDS) == {module for module, _ in __main__.COMMANDS.values()}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
+def test_the_package_itself_lists_the_commands(arguments, subprocess_environment):
+    done = run_package(arguments, subprocess_environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"\n  {command} " in done.stdout for command in __main__.COMMANDS)
+
+
+def test_the_package_passes_arguments_on(subprocess_environment):
+    done = run_package(["evaluate", "--workdir=nowhere"], subprocess_environment)
+    assert (done.returncode, done.stderr) == (1, "jaxresnet: nowhere holds no run: there is no config.json in it\n")
+    done = run_package(["train", "--workdir=x"], subprocess_environment)
+    assert (done.returncode, done.stderr) == (2, "jaxresnet: --config is missing (--help lists the flags)\n")
+    done = run_package(["evalute"], subprocess_environment)
+    assert done.returncode == 2 and done.stderr.startswith("jaxresnet: there is no command 'evalute'; expected one of ")
+
+
+def run_package(arguments, environment):
+    command = [sys.executable, "-m", "jaxresnet", *arguments]
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+
+
+def test_text_files_are_utf_8_whatever_the_locale():
+    """Python's default encoding depends on the locale."""
+    for path in (
+        path for folder in ("jaxresnet", "scripts", "examples") for path in (REPOSITORY / folder).rglob("*.py")
+    ):
+        for call in re.findall(r"\b(?:read|write)_text\(.*", path.read_text(encoding="utf-8")):
+            assert "encoding=" in call, f"{path}: {call}"
 
 
 def test_public_names():
-    assert {"Classifier", "ResNet", "UserError", "load", "set_up_jax", "train_and_evaluate"} == set(jaxresnet.__all__)
+    expected = {"Classifier", "ResNet", "Run", "UserError", "get_config", "load", "set_up_jax", "train"}
+    assert {*expected, "train_and_evaluate"} == set(jaxresnet.__all__)
     for name in jaxresnet.__all__:
         assert callable(getattr(jaxresnet, name))
     assert callable(jaxresnet.torch_weights.from_state_dict) and callable(jaxresnet.torch_weights.to_state_dict)
@@ -61,7 +94,8 @@ def test_a_wheel_holds_the_whole_package(tmp_path, subprocess_environment):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         source.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, source)
-    shutil.copytree(REPOSITORY / "jaxresnet", source / "jaxresnet", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("jaxresnet", "configs"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={tmp_path}", str(source)]
     subprocess.run(build, check=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
@@ -69,7 +103,8 @@ def test_a_wheel_holds_the_whole_package(tmp_path, subprocess_environment):
         held = {name for name in archive.namelist() if name.startswith("jaxresnet/")}
         archive.extractall(tmp_path / "installed")
     files = [path for path in (REPOSITORY / "jaxresnet").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert held == {path.relative_to(REPOSITORY).as_posix() for path in files}
+    configs = {f"jaxresnet/configs/{path.name}" for path in (REPOSITORY / "configs").glob("*.py")}
+    assert held == {path.relative_to(REPOSITORY).as_posix() for path in files} | configs
     done = subprocess.run(
         [sys.executable, "-m", "jaxresnet.evaluate", f"--workdir={tmp_path / 'none'}"],
         env=subprocess_environment | {"PYTHONPATH": str(tmp_path / "installed")},

@@ -11,15 +11,18 @@ from torch import nn
 
 
 class BasicBlock(nn.Module):
-    def __init__(self, in_channels: int, channels: int, stride: int, kernel_size: int, shortcut_kernel_size: int):
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, kernel_size: int, shortcut_kernel_size: int, skips: bool
+    ):
         super().__init__()
+        self.skips = skips
         padding = kernel_size // 2
         self.conv1 = nn.Conv2d(in_channels, channels, kernel_size, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size, 1, padding, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.shortcut = nn.Sequential()
-        if stride != 1 or in_channels != channels:
+        if skips and (stride != 1 or in_channels != channels):
             padding = shortcut_kernel_size // 2
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, channels, shortcut_kernel_size, stride, padding, bias=False),
@@ -28,7 +31,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + self.shortcut(x) if self.skips else y)
 
 
 class TorchResNet(nn.Module):
@@ -42,6 +46,7 @@ class TorchResNet(nn.Module):
         shortcut_kernel_size: int = 1,
         stem_channels: int | None = None,
         pooling: str | int = "global",
+        skips: bool = True,
         dropout_rate: float = 0.0,
         head: int = 1,
     ):
@@ -54,7 +59,7 @@ class TorchResNet(nn.Module):
             layers = []
             for j in range(num_blocks):
                 stride = 2 if i > 0 and j == 0 else 1
-                layers.append(BasicBlock(in_channels, features, stride, kernel_size, shortcut_kernel_size))
+                layers.append(BasicBlock(in_channels, features, stride, kernel_size, shortcut_kernel_size, skips))
                 in_channels = features
             self.stages.append(f"layer{i + 1}")
             self.add_module(f"layer{i + 1}", nn.Sequential(*layers))

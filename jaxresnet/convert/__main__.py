@@ -1,16 +1,14 @@
-"""Command that imports PyTorch weights as a run, and exports the weights of a run to PyTorch.
+"""Import PyTorch weights as a run, or export the weights of a run to PyTorch.
 
-Commands:
-    python -m jaxresnet.convert --from_torch ckpt.pth --config=configs/final.py --workdir=runs/imported
-    python -m jaxresnet.convert --to_torch final.pth --workdir=runs/final
+python -m jaxresnet.convert --from_torch ckpt.pth --config=configs/final.py --workdir=runs/imported
+python -m jaxresnet.convert --to_torch final.pth --workdir=runs/final
 """
-
-import pathlib
 
 from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
+from jaxresnet.cli.config_files import CONFIGS
 from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path
 
@@ -30,8 +28,6 @@ EPOCH = flags.DEFINE_integer(
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", "last", '"last", "best", or a step number; only with --to_torch.')
 FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --to_torch names.")
-
-CONFIGS = pathlib.Path("configs")  # The commands are run from the repository's root.
 
 # Flags of one direction only.
 IMPORT_FLAGS, EXPORT_FLAGS = ("config", "epoch"), ("checkpoint", "force")

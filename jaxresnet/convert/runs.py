@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxresnet.cli.config_files import load_experiment
-from jaxresnet.convert.files import read_torch_file
+from jaxresnet.convert.files import MAX_EPOCHS, read_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import begin_with
@@ -66,8 +66,8 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         raise UserError(f"{file}: {error}") from error
     if epochs is None:
         epochs = checkpoint.epochs or 0
-    if epochs < 0:
-        raise UserError(f"--epoch={epochs}: expected at least 0")
+    if not 0 <= epochs < MAX_EPOCHS:
+        raise UserError(f"--epoch={epochs}: expected a number from 0, below {MAX_EPOCHS:,}")
 
     state = begin_with(config, jax.tree.map(jnp.asarray, {name: variables[name] for name in ("params", "batch_stats")}))
     origin = {

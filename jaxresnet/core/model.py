@@ -126,13 +126,14 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions and a shortcut. If the shape changes, the shortcut is a projection.
+    """Two convolutions and, with ``skips``, a shortcut. If the shape changes, the shortcut is a projection.
 
     Attributes:
         features: number of output channels.
         stride: stride of the first convolution and of the projection.
         kernel_size: F of the paper. Odd.
         shortcut_kernel_size: K of the paper. Odd.
+        skips: False for a plain block, without the shortcut.
         conv: ``nn.Conv`` with initialiser and dtypes bound.
         norm: ``BatchNorm`` with dtypes bound.
         relu: activation function.
@@ -142,6 +143,7 @@ class BasicBlock(nn.Module):
     stride: int
     kernel_size: int
     shortcut_kernel_size: int
+    skips: bool
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     relu: Callable[[jax.Array], jax.Array]
@@ -158,7 +160,7 @@ class BasicBlock(nn.Module):
             )
 
         shortcut = x
-        if self.stride != 1 or x.shape[-1] != self.features:
+        if self.skips and (self.stride != 1 or x.shape[-1] != self.features):
             shortcut = conv(self.shortcut_kernel_size, self.stride, "shortcut_conv")(x)
             shortcut = self.norm(name="shortcut_bn")(shortcut, train=train)
 
@@ -166,7 +168,7 @@ class BasicBlock(nn.Module):
         y = self.relu(self.norm(name="bn1")(y, train=train))
         y = conv(self.kernel_size, 1, "conv2")(y)
         y = self.norm(name="bn2")(y, train=train)
-        return self.relu(y + shortcut)
+        return self.relu(y + shortcut if self.skips else y)
 
 
 class ResNet(nn.Module):
@@ -180,6 +182,7 @@ class ResNet(nn.Module):
         stem_channels: output channels of the first convolution. ``None`` means ``channels[0]``.
         pooling: ``"global"``, or the window size of an average pooling. As in PyTorch's ``avg_pool2d``, the stride
             equals the window, and incomplete windows are dropped.
+        skips: True for the paper's residual network, False for a plain one: the same without shortcuts.
         dropout_rate: dropout rate between pooling and the linear layer, in [0, 1).
         num_classes: number of logits.
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
@@ -195,6 +198,7 @@ class ResNet(nn.Module):
     shortcut_kernel_size: int = 1
     stem_channels: int | None = None
     pooling: str | int = "global"
+    skips: bool = True
     dropout_rate: float = 0.0
     num_classes: int = 10
     dtype: Any = jnp.float32
@@ -227,6 +231,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 0 and block == 0 else 1,
                     kernel_size=self.kernel_size,
                     shortcut_kernel_size=self.shortcut_kernel_size,
+                    skips=self.skips,
                     conv=conv,
                     norm=norm,
                     relu=self.relu,

@@ -194,7 +194,8 @@ def dispatch(program: Callable[..., Any], state: TrainState, data: Batch, *input
     """Run a program of ``Steps`` on inputs from the host. Any other implicit transfer raises an error."""
     inputs = _put(inputs, data["label"].sharding)
     # With JAX_DISABLE_JIT=1, for debugging, every operation transfers its own constants.
-    with jax.transfer_guard("allow" if jax.config.jax_disable_jit else "disallow"):
+    is_debugging = jax.config.jax_disable_jit  # type: ignore[attr-defined]  # JAX adds it at run time
+    with jax.transfer_guard("allow" if is_debugging else "disallow"):
         return program(state, data, *inputs)
 
 

@@ -58,8 +58,9 @@ def to_pixels(images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
     """
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == IMAGE_SHAPE:
         return images
-    is_one = isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4)
-    pixels = [_one_to_pixels(image) for image in ([images] if is_one else images)]
+    if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        images = [images]
+    pixels = [_one_to_pixels(image) for image in images]
     return np.stack(pixels) if pixels else np.zeros((0, *IMAGE_SHAPE), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Export a run to one file: ``python -m jaxresnet.export --workdir=runs/final --format=onnx``.
+"""Export of a run as one file: StableHLO or ONNX.
 
 The file holds weights and preprocessing and does not need this package. It maps pixels (batch, 32, 32, 3) uint8 to
 probabilities (batch, classes) float32, for any batch size.
@@ -9,7 +9,6 @@ probabilities (batch, classes) float32, for any batch size.
     (probabilities,) = session.run(None, {"images": images})
 """
 
-import argparse
 import contextlib
 import dataclasses
 import io
@@ -21,11 +20,9 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from jaxresnet import cli
 from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.inference import Classifier, load
-from jaxresnet.system.atomic_files import output_file
-from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.inference import Classifier
+from jaxresnet.system.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -70,31 +67,3 @@ def to_onnx(classifier: Classifier) -> bytes:
         )
     model.metadata_props.add(key="class_names", value=json.dumps(classifier.class_names))
     return model.SerializeToString()
-
-
-FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx}
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxresnet.export", description="Export a run to one file that runs without this package."
-    )
-    parser.add_argument("--workdir", required=True, help="run directory or release")
-    parser.add_argument("--format", required=True, choices=FORMATS, help="stablehlo (for JAX) or onnx")
-    parser.add_argument("--out", help="file to write (default: WORKDIR/model.stablehlo or WORKDIR/model.onnx)")
-    parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
-    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
-    arguments = parser.parse_args(argv)
-    with cli.command():
-        folder = user_path(arguments.workdir)
-        if arguments.out is None and not folder.is_dir():
-            raise UserError(f"{folder} holds no run: there is no such folder")
-        out = output_file("--out", arguments.out or str(folder / f"model.{arguments.format}"), arguments.force)
-        content = FORMATS[arguments.format](load(arguments.workdir, arguments.checkpoint))
-        out.write(content)
-        print(f"{out.path}: {len(content) / 1e6:.1f} MB")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,5 @@
-"""Make a release of a finished run: a folder with its weights in half precision and a card of its measurements.
+"""Make a release of a finished run: a folder with its weights in half precision and a card of its measurements."""
 
-    python -m jaxresnet.release --workdir=runs/fast --out=pretrained/cifar10 --note="..."
-
-Commands that read a run also read a release.
-"""
-
-import argparse
 import hashlib
 import json
 import pathlib
@@ -15,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxresnet import cli
 from jaxresnet.convert.files import to_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.evaluate import Evaluation, evaluate_run
 from jaxresnet.inference import RestoredRun, restore_run
 from jaxresnet.system.atomic_files import write_whole
-from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.torch_weights import COUNTERS, to_state_dict
 from jaxresnet.workdir.config import save_config
@@ -170,23 +162,3 @@ def format_card(card: Mapping[str, Any]) -> str:
 All accuracies but the one before rounding were measured from the file shipped here. To check them, run
 `python -m jaxresnet.evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
 """
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxresnet.release", description="Make a release of a finished run: weights and a card."
-    )
-    parser.add_argument("--workdir", required=True, help="run directory")
-    parser.add_argument("--out", required=True, help="new folder")
-    parser.add_argument("--note", default="", help="text for the card about how the run was made")
-    parser.add_argument("--data_dir", help="folder of the data, if they have moved since training")
-    arguments = parser.parse_args(argv)
-    with cli.command():
-        set_up_jax()
-        card = write_release(arguments.workdir, arguments.out, arguments.note, arguments.data_dir)
-        print(f"{arguments.out}: test accuracy {card['accuracy']['single_view']:.2f}%, single view")
-
-
-if __name__ == "__main__":
-    main()

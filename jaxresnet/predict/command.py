@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--grid", help=f"picture of {GRID} images and predictions, the most confidently wrong first")
     parser.add_argument("--data_dir", help="location of the run's data, if moved since training")
     parser.add_argument("--force", action="store_true", help="overwrite the files that --out and --grid name")
-    arguments = parser.parse_args(argv)
+    arguments = cli.parse_arguments(parser, argv)
     with cli.command():
         set_up_jax()
         run(arguments)

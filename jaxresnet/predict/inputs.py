@@ -72,6 +72,8 @@ def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
+    for other in (file for file in files if not file.is_file()):
+        print(f"skipped: {_printable(other)}: is neither a file nor a folder", file=sys.stderr)
     return sorted((file for file in files if file.is_file()), key=_natural_order)
 
 

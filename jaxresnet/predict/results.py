@@ -65,16 +65,23 @@ def select(predictions: Predictions, indices: np.ndarray) -> Predictions:
 
 
 def format_table(predictions: Predictions, class_names: Sequence[str], rows: int) -> str:
-    """Format the first ``rows`` predictions as a table, and count the rest in a last line."""
-    shown = [_shortened(name) for name in predictions.names[:rows]]
-    width, class_width = max(map(len, [*shown, "image"])), max(map(len, [*class_names, "class"]))
-    lines = [f"{'image':{width}}  {'class':{class_width}}  probability  top {predictions.top.shape[1]}"]
-    for index, name in enumerate(shown):
+    """Format the first ``rows`` predictions as a table, and count the rest in a last line.
+
+    A column for the true class is there if any is known.
+    """
+    rows_shown = [["image", "is", "predicted", "probability", "then"]]
+    for index, name in enumerate(predictions.names[:rows]):
         classes = [class_names[label] for label in predictions.top[index]]
         chances = [f"{100 * chance:.1f}%" for chance in predictions.probabilities[index]]
-        top = ", ".join(f"{each} {chance}" for each, chance in zip(classes, chances, strict=True))
-        truth = f"  (is {class_names[predictions.labels[index]]})" if predictions.wrong[index] else ""
-        lines.append(f"{name:{width}}  {classes[0]:{class_width}}  {chances[0]:>11}  {top}{truth}")
+        truth = class_names[predictions.labels[index]] if predictions.labelled[index] else ""
+        then = ", ".join(f"{each} {chance}" for each, chance in zip(classes[1:], chances[1:], strict=True))
+        rows_shown.append([_shortened(name), truth, classes[0], chances[0], then])
+    if not predictions.labelled.any():
+        rows_shown = [[row[0], *row[2:]] for row in rows_shown]
+    widths = [max(map(len, column)) for column in zip(*rows_shown, strict=True)]
+    lines = [
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows_shown
+    ]
     if len(predictions) > rows:
         lines.append(f"... and {len(predictions) - rows:,} more")
     return "\n".join(lines)

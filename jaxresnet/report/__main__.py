@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxresnet import cli
-from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.cli.config_files import CONFIGS, load_experiment
 from jaxresnet.core.state import create_model
 from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.cifar import SETS
@@ -23,6 +23,10 @@ from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import format_seconds
 from jaxresnet.workdir.runs import Run, read_runs
 
+DESCRIPTION = """
+Redraw the paper's tables from the finished runs in a folder: a page with a table, notes and figures for each. All
+measurements come from the runs. The paper's figures and the arms come from the config files.
+"""
 TITLE = "The paper's experiments, run again"
 FINAL = "final"
 
@@ -192,11 +196,11 @@ def _devices(summary: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.report", description=__doc__.partition("\n\n")[2])
+    parser = argparse.ArgumentParser(prog="python -m jaxresnet.report", description=DESCRIPTION)
     parser.add_argument("--workdir", required=True, help="folder of the runs, at any depth")
     parser.add_argument("--out", required=True, help="folder to write README.md, index.html and figures/ to")
-    parser.add_argument("--configs", default="configs", help="folder of the config files (default: configs)")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--configs", default=str(CONFIGS), help="folder of the config files (default: this project's)")
+    arguments = cli.parse_arguments(parser, argv)
     with cli.command():
         out = user_path(arguments.out)
         write_report(user_path(arguments.workdir), out, user_path(arguments.configs))

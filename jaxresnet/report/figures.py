@@ -204,16 +204,18 @@ def _architecture_rows(
 
 
 def _draw_block(axes: Axes, model: ResNet) -> None:
-    """Draw a basic block from left to right, with its shortcut above."""
+    """Draw a basic block from left to right, with its shortcut above if it has one."""
     size, shortcut = model.kernel_size, model.shortcut_kernel_size
     axes.set(xlim=(0, 10), ylim=(2.7, 0))
     axes.text(0.2, 0.25, "a block", color=GREY, fontsize=9, va="center")
-    parts = [f"{size}x{size}\nconv", "BN", "ReLU", f"{size}x{size}\nconv", "BN", "+", "ReLU"]
+    parts = [f"{size}x{size}\nconv", "BN", "ReLU", f"{size}x{size}\nconv", "BN", *("+" if model.skips else ""), "ReLU"]
     width, step = 1.0, 1.36
     for number, text in enumerate(parts):
         x = 0.55 + step * number
         _box(axes, x, 1.55, width, 0.8, text, "#f0f0f0" if text != "+" else "white")
         axes.annotate("", (x, 1.95), (x - (step - width), 1.95), arrowprops={"arrowstyle": "->"})
+    if not model.skips:
+        return
     plus = 0.55 + 5 * step + width / 2
     axes.plot([0.35, 0.35, plus], [1.95, 0.95, 0.95], color="black", linewidth=1)
     axes.annotate("", (plus, 1.55), (plus, 0.95), arrowprops={"arrowstyle": "->"})

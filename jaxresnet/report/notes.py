@@ -19,7 +19,7 @@ def read_note(name: str) -> str:
     Args:
         name: name of the table's config file, without its ending.
     """
-    text = pathlib.Path(__file__).with_name("notes.md").read_text()
+    text = pathlib.Path(__file__).with_name("notes.md").read_text(encoding="utf-8")
     return text.partition(f"\n## {name}\n")[2].partition("\n## ")[0].strip()
 
 

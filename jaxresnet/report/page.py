@@ -72,7 +72,7 @@ class Page:
             for old in (out / FIGURES_FOLDER).glob("*.svg"):
                 old.unlink()
             for path, svg in self._figures.items():
-                (out / path).write_text(svg)
+                (out / path).write_text(svg, encoding="utf-8")
             markdown = "\n\n".join(self._parts) + "\n"
             write_whole(out / MARKDOWN_FILE, markdown)
             write_whole(out / PAGE_FILE, self._to_html(markdown))
@@ -113,7 +113,9 @@ def _check_replaceable(out: pathlib.Path) -> None:
     if not out.is_dir():
         raise UserError(f"--out={out} is a file; give a folder")
     page = out / PAGE_FILE
-    if any(out.iterdir()) and not (page.is_file() and _MARK in page.read_text(errors="replace")[:1000]):
+    if any(out.iterdir()) and not (
+        page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:1000]
+    ):
         raise UserError(f"--out={out} holds other files and no report; give an empty or a new folder")
 
 

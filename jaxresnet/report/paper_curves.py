@@ -16,7 +16,7 @@ def read_paper_curve(name: str) -> Series:
     Raises:
         UserError: unknown curve.
     """
-    with PAPER_CURVES.open() as file:
+    with PAPER_CURVES.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == name]
     if not rows:
         raise UserError(f"paper.curve={name!r}: no such run in {PAPER_CURVES.name}")

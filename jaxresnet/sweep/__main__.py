@@ -1,6 +1,7 @@
 """Train every arm of a table with several seeds, one run after another.
 
-Example: ``python -m jaxresnet.sweep --config=configs/optimizer.py --seeds=3 --workdir=runs``.
+python -m jaxresnet.sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
+python -m jaxresnet.sweep --config=scheduler --arms=cosine,linear --workdir=runs --dry_run
 """
 
 import pathlib

@@ -83,6 +83,6 @@ def _glibc_version() -> tuple[int, ...]:
 
 def _gives_large_pages_if_asked() -> bool:
     try:
-        return "[madvise]" in _TRANSPARENT_HUGE_PAGES.read_text()
+        return "[madvise]" in _TRANSPARENT_HUGE_PAGES.read_text(encoding="utf-8")
     except OSError:
         return False

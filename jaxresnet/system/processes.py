@@ -7,6 +7,7 @@ decisions that depend on their own clocks and signals. Only the first writes fil
 import contextlib
 import faulthandler
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
@@ -32,8 +33,10 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
         process_id: number of this process, from 0, unless ``"auto"``.
 
     Raises:
-        UserError: a flag is missing or out of range, or the processes do not find each other.
+        UserError: a flag is missing, invalid or out of range, or the processes do not find each other.
     """
+    if coordinator != "auto" and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT or auto")
     if coordinator == "auto":
         address, num_processes, process_id = None, None, None
     elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
@@ -61,7 +64,7 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
     except RuntimeError as error:
         _end_with_others(_lost(error))
     if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
 
 
 @contextlib.contextmanager

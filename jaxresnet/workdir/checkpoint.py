@@ -165,7 +165,7 @@ class Checkpointer:
     def _noted_step(self) -> int | None:
         """Return the newest recorded step, even if it is gone. Return None if no step was ever saved."""
         try:
-            return int(json.loads((self._workdir / NEWEST_FILE).read_text())["step"])
+            return int(json.loads((self._workdir / NEWEST_FILE).read_text(encoding="utf-8"))["step"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):  # the record is damaged, but it shows that a step was saved

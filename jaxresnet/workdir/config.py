@@ -130,6 +130,7 @@ _FIELDS: dict[str, _Rule] = {
         lambda value: isinstance(value, str) and bool(re.fullmatch("global|[0-9]{1,4}", value)),
         '"global" or the size of a window',
     ),
+    "model.skips": _BOOL,
     "model.dropout_rate": _SHARE,
     "model.num_classes": _whole(1, 1000),  # the confusion matrix grows with its square
     "dataset.name": _TEXT,
@@ -166,7 +167,12 @@ _FIELDS: dict[str, _Rule] = {
 }
 
 # Fields that older runs' config.json lacks, with the values that describe those runs.
-_BEFORE: dict[str, Any] = {"augment.small_images": (), "eval_every_epochs": 1, "label_smoothing": 0.0}
+_BEFORE: dict[str, Any] = {
+    "augment.small_images": (),
+    "eval_every_epochs": 1,
+    "label_smoothing": 0.0,
+    "model.skips": True,
+}
 
 # Fields added after the first runs. They may be missing, because no reader of a run needs them.
 _LATER = {"name", "paper.epoch", "tracker"} | {
@@ -192,7 +198,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
     """
     path = workdir / CONFIG_FILE
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):
             raise ValueError("expected a JSON object")
         flat = flatten(fields)
@@ -224,9 +230,10 @@ def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:
         for name, value in changed_fields(config, load_config(workdir)).items()
     ]
     if differences:
+        longer = " (to train weights further: docs/training.md)" if "num_epochs=" in differences[0] else ""
         raise UserError(
             f"{workdir} holds a run with another config: {', '.join(differences)}; give another --workdir, or the "
-            "config that this run was started with"
+            f"config that this run was started with{longer}"
         )
 
 

@@ -99,7 +99,7 @@ def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] |
     if not path.exists():
         return None
     try:
-        (_, *names), *rows = csv.reader(path.read_text().splitlines())
+        (_, *names), *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
         matrix = [[int(count) for count in row[1:]] for row in rows]
         if len(matrix) != len(names) or any(len(row) != len(names) for row in matrix):
             raise ValueError("the matrix is not square")
@@ -140,7 +140,7 @@ def write_failure(reason: str, workdir: pathlib.Path) -> None:
 def read_failure(workdir: pathlib.Path) -> str | None:
     """Return why the run diverged, or None if there is no ``failure.txt``."""
     path = workdir / FAILURE_FILE
-    return path.read_text(errors="replace").strip() if path.exists() else None
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else None
 
 
 def write_imported(origin: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -172,7 +172,7 @@ def _read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(fields, dict):
             raise ValueError("expected a JSON object")
         return fields

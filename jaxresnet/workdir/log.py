@@ -123,7 +123,7 @@ def read_metrics(workdir: pathlib.Path, split: str | None = None) -> list[dict[s
     if not path.exists():
         return []
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [_parse_line(line, split) for line in lines if line.endswith("\n")]
     except (OSError, ValueError, RecursionError) as error:  # deeply nested brackets raise RecursionError
         raise UserError(f"{path} is damaged ({error}); move it away, and the run starts a new one") from error

@@ -1,7 +1,7 @@
 """Read releases: folders with a trained model and nothing else, small enough to ship.
 
 A release holds ``config.json``, the weights in half precision under PyTorch's names (``model.safetensors``), their
-measurements (``card.json``), and the same in words (``README.md``). ``jaxresnet.release`` writes it.
+measurements (``card.json``), and the same in words (``README.md``). ``jaxresnet.export`` writes it.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def read_card(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / CARD_FILE
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
         wrong = [name for name, kind in _CARD_FIELDS.items() if type(card[name]) is not kind]
         if wrong or not 0 <= card["step"] < 2**31 or not 0 <= card["epochs"] < 2**31:
             raise ValueError(f"invalid {', '.join(wrong) or 'step or epochs'}")

@@ -63,6 +63,7 @@ def configs(draw):
     model.shortcut_kernel_size = draw(st.sampled_from([1, 3, 5]))
     model.stem_channels = draw(st.none() | st.integers(1, 9))
     model.pooling = draw(st.just("global") | st.integers(1, 32 // 2 ** (stages - 1)).map(str))
+    model.skips = draw(st.booleans())
     model.dropout_rate = draw(st.floats(0, 0.9))
     model.num_classes = draw(st.integers(10, 20))
 
@@ -194,9 +195,10 @@ IMPOSSIBLE = {
     "model.shortcut_kernel_size": no_whole_number(1, 2, 64, 65, 10**9, 10**9 + 1, 10**400 + 1),
     "model.stem_channels": unless_none(no_whole_number(1, 10**9, 10**400)),
     "model.pooling": values("", "0", "-1", "33", "9999", "9" * 5000, "5.0", "5\n", "²", 99, *NEITHER_NUMBER_NOR_TEXT),
+    "model.skips": values(None, "", "maybe", 2, 0.5, [], {}),
     "model.dropout_rate": no_number(1, 1.0, 2.0),
     "model.num_classes": no_whole_number(1, 9, 1001, 10**9, 10**400),
-    "dataset.name": values("", "cifar100", "CIFAR10", 5, *NEITHER_NUMBER_NOR_TEXT),
+    "dataset.name": values("", "cifar20", "CIFAR10", 5, *NEITHER_NUMBER_NOR_TEXT),
     "dataset.data_dir": unless_none(values("/nowhere", "nowhere.npz", "a\0b", "x" * 300, 5, *NEITHER_NUMBER_NOR_TEXT)),
     "dataset.validation_size": no_whole_number(0, 165, 10**9, 10**400),
     "augment.crop_padding": no_whole_number(0, 33, 10**6, 10**400),
@@ -238,6 +240,7 @@ IMPOSSIBLE = {
     "checkpoint.every_steps": no_whole_number(0),
     "checkpoint.keep": no_whole_number(1),
     "log_every_steps": no_whole_number(0),
+    "tracker": unless_none(values("", "wandB", "mlflow", 5, *NEITHER_NUMBER_NOR_TEXT)),
     "paper.accuracy": unless_none(no_number(101)),
     "paper.epoch": values("", "first", 5, *NEITHER_NUMBER_NOR_TEXT),
     "paper.curve": unless_none(values(5, "a\0b", *NEITHER_NUMBER_NOR_TEXT)),

@@ -23,10 +23,11 @@ ARCHITECTURES = {
         None,
     ),
 }
+ARCHITECTURES["plain"] = (dict(channels=(4, 8), blocks=(2, 1), skips=False), None)
 # Side of the pooled map, because PyTorch's linear layer must be given its size.
 HEAD = {"other-kernels": 2}
-# Two architectures are enough to find most mistakes.
-OFTEN = ("final", "other-kernels")
+# These architectures are enough to find most mistakes.
+OFTEN = ("final", "other-kernels", "plain")
 each_architecture = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.thorough] * (name not in OFTEN)) for name in ARCHITECTURES]
 )

@@ -327,7 +327,7 @@ def test_mistakes_in_folders_of_images_are_named(tmp_path, change, message):
 
 
 def test_folders_of_images_need_two_classes_with_images(tmp_path):
-    with pytest.raises(UserError, match="two classes or more, found only 'cat'"):
+    with pytest.raises(UserError, match="two or more classes, found only 'cat'"):
         load(save_folders(tmp_path / "one", ["cat"]), num_classes=1)
     with pytest.raises(UserError, match=r"cat holds no images; every class needs some"):
         load(save_folders(tmp_path / "empty", sizes=(0, 1)), num_classes=2)
