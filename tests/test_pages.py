@@ -60,12 +60,9 @@ def test_arrays_and_python(run, tmp_path):
     run([sys.executable, "-c", make])
     (command,) = [command for command in commands("own_data.md") if "runs/noise" in " ".join(command)]
     run([sys.executable, "-m", "jaxresnet", *command, *SMALL[:2]])
-    small = library.replace(
-        "config.dataset.data_dir", "config.model.channels, config.model.blocks = (4,), (1,)\nconfig.dataset.data_dir"
-    )
-    assert run(
-        [sys.executable, "-c", small.replace("runs/noise", "runs/noise2") + "print(run.classifier.class_names)"]
-    ).endswith("('salt', 'pepper')\n")
+    smaller = "config.model.channels, config.model.blocks = (4,), (1,)\nconfig.dataset.data_dir"
+    library = library.replace("config.dataset.data_dir", smaller).replace("runs/noise", "runs/noise2")
+    assert run([sys.executable, "-c", f"{library}print(run.classifier.class_names)"]).endswith("('salt', 'pepper')\n")
 
 
 def test_the_search(run):

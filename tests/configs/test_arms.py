@@ -42,6 +42,7 @@ PARAMETERS = {
             "sgd", "adam", "rmsprop", "adamw", "adagrad", "adadelta", "radam",
             "adam_fixed", "rmsprop_fixed", "adamw_fixed", "adagrad_fixed",
             "adam_fixed_warmup", "rmsprop_fixed_warmup", "adamw_fixed_warmup", "adagrad_fixed_warmup",
+            "rmsprop_longer",
         ]
     ),
     "epochs": dict.fromkeys(["200", "100", "300", "400", "100_fixed", "300_fixed", "400_fixed"]),
