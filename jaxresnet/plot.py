@@ -12,7 +12,7 @@ from jaxresnet import cli
 from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.cifar import NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
-from jaxresnet.system.atomic_files import PICTURES, OutputFile, output_file
+from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.config import eval_split_name, load_config
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
@@ -21,7 +21,7 @@ from jaxresnet.workdir.names import CURVES_FILE
 TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
 
 
-def plot_run(workdir: str, out: OutputFile, x: str = "epoch") -> None:
+def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> None:
     """Draw loss, accuracy and learning rate to a picture.
 
     Solid lines are the run's. If the config names a curve of the paper, it is dotted. Within an epoch, training metrics
@@ -32,11 +32,12 @@ def plot_run(workdir: str, out: OutputFile, x: str = "epoch") -> None:
         out: picture to write.
         x: ``"epoch"``, or ``"pflop"`` for the floating-point operations of training so far, in 1e15. The paper's curve
             is assumed to be of the same network, on full-size images.
+        force: True to overwrite an existing file.
 
     Raises:
         UserError: missing run, no metrics yet, a data set without known size, or a file that cannot be written.
     """
-    folder = user_path(workdir)
+    folder, picture = user_path(workdir), output_file("--out", out, force, PICTURES)
     config = load_config(folder)
     split = eval_split_name(config)
     lines = read_metrics(folder, split)
@@ -67,7 +68,7 @@ def plot_run(workdir: str, out: OutputFile, x: str = "epoch") -> None:
         axes.grid(alpha=0.3)
         if x == "pflop":
             axes.set_xscale("log")  # a run may take a fraction of the paper's operations
-    out.write_figure(figure)
+    picture.write_figure(figure)
 
 
 def _run_series(lines: list[dict[str, Any]], split: str) -> Series:
@@ -145,10 +146,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--x", choices=("epoch", "pflop"), default="epoch", help="unit of the horizontal axis")
     arguments = cli.parse_arguments(parser, argv)
     with cli.command():
-        path = arguments.out or str(user_path(arguments.workdir) / CURVES_FILE)
-        out = output_file("--out", path, arguments.force or not arguments.out, PICTURES)
-        plot_run(arguments.workdir, out, arguments.x)
-        print(out.path)
+        out = arguments.out or str(user_path(arguments.workdir) / CURVES_FILE)
+        plot_run(arguments.workdir, out, arguments.x, arguments.force or not arguments.out)
+        print(out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def undisturbed(fields, tmp_path_factory):
     return config, read_outcome(config, workdir)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", signals.SIGNALS)
 @pytest.mark.parametrize("moment", ["step", "evaluation"])
 def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturbed, tmp_path, count, moment, number):
     """The exit status is the one of a shell for that signal, so a scheduler starts the run again."""
@@ -162,7 +163,7 @@ def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturb
     if moment == "evaluation":
         time.sleep(0.3)  # The fourth step has passed by then.
     lines = answer_to(process, number)
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}[number]
     last = read_metrics(workdir)[-1]
     assert not is_epoch_line(last)
     # The fourth step is an epoch's last, and writes no line before the evaluation. A slow machine may have reached it.
@@ -207,7 +208,7 @@ def test_a_signal_while_modules_are_imported_ends_the_command_without_a_tracebac
     count("signals answered")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", signals.SIGNALS)
 def test_a_signal_while_the_first_step_is_compiled_ends_the_run_on_the_spot(start, tmp_path, count, number):
     """There is nothing to save yet. A network of this size takes long to compile."""
     size = ["--config.model.channels=(64,128,256)", "--config.model.blocks=(4,4,3)"]
@@ -245,6 +246,24 @@ def test_in_other_programs_than_commands_no_signal_ends_the_process():
         while not received:
             time.sleep(0.01)
     assert received == [signal.SIGTERM]
+
+
+def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, subprocess_environment):
+    workdir = tmp_path / "run"
+    command = [sys.executable, "-m", "jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={workdir}"]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(REPOSITORY)
+        os.execve(sys.executable, command, subprocess_environment)
+    shown = b""
+    while b"epoch 2/8" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert b"jaxresnet: starting ..." in shown.splitlines()[0]  # a sign of life
+    steps = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    assert max(steps) > 23 and not (workdir / "summary.json").exists()  # 23 steps are an epoch
 
 
 def test_an_interrupted_command_gets_the_status_of_a_signal(capsys):

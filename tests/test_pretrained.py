@@ -3,6 +3,7 @@
 import json
 import os
 
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_it_is_exported(classifier, tmp_path):
     out = tmp_path / "model.stablehlo"
     export.main([f"--workdir={PRETRAINED}", "--format=stablehlo", f"--out={out}"])
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    probabilities = jaxresnet.export.jax.export.deserialize(bytearray(out.read_bytes())).call(images)
+    probabilities = jax.export.deserialize(bytearray(out.read_bytes())).call(images)
     np.testing.assert_allclose(probabilities, classifier.probabilities(images), atol=1e-5)
 
 

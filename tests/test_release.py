@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxresnet
-from jaxresnet import evaluate, export, predict, release
+from jaxresnet import evaluate, export, predict
 from jaxresnet.convert.runs import import_weights
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.evaluate import evaluate_run
@@ -34,7 +34,7 @@ def run(tmp_path_factory, tiny_npz):
 @pytest.fixture(scope="module")
 def shipped(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("release") / "pretrained" / "digits"
-    release.main([f"--workdir={run}", f"--out={folder}", "--note=Trained for these tests."])
+    export.main([f"--workdir={run}", "--format=release", f"--out={folder}", "--note=Trained for these tests."])
     return folder
 
 

@@ -1,6 +1,5 @@
-"""Export of a run: as one file that needs nothing else of this package, or as a release."""
+"""Export of a run: ``python -m jaxresnet.export --workdir=runs/final --format=onnx``."""
 
-from jaxresnet.export.programs import to_onnx, to_stablehlo
-from jaxresnet.export.release import write_release
+from jaxresnet.export.command import main
 
-__all__ = ["to_onnx", "to_stablehlo", "write_release"]
+__all__ = ["main"]

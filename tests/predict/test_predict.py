@@ -204,11 +204,26 @@ def test_logits_do_not_depend_on_the_batches(quickstart_run):
 
 
 @pytest.mark.parametrize(
-    "images", [np.zeros((1, 32, 32, 3)), np.zeros((32, 32, 3), np.uint8), np.zeros((1, 28, 28, 3), np.uint8)]
+    "images",
+    [np.zeros((1, 32, 32, 3)), np.zeros((32, 32), np.uint8), np.zeros((1, 0, 0, 3), np.uint8), [3], ["no.png"]],
 )
-def test_images_of_another_kind_are_refused(quickstart_run, images):
-    with pytest.raises(UserError, match=r"expected uint8 of shape \(any size, 32, 32, 3\)"):
+def test_what_is_no_image_is_refused(quickstart_run, images):
+    with pytest.raises(UserError, match=r"expected uint8 of shape \(height, width, 3\)|no.png"):
         jaxresnet.load(str(quickstart_run)).logits(images)
+
+
+def test_paths_pictures_and_pixels_of_one_image_or_many(quickstart_run, tmp_path):
+    classifier, pixels = jaxresnet.load(str(quickstart_run)), DIGITS.images[0]
+    path = tmp_path / "digit.png"
+    Image.fromarray(pixels).save(path)
+    expected = classifier.logits(pixels[None])
+    one = (pixels, Image.fromarray(pixels), path, str(path))
+    for images in (*one, [*one], np.stack([pixels] * 3)):
+        logits = classifier.logits(images)
+        assert logits.shape == (len(images) if isinstance(images, list) else len(logits), 10)
+        np.testing.assert_allclose(logits, np.broadcast_to(expected, logits.shape), rtol=1e-5, atol=1e-5)
+    large = np.asarray(Image.fromarray(pixels).resize((320, 320), Image.Resampling.NEAREST))
+    assert classifier.classify(large) == classifier.classify([path]) == [str(expected.argmax())]
 
 
 # The command.
@@ -258,8 +273,8 @@ def test_a_folder_of_images_to_a_submission(quickstart_run, tmp_path, capsys):
     assert [int(row[1]) for row in rows[1:]] == expected.tolist()
     assert "notes.txt: is not an image" in printed.err
     header, first = printed.out.splitlines()[:2]
-    assert header.split() == ["image", "class", "probability", "top", "3"]
-    assert re.search(r"1\.png +\d +\d+\.\d% +\d \d+\.\d%, \d \d+\.\d%, \d \d+\.\d%$", first)
+    assert header.split() == ["image", "predicted", "probability", "then"]
+    assert re.search(r"1\.png +\d +\d+\.\d% +\d \d+\.\d%, \d \d+\.\d%$", first)
     assert "labelled" not in printed.out and "12 images in" in printed.out
 
 

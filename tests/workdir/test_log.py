@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -27,9 +28,9 @@ def test_sums_are_taken_before_they_are_divided():
     assert sums.seconds == 1.0
 
 
-def show(monkeypatch, stream):
+def show(monkeypatch, stream, columns=200):
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setenv("COLUMNS", "200")  # tqdm uses these if it cannot ask the terminal
+    monkeypatch.setenv("COLUMNS", str(columns))  # tqdm uses these if it cannot ask the terminal
     monkeypatch.setenv("LINES", "50")
     monkeypatch.setattr("jaxresnet.system.terminal.SECONDS_BETWEEN_LINES", 0.0)
     display = ProgressDisplay(num_epochs=4, work=np.arange(41.0), step=9)
@@ -43,19 +44,28 @@ def show(monkeypatch, stream):
 def test_a_bar_on_a_terminal(monkeypatch):
     text = show(monkeypatch, Terminal())
     assert "\r" in text and "epoch 1/4: done\n" in text
-    (bar,) = (line for line in text.replace("\n", "\r").split("\r") if "time left: measuring" in line)
-    assert bar.count("epoch 1/4  step 10/40  loss 2.0000  accuracy 50.00%  20 images/s") == 1
+    (bar,) = (line for line in text.replace("\n", "\r").split("\r") if "time left: ..." in line)
+    assert bar.count("time left: ...  epoch 1/4  loss 2.0000  accuracy 50.00%  step 10/40  20 images/s") == 1
     assert bar.startswith(" 25%|")
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_time_left_is_visible_on_a_narrow_terminal(monkeypatch, columns):
+    text = show(monkeypatch, Terminal(), columns).replace("\n", "\r")
+    bars = [line for line in text.split("\r") if "epoch 2/4" in line]
+    assert bars and all(re.match(r" 28%\|.{10}\| \d+s left  epoch 2/4  loss 2\.0", bar) for bar in bars)
+    assert all(len(bar.rstrip()) <= columns for bar in text.split("\r"))
 
 
 def test_plain_lines_elsewhere(monkeypatch):
     lines = show(monkeypatch, io.StringIO()).splitlines()
-    assert lines[0].startswith("epoch 1/4  step 10/40  loss 2.0000  accuracy 50.00%  20 images/s")
-    assert lines[1].endswith("s left") and lines[2] == "epoch 1/4: done"
+    assert lines[0] == "time left: ...  epoch 1/4  loss 2.0000  accuracy 50.00%  step 10/40  20 images/s"
+    assert re.match(r"\d+s left  epoch 2/4", lines[1]) and lines[2] == "epoch 1/4: done"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "1s"), (59, "59s"), (61, "1m01s"), (3600, "1h00m"), (360_000, "100h00m")]
+    ("seconds", "text"),
+    [(0.2, "1s"), (59, "59s"), (61, "1m01s"), (3600, "1h00m"), (172_799, "47h59m"), (360_000, "4d04h")],
 )
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text
