@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from jaxresnet import cli
 from jaxresnet.cli.config_files import CONFIGS, load_experiment
@@ -17,7 +18,7 @@ from jaxresnet.datasets.cifar import SETS
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
 from jaxresnet.report.groups import Stat, group_runs
-from jaxresnet.report.page import Page, anchor, table
+from jaxresnet.report.page import Page, anchor, check_out, table
 from jaxresnet.report.tables import Table, add_table, format_changes
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import format_seconds
@@ -40,20 +41,23 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
         configs: folder with one config file per table.
 
     Raises:
-        UserError: missing ``workdir``, no tables, or an ``out`` that cannot be written.
+        UserError: missing ``workdir``, no runs, no tables, or an ``out`` that cannot be written.
     """
     if not workdir.is_dir():
         raise UserError(f"--workdir={workdir}: there is no such folder; give the folder of the runs")
+    check_out(out)  # First, because reading and drawing take long.
     experiments = [load_experiment(path) for path in sorted(configs.glob("*.py")) if path.name != "arms.py"]
     experiments = sorted((e for e in experiments if e.arms != ("",)), key=lambda experiment: experiment.title)
     if not experiments:
         raise UserError(f"--configs={configs}: there are no tables in it; run from the folder that holds configs/")
     runs = read_runs(workdir)
+    if not runs:
+        raise UserError(f"--workdir={workdir}: there is no run in it; give the folder of the runs")
     tables = [Table(e, {arm: group_runs(runs, e.get_config(arm)) for arm in e.arms}) for e in experiments]
 
     page = Page(TITLE)
     _add_introduction(page, tables, runs)
-    for each in tables:
+    for each in tqdm(tables, "drawing the tables", leave=False, disable=None):
         add_table(page, each)
     _add_final_model(page, tables)
     _add_best_run(page, runs, workdir)
@@ -156,9 +160,6 @@ def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
 
 def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     page.add("## The runs")
-    if not runs:
-        page.add("There are none yet.")
-        return
     rows = []
     for run in runs:
         epochs = f"{run.epochs_done} of {run.config.num_epochs}"

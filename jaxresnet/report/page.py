@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import os
 import pathlib
 import re
 
@@ -65,9 +66,8 @@ class Page:
         Raises:
             UserError: ``out`` is a file, holds other files, or cannot be written.
         """
+        check_out(out)
         try:
-            if out.exists():
-                _check_replaceable(out)
             (out / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
             for old in (out / FIGURES_FOLDER).glob("*.svg"):
                 old.unlink()
@@ -109,7 +109,17 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _check_replaceable(out: pathlib.Path) -> None:
+def check_out(out: pathlib.Path) -> None:
+    """Check that ``out`` can become a report: a new or empty folder, or an older report.
+
+    Raises:
+        UserError: ``out`` is a file, holds other files, or cannot be written.
+    """
+    if not out.exists():
+        parent = next(folder for folder in out.absolute().parents if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"--out={out} cannot be written; give another folder")
+        return
     if not out.is_dir():
         raise UserError(f"--out={out} is a file; give a folder")
     page = out / PAGE_FILE

@@ -165,15 +165,29 @@ def test_odd_runs_break_nothing(tmp_path):
     assert "figures/scheduler-changed-1-curves.svg" not in markdown
 
 
-def test_no_runs_at_all(tmp_path):
+def test_no_runs_at_all_are_refused(tmp_path):
     (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="there is no run in it"):
+        report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_run_and_the_rest_not_run(tmp_path):
+    write_run(tmp_path / "runs" / "linear", seeded(scheduler_config, "linear"), [80.0, 91.0])
     report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
-    text = (tmp_path / "out" / "README.md").read_text()
-    assert text.count("not run") >= 60 and "There are none yet." in text
+    assert (tmp_path / "out" / "README.md").read_text().count("not run") >= 60
     # Figures that need no run are drawn anyway.
-    assert sorted(path.stem for path in (tmp_path / "out" / "figures").iterdir()) == [
-        "architecture", "epochs-rates", "optimizer-rates", "scheduler-rates",
-    ]  # fmt: skip
+    drawn = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"architecture", "epochs-rates", "optimizer-rates", "scheduler-rates"} <= drawn
+
+
+def test_an_out_that_cannot_be_a_report_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxresnet.report.__main__.read_runs", None)  # fails if it is called
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    for out, message in (("mine", "holds other files"), ("mine/letter.txt", "is a file"), ("mine/letter.txt/x", "cannot")):
+        with pytest.raises(UserError, match=message):
+            report.write_report(tmp_path, tmp_path / out, CONFIGS)
 
 
 @pytest.mark.reliability
@@ -198,7 +212,7 @@ def test_a_real_run_of_the_final_model(tmp_path, tiny_npz):
 
 @pytest.mark.reliability
 def test_reports_replace_reports_and_nothing_else(tmp_path):
-    (tmp_path / "runs").mkdir()
+    write_run(tmp_path / "runs" / "linear", seeded(scheduler_config, "linear"), [80.0, 91.0])
     out = tmp_path / "out"
     report.write_report(tmp_path / "runs", out, CONFIGS)
     first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -1,0 +1,78 @@
+"""Measure how gradients shrink or grow through a network at initialisation, with and without skips and BatchNorm.
+
+    python -m scripts.skips --data_dir=cifar10.npz
+
+It prints a table for ``docs/skips.md``. For each network it takes the loss of one batch, and the norm of the gradient
+of each block's first convolution. The paper's sources trained networks of 20 and 56 layers, and Table 8 has one of 80.
+"""
+
+import argparse
+from typing import Any
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxresnet.core import model as model_module
+from jaxresnet.core.model import ResNet
+from jaxresnet.datasets.loading import load_dataset
+
+BATCH = 128
+NETWORKS = {
+    20: {"channels": (16, 32, 64), "blocks": (3, 3, 3)},
+    56: {"channels": (16, 32, 64), "blocks": (9, 9, 9)},
+    80: {"channels": (32, 64, 128), "blocks": (13, 13, 13), "stem_channels": 16},
+}
+
+
+class NoNorm(nn.Module):
+    """Stand-in for BatchNorm that changes nothing."""
+
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Return ``x``."""
+        return x
+
+
+def gradient_norms(
+    network: dict[str, Any], skips: bool, norm: bool, images: jax.Array, labels: jax.Array
+) -> list[float]:
+    """Return the norm of the loss's gradient for the first convolution of each block, in order."""
+    with mock.patch.object(model_module, "BatchNorm", model_module.BatchNorm if norm else NoNorm):
+        model = ResNet(**network, skips=skips)
+        variables = model.init(jax.random.key(0), images[:1], train=False)
+
+        def loss(params: Any) -> jax.Array:
+            rest = {name: values for name, values in variables.items() if name != "params"}
+            logits, _ = model.apply({"params": params, **rest}, images, train=True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        gradients = jax.jit(jax.grad(loss))(variables["params"])
+    blocks = [
+        f"layer{stage + 1}_{block}" for stage, count in enumerate(network["blocks"]) for block in range(count)
+    ]
+    return [float(jnp.linalg.norm(gradients[name]["conv1"]["kernel"])) for name in blocks]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.skips", description=__doc__.partition("\n")[0])
+    parser.add_argument("--data_dir", help="location of CIFAR-10, as in config.dataset.data_dir")
+    train = load_dataset("cifar10", parser.parse_args().data_dir, 10).train
+    images, labels = jnp.float32(train.images[:BATCH]) / 255, jnp.asarray(train.labels[:BATCH])
+    print("| layers | BatchNorm | skips | first block | last block | first / last |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for layers, network in NETWORKS.items():
+        for norm, skips in ((True, True), (True, False), (False, True), (False, False)):
+            norms = gradient_norms(network, skips, norm, images, labels)
+            ratio = norms[0] / norms[-1] if norms[-1] else float("nan")
+            words = " | ".join("yes" if each else "no" for each in (norm, skips))
+            print(f"| {layers} | {words} | {norms[0]:.3g} | {norms[-1]:.3g} | {ratio:.3g} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
