@@ -20,7 +20,7 @@ from jaxresnet.core.model import ResNet
 from jaxresnet.datasets.loading import load_dataset
 
 BATCH = 128
-NETWORKS = {
+NETWORKS: dict[int, dict[str, Any]] = {
     20: {"channels": (16, 32, 64), "blocks": (3, 3, 3)},
     56: {"channels": (16, 32, 64), "blocks": (9, 9, 9)},
     80: {"channels": (32, 64, 128), "blocks": (13, 13, 13), "stem_channels": 16},

@@ -30,7 +30,7 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = No
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse ``argv`` with absl. If that fails, print one line and exit with status 2.
+    """Parse ``argv`` with absl, in place. If that fails, print one line and exit with status 2.
 
     ``--config`` may be a name, such as ``final``. ``--dry-run`` means ``--dry_run``. If flags change what is trained,
     the config keeps no figures of the paper.
@@ -40,7 +40,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         print(_help(argv[0]))
         sys.exit(0)
     try:
-        left = flags.FLAGS([argv[0], *_with_config_file(arguments)])
+        argv[1:] = _with_config_file(arguments)  # in place, because ml_collections reads overrides from it too
+        left = flags.FLAGS(argv)
     except (UserError, flags.Error) as error:
         print(f"jaxresnet: {_reason(error)} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else (signal.SIGINT, signal.SIGTERM)
 
 
 def is_command_starting() -> bool:
@@ -87,7 +87,7 @@ def stop_signal() -> Iterator[list[signal.Signals]]:
 
     def receive(number: int, frame: object) -> None:
         received.append(signal.Signals(number))
-        if number == signal.SIGHUP:
+        if signal.Signals(number).name == "SIGHUP":
             _leave_terminal()
         for other, handler in previous.items():
             signal.signal(other, handler)

@@ -486,6 +486,14 @@ def test_an_archive_with_another_hash_is_refused_and_leaves_nothing(official_ser
     assert list((tmp_path / "root").iterdir()) == []
 
 
+def test_a_download_that_ends_early_is_refused_and_leaves_nothing(official_server, tmp_path, monkeypatch):
+    which, _ = official_server
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", lambda self, file, out: out.write(file.read(99)))
+    with pytest.raises(UserError, match="cut short or changed|could not be downloaded"):
+        download.prepare(tmp_path / "root", which)
+    assert list((tmp_path / "root").iterdir()) == []
+
+
 @pytest.mark.parametrize("network", ["refused", "silent", "missing"])
 def test_without_a_network_the_message_names_the_ways_forward(tmp_path, monkeypatch, network):
     """The connection is refused, the server never answers, or the page is missing."""

@@ -185,7 +185,8 @@ def test_an_out_that_cannot_be_a_report_is_refused_before_anything_is_read(tmp_p
     monkeypatch.setattr("jaxresnet.report.__main__.read_runs", None)  # fails if it is called
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
-    for out, message in (("mine", "holds other files"), ("mine/letter.txt", "is a file"), ("mine/letter.txt/x", "cannot")):
+    refused = {"mine": "holds other files", "mine/letter.txt": "is a file", "mine/letter.txt/x": "cannot be written"}
+    for out, message in refused.items():
         with pytest.raises(UserError, match=message):
             report.write_report(tmp_path, tmp_path / out, CONFIGS)
 

@@ -21,11 +21,12 @@ pytestmark = pytest.mark.reliability
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """Mount a file system of 4 MB."""
+def small_disk(request, tmp_path):
+    """Mount a file system of 4 MB, or of another size as a parameter."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, text=True)
+    size = f"size={getattr(request, 'param', '4m')}"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"mounting needs more rights: {mounted.stderr}")
     yield disk
@@ -69,6 +70,18 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
     train_and_evaluate(config, str(workdir))
     assert_same_run(config, workdir, expected)
     count("full disks survived")
+
+
+@pytest.mark.parametrize("small_disk", ["4k", "16k", "100k"], indirect=True)
+def test_a_disk_that_is_too_small_for_any_run_ends_the_command_in_one_line(small_disk, subprocess_environment):
+    command = [sys.executable, "-m", "jaxresnet.main", "--config=quickstart", f"--workdir={small_disk / 'run'}"]
+    small = ["--config.model.channels=8", "--config.model.blocks=1", "--config.num_epochs=1"]
+    done = subprocess.run(
+        [*command, *small], env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jaxresnet: ") and "No space left" in line
 
 
 def test_a_run_that_can_only_be_read_is_scored_and_not_trained(finished, tiny_npz, small_disk):  # noqa: F811
