@@ -488,8 +488,9 @@ def test_an_archive_with_another_hash_is_refused_and_leaves_nothing(official_ser
 
 def test_a_download_that_ends_early_is_refused_and_leaves_nothing(official_server, tmp_path, monkeypatch):
     which, _ = official_server
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", lambda self, file, out: out.write(file.read(99)))
-    with pytest.raises(UserError, match="cut short or changed|could not be downloaded"):
+    send_little = lambda self, file, out: out.write(file.read(99))  # noqa: E731
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", send_little)
+    with pytest.raises(UserError, match=r"cut short or changed|could not be downloaded"):
         download.prepare(tmp_path / "root", which)
     assert list((tmp_path / "root").iterdir()) == []
 
