@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxresnet.datasets import cifar10
-from jaxresnet.datasets.cifar10 import ARRAYS
+from jaxresnet.datasets.cifar10 import ARRAYS, IMAGE_SHAPE
 from jaxresnet.system.errors import UserError, choose, one_line, user_path
 
 NUM_DIGITS_TEST = 360
@@ -83,18 +83,14 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     """
     if name == "cifar10":
         arrays, origin = _load_cifar10(data_dir)
-        image_shape = cifar10.IMAGE_SHAPE
     elif name == "digits":
         if data_dir is not None:
             raise UserError(f"dataset.data_dir={data_dir!r}: the digits come with scikit-learn; leave data_dir unset")
         arrays, origin = _load_digits(), "scikit-learn's digits"
-        image_shape = (32, 32, 3)
     else:
-        raise UserError(f"dataset.name={name!r}: expected one of cifar10, digits")
+        raise UserError(f"dataset.name={name!r}: expected one of {', '.join(_CLASS_NAMES)}")
     splits = [
-        _checked_split(
-            arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}", image_shape, num_classes
-        )
+        _checked_split(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}", num_classes)
         for split in ("train", "test")
     ]
     dataset = Dataset(*splits)
@@ -172,7 +168,7 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is no .npz file, or a damaged one ({one_line(error)})") from error
+        raise UserError(f"{path} is not a .npz file, or is damaged ({one_line(error)})") from error
 
 
 def _load_digits() -> dict[str, np.ndarray]:
@@ -188,13 +184,11 @@ def _load_digits() -> dict[str, np.ndarray]:
     return dict(zip(ARRAYS, (train_images, train_labels, test_images, test_labels), strict=True))
 
 
-def _checked_split(
-    images: np.ndarray, labels: np.ndarray, origin: str, image_shape: tuple[int, ...], num_classes: int
-) -> Split:
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != image_shape or not len(images):
+def _checked_split(images: np.ndarray, labels: np.ndarray, origin: str, num_classes: int) -> Split:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != IMAGE_SHAPE or not len(images):
         raise UserError(
             f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape "
-            f"(any size, {', '.join(map(str, image_shape))})"
+            f"(any size, {', '.join(map(str, IMAGE_SHAPE))})"
         )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(

@@ -215,10 +215,11 @@ def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
         UserError: fields differ. The message names each, with both values.
     """
-    there, missing = flatten(load_config(workdir).to_dict()), "(no such field)"
+    there, missing = load_config(workdir), "(no such field)"
+    values = flatten(there.to_dict())
     differences = [
-        f"{name}={value!r} (there: {there.get(name, missing)!r})"
-        for name, value in changed_fields(config, load_config(workdir)).items()
+        f"{name}={value!r} (there: {values.get(name, missing)!r})"
+        for name, value in changed_fields(config, there).items()
     ]
     if differences:
         raise UserError(
