@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.eval_batch_size = 1000  # images per evaluation step; does not change results
     config.eval_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
     config.label_smoothing = 0.0  # share of the target that is spread over all classes
-    config.dtype = "float32"  # of the computation: float32 or bfloat16. Parameters, statistics and loss stay float32
+    config.dtype = "float32"  # compute dtype: float32 or bfloat16. Parameters, statistics and loss stay float32
     config.steps_per_dispatch = 130  # training steps per dispatch on GPU or TPU; on CPU always 1
 
     config.model = ConfigDict()
@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # see OPTIMIZERS in jaxresnet/core/optim.py
-    config.optimizer.momentum = 0.9  # of sgd, rmsprop and muon; beta1 of adam, adamw and radam; others: none
+    config.optimizer.momentum = 0.9  # for sgd, rmsprop and muon; beta1 for adam, adamw and radam; the others ignore it
     config.optimizer.weight_decay = 5e-4  # coupled (added to the gradient) except for adamw; for muon, see there
 
     config.schedule = ConfigDict()
@@ -58,10 +58,10 @@ def get_config() -> ConfigDict:
     config.schedule.step_per = "epoch"  # when the rate changes: "epoch", as in PyTorch scripts, or "step"
     config.schedule.total_epochs = config_dict.placeholder(float)  # length (T_max of cosine). None: the whole run
     config.schedule.warmup_epochs = 0.0  # length of a linear warm-up before it, from a hundredth of the rate
-    config.schedule.start_factor = 1.0  # of linear
-    config.schedule.end_factor = 0.0  # of linear
-    config.schedule.power = 1.0  # of polynomial
-    config.schedule.restarts = 3  # of warm_restarts, evenly spaced
+    config.schedule.start_factor = 1.0  # linear only: factor at the start
+    config.schedule.end_factor = 0.0  # linear only: factor at the end
+    config.schedule.power = 1.0  # polynomial only: exponent
+    config.schedule.restarts = 3  # warm_restarts only: number of restarts, evenly spaced
 
     config.checkpoint = ConfigDict()  # each new best epoch and the end are always saved
     config.checkpoint.every_minutes = 5.0  # minutes between saves, also within an epoch

@@ -32,7 +32,7 @@ def test_every_cell_runs_and_shows_what_it_should(tmp_path, monkeypatch):
             text += output.get("text", "") + output.get("data", {}).get("text/plain", "")
             pictures += "image/png" in output.get("data", {})
     assert pictures == 3
-    assert text.count("epoch 1/1: loss") == 2 and "taken for" in text and "labelled images right" in text
+    assert text.count("epoch 1/1: loss") == 2 and "predicted as" in text and "labelled images right" in text
     assert {"quickstart", "final-small", "final-small.stablehlo"} <= {
         path.name for path in (tmp_path / "runs").iterdir()
     }

@@ -189,7 +189,7 @@ class ResNet(nn.Module):
         param_dtype: dtype of parameters and BatchNorm statistics.
         conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``. Models of
             a config get that of ``core.cpu_convolution``, which is faster on CPU.
-        relu: activation function, likewise.
+        relu: activation function. Models of a config get that of ``core.cpu_convolution``.
     """
 
     channels: Sequence[int] = (64, 128, 256)

@@ -52,7 +52,7 @@ def load_npz(path: pathlib.Path) -> tuple[Arrays, tuple[str, ...] | None]:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is no .npz file, or a damaged one ({one_line(error)})") from error
+        raise UserError(f"{path} is not a .npz file, or is damaged ({one_line(error)})") from error
     names = arrays.pop(CLASS_NAMES, None)
     if names is None:
         return arrays, None

@@ -77,17 +77,17 @@ def _add_introduction(page: Page, tables: list[Table], runs: list[Run]) -> None:
     page.add(
         f"The tables of *An Implementation of the ResNet Architecture in Pytorch* (Chang and Shong), redrawn from "
         f"{len(finished)} finished runs of this project. Of the {len(names)} experiments in them, {len(full & names)} "
-        "have been run here at full length; the others are listed as not run. Accuracies are in %, on the 10,000 test "
-        "images of CIFAR-10 where nothing else is said."
+        "have been run here at full length. The others are listed as not run. If nothing else is said, accuracies are "
+        "in % of CIFAR-10's 10,000 test images."
     )
     page.add(
-        "- **Ours** is the mean ± the sample standard deviation over seeds; **n** counts them. **Last** is "
-        "the last epoch, **best** the best one, chosen on the test set.\n"
-        "- **Difference** is ours minus the paper's figure, of the same epoch as the paper's: the last, except where "
-        "it says best.\n"
-        "- **Outside** marks a difference that the spread of our seeds does not explain: the paper's figure, a single "
-        "run, is outside of the 95% prediction interval for one more run, mean ± t s √(1 + 1/n). One seed has no "
-        "spread to judge by.\n"
+        "- **Ours** is the mean ± the sample standard deviation over seeds, and **n** is their number. **Last** is "
+        "the last epoch. **Best** is the best one, chosen on the test set.\n"
+        "- **Difference** is ours minus the paper's figure. Both are of the last epoch, or of the best if that is "
+        "said.\n"
+        "- **Outside** marks a difference that the spread of our seeds does not explain. The paper's figure is a "
+        "single run. It lies outside of the 95% prediction interval for one more run, mean ± t s √(1 + 1/n). One seed "
+        "has no spread to judge by.\n"
         "- Runs that were shortened or changed have tables of their own and are never compared with the paper."
     )
     headings = [*(each.experiment.title for each in tables), "The final model", "The best run", "The runs"]
@@ -112,7 +112,7 @@ def _add_final_model(page: Page, tables: list[Table]) -> None:
     names, matrices = confusions[0][0], np.array([matrix for _, matrix in confusions])
     changes = format_changes(group.changes)
     page.add(
-        f"What it takes for what among the {group.split} images, after the last epoch, over {len(matrices)} "
+        f"Its predictions by true class, on the {group.split} images after the last epoch, over {len(matrices)} "
         f"run{'s' if len(matrices) > 1 else ''}" + (f" with {changes}" if changes else "") + ". Each row sums to 100%."
     )
     page.add_figure("confusion", figures.draw_confusion(names, matrices.sum(0)), "confusion matrix")
@@ -152,7 +152,7 @@ def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     )
     if best.confusion:
         names, matrix = best.confusion
-        page.add("What it takes for what, after the last epoch. Each row sums to 100%.")
+        page.add("Its predictions by true class, after the last epoch. Each row sums to 100%.")
         page.add_figure(
             "best-confusion", figures.draw_confusion(names, np.array(matrix)), "confusion matrix of the best run"
         )

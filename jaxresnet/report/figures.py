@@ -131,7 +131,7 @@ def draw_bars(bars: list[Bar], quantity: str) -> Figure:
 
 
 def draw_confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
-    """Draw the share (%) of each class (row) that was taken for each class (column)."""
+    """Draw the share (%) of each class (row) that was predicted as each class (column)."""
     percent = 100 * matrix / matrix.sum(1, keepdims=True)
     figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
     axes = figure.subplots()
@@ -145,7 +145,7 @@ def draw_confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="taken for", ylabel="is")
+    axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, shrink=0.75, label="mistakes, % of the class")
     return figure
 

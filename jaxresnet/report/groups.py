@@ -14,6 +14,8 @@ from jaxresnet.workdir.runs import Run
 # Fields that may differ between runs of the same experiment.
 NOT_COMPARED = ("seed", "dtype")
 
+_QUANTILE = 0.975  # of a two-sided interval of 95%
+
 
 class Stat(NamedTuple):
     """Mean and sample standard deviation of ``n`` values. The deviation of a single value is NaN."""
@@ -28,22 +30,21 @@ class Stat(NamedTuple):
         values = list(values)
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
 
-    def interval(self, confidence: float = 0.95) -> float:
-        """Return half the width of the prediction interval for one more run, or NaN if there is only one.
+    def interval(self) -> float:
+        """Return half the width of the 95% prediction interval for one more run, or NaN if there is only one.
 
-        A run drawn like these lies in the interval with probability ``confidence``. The half width is
-        ``t sd sqrt(1 + 1/n)``, with Student's t at n - 1 degrees of freedom.
+        The half width is ``t sd sqrt(1 + 1/n)``, with Student's t at n - 1 degrees of freedom.
         """
         if self.n < 2:
             return math.nan
-        return stats.t.ppf((1 + confidence) / 2, self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
+        return stats.t.ppf(_QUANTILE, self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" + (f" ± {self.sd:.2f}" if self.n > 1 else "")
 
 
-def difference_interval(first: Stat, second: Stat, pool: list[Stat], confidence: float = 0.95) -> float:
-    """Return half the width of the confidence interval of the difference of two means.
+def difference_interval(first: Stat, second: Stat, pool: list[Stat]) -> float:
+    """Return half the width of the 95% confidence interval of the difference of two means.
 
     It uses Student's t and a variance pooled over ``pool``, because arms have few seeds. It is NaN if no arm has two.
     """
@@ -51,7 +52,7 @@ def difference_interval(first: Stat, second: Stat, pool: list[Stat], confidence:
     if freedom == 0:
         return math.nan
     variance = sum((stat.n - 1) * stat.sd**2 for stat in pool if stat.n > 1) / freedom
-    return stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(variance * (1 / first.n + 1 / second.n))
+    return stats.t.ppf(_QUANTILE, freedom) * math.sqrt(variance * (1 / first.n + 1 / second.n))
 
 
 class Group(NamedTuple):

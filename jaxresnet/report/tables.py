@@ -175,8 +175,8 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
     page.add(table(header if split == "test" else [*header, "test"], rows))
     if len(rows) > 1:
         page.add(
-            "**Outside** here: 0 is outside of the 95% confidence interval of the difference of the two means, by the "
-            "seeds' spread pooled over the arms of this table."
+            "**Outside** means here that 0 is outside of the 95% confidence interval of the difference of the two "
+            "means. The interval uses the spread of the seeds, pooled over the arms of this table."
         )
     _add_accuracy_figures(page, name, sweep.groups, {})
     if len(rows) == 1:

@@ -59,7 +59,7 @@ def _use_all_cores() -> None:
 
 def _keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache, if it is writable and ``JAX_COMPILATION_CACHE_DIR`` is not set."""
-    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # as above
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds it at run time
         return
     with contextlib.suppress(OSError, RuntimeError):  # there is no home folder, or it is not writable
         folder = cache_folder() / "compiled"

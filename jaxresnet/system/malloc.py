@@ -62,8 +62,8 @@ def restart_with_large_pages() -> None:
 def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a process with large pages.
 
-    It is a copy of ``environment`` if that has settings for glibc, if glibc is too old or not to be tuned, or if the
-    system does not give large pages on request, but to all processes or to none.
+    It is a copy of ``environment`` if one of these holds: the environment has settings for glibc, glibc is too old or
+    is not to be tuned, or the system gives large pages to all processes or to none.
     """
     if _TUNABLES in environment or _glibc_version() < _HAVE_LARGE_PAGES or not _gives_large_pages_if_asked():
         return dict(environment)

@@ -84,7 +84,7 @@ def ending_others_too() -> Iterator[None]:
 def _lost(error: Exception) -> str:
     return (
         f"another process of this run has ended, or JAX failed here ({one_line(error)}); "
-        "start all processes again, and the run goes on"
+        "start all processes again to resume"
     )
 
 

@@ -140,7 +140,7 @@ class Checkpointer:
                 is_new = self.latest_step is not None and self.latest_step != self._noted_step()
                 if is_new and self._folder.exists():  # the workdir may have been moved away
                     write_whole(self._workdir / NEWEST_FILE, json.dumps({"step": self.latest_step}) + "\n")
-        except jax.errors.JaxRuntimeError:  # as above
+        except jax.errors.JaxRuntimeError:  # another process has ended, so the caller ends this one too
             raise
         except Exception as error:
             raise self._not_written(error) from error

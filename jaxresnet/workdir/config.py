@@ -224,10 +224,11 @@ def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
         UserError: fields differ. The message names each, with both values.
     """
-    there, missing = flatten(load_config(workdir).to_dict()), "(no such field)"
+    there, missing = load_config(workdir), "(no such field)"
+    values = flatten(there.to_dict())
     differences = [
-        f"{name}={value!r} (there: {there.get(name, missing)!r})"
-        for name, value in changed_fields(config, load_config(workdir)).items()
+        f"{name}={value!r} (there: {values.get(name, missing)!r})"
+        for name, value in changed_fields(config, there).items()
     ]
     if differences:
         longer = " (to train weights further: docs/training.md)" if "num_epochs=" in differences[0] else ""

@@ -29,7 +29,8 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         if is_release(workdir):
             raise UserError(
                 f"workdir {workdir} holds a release, and releases are not trained further; give another folder, and "
-                f"begin with these weights by: jaxresnet.convert --from_torch={workdir / WEIGHTS_FILE}"
+                f"begin with these weights: jaxresnet.convert --from_torch={workdir / WEIGHTS_FILE} --config=... "
+                "--workdir=..."
             )
         if (workdir / CONFIG_FILE).exists():
             check_same_training(config, workdir)

@@ -16,7 +16,7 @@ class Progress:
         last: line of ``metrics.jsonl`` of the last evaluated epoch.
         best: ``epoch`` (from 1), ``step``, ``loss`` and ``accuracy`` (%) of the best epoch so far.
         train_seconds: time spent in training steps of finished epochs, compilation included.
-        eval_seconds: time spent in evaluation, likewise.
+        eval_seconds: time spent in evaluation of finished epochs, compilation included.
         confusion: confusion matrix of the last evaluation.
         data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
             of the epochs before are not known then.

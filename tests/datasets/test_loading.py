@@ -139,7 +139,7 @@ def test_npz(tmp_path):
         (dict(train_labels=np.zeros(20)), "labels are float64"),
         (dict(train_labels=np.arange(20)), "labels go from 0 to 19: expected 0 to 9"),
         (dict(test_labels=np.arange(10) - 1), "labels go from -1 to 8"),
-        (dict(train_labels=np.array([object()] * 20)), "is no .npz file, or a damaged one"),
+        (dict(train_labels=np.array([object()] * 20)), "is not a .npz file, or is damaged"),
     ],
 )
 def test_npz_of_another_kind_is_refused(tmp_path, changes, message):
@@ -158,7 +158,7 @@ def test_damaged_npz_is_refused(tmp_path, damage):
         np.save(buffer, np.zeros(3))
         content = buffer.getvalue()
     path.write_bytes({"truncate": content[: len(content) // 2], "empty": b"", "text": b"images"}.get(damage, content))
-    with pytest.raises(UserError, match="a damaged one"):
+    with pytest.raises(UserError, match="or is damaged"):
         load(path)
 
 
