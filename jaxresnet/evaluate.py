@@ -13,7 +13,7 @@ from jaxresnet.inference import restore_run
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.files import read_class_names
+from jaxresnet.workdir.files import check_class_names, read_class_names
 
 
 class Evaluation(NamedTuple):
@@ -46,7 +46,9 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
     if mirror and not config.augment.flip:
         raise UserError("--mirror: this run was trained without mirror images (augment.flip=False); leave out --mirror")
     data_dir = config.dataset.data_dir if data_dir is None else data_dir
-    test = load_dataset(config.dataset.name, data_dir, config.model.num_classes).test
+    dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
+    check_class_names(user_path(workdir), config, dataset.class_names)
+    test = dataset.test
     steps = jit_steps(create_transform(config), mesh, mirror=mirror)
     with image_bar(len(test)) as bar:
         show = functools.partial(bar.update, min(config.eval_batch_size, len(test)))

@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 
 from jaxresnet import cli
 from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.datasets.cifar import NUM_TRAIN
+from jaxresnet.datasets.cifar import CIFAR10, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.config import eval_split_name, load_config
+from jaxresnet.workdir.files import read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from jaxresnet.workdir.names import CURVES_FILE
 
@@ -44,7 +45,13 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
     if not lines:
         raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
     run = _run_series(lines, split)
-    paper = read_paper_curve(config.paper.curve) if config.paper.curve else None
+    summary = read_summary(folder)
+    is_cifar10 = config.dataset.name == "cifar10" and (
+        summary is None or summary.get("data_fingerprint", CIFAR10.fingerprint) == CIFAR10.fingerprint
+    )
+    paper = read_paper_curve(config.paper.curve) if config.paper.curve and is_cifar10 else None
+    if x == "pflop" and not is_cifar10:
+        raise UserError("--x=pflop: this run is not on CIFAR-10, so its number of images is not known; use --x=epoch")
     if x == "pflop":
         _to_compute(run, paper, config)
 
@@ -89,8 +96,6 @@ def _run_series(lines: list[dict[str, Any]], split: str) -> Series:
 
 def _to_compute(run: Series, paper: Series | None, config: ConfigDict) -> None:
     """Replace epochs, in place, by the floating-point operations of training up to them, in 1e15."""
-    if config.dataset.name != "cifar10":
-        raise UserError(f"--x=pflop: dataset.name={config.dataset.name!r} is not supported; expected cifar10")
     # Imported here so that a mistyped flag is reported before JAX starts.
     from jaxresnet.core.flop import flop_until
 

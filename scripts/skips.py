@@ -52,9 +52,7 @@ def gradient_norms(
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         gradients = jax.jit(jax.grad(loss))(variables["params"])
-    blocks = [
-        f"layer{stage + 1}_{block}" for stage, count in enumerate(network["blocks"]) for block in range(count)
-    ]
+    blocks = [f"layer{stage + 1}_{block}" for stage, count in enumerate(network["blocks"]) for block in range(count)]
     return [float(jnp.linalg.norm(gradients[name]["conv1"]["kernel"])) for name in blocks]
 
 

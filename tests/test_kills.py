@@ -88,6 +88,10 @@ def test_the_status_tells_whether_the_runs_differ(monkeypatch, capsys, tmp_path,
 # Signals.
 
 
+def hear_hangups():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # children of nohup ignore it
+
+
 @pytest.fixture
 def start(tmp_path_factory, subprocess_environment):
     """Return a function that starts a command such as ``"jaxresnet.main", "--workdir=..."``. Kill it at the end."""
@@ -102,6 +106,7 @@ def start(tmp_path_factory, subprocess_environment):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=hear_hangups,
         )
         processes.append(process)
         return process
@@ -213,6 +218,7 @@ def test_a_signal_while_the_first_step_is_compiled_ends_the_run_on_the_spot(star
     """There is nothing to save yet. A network of this size takes long to compile."""
     size = ["--config.model.channels=(64,128,256)", "--config.model.blocks=(4,4,3)"]
     process = start("jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *size)
+    assert process.stdout.readline() == "reading digits ...\n"
     assert "compiling the first step" in process.stdout.readline()
     time.sleep(1)
     lines = answer_to(process, number)
@@ -253,6 +259,7 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, subprocess_environmen
     command = [sys.executable, "-m", "jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={workdir}"]
     process, terminal = pty.fork()
     if process == 0:
+        hear_hangups()
         os.chdir(REPOSITORY)
         os.execve(sys.executable, command, subprocess_environment)
     shown = b""

@@ -19,7 +19,7 @@ SMALL = ["--config.model.channels=4,8", "--config.model.blocks=1,1", "--config.n
 def blocks(page, language):
     """Return the code blocks of a page in docs/ that are marked as ``language``, or not marked."""
     text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", text)
+    return [code for marked, code in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", text) if marked == language]
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def test_it_is_not_trained_on_or_overwritten(shipped, run, tiny_npz):
     assert sorted(path.name for path in shipped.iterdir()) == [
         "README.md",
         "card.json",
+        "classes.json",
         "config.json",
         "model.safetensors",
     ]

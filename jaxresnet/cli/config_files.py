@@ -4,10 +4,11 @@ A config file has a function ``get_config``, which returns a ``ConfigDict``. A t
 ``get_config`` takes the name of one, ``ARMS`` lists them, and ``TITLE`` names the table.
 """
 
-import importlib.util
+import importlib
 import pathlib
 import runpy
 import sys
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,12 +62,13 @@ def find_config_file(name: str) -> pathlib.Path:
 
 def let_configs_import_each_other() -> None:
     """Make the files in ``CONFIGS`` importable as ``configs.NAME``, also outside of a clone."""
-    if "configs" in sys.modules or importlib.util.find_spec("configs"):
-        return
-    spec = importlib.util.spec_from_loader("configs", None, is_package=True)
-    assert spec is not None and spec.submodule_search_locations is not None
-    spec.submodule_search_locations.append(str(CONFIGS))
-    sys.modules["configs"] = importlib.util.module_from_spec(spec)
+    try:
+        package = importlib.import_module("configs")
+    except ModuleNotFoundError:
+        package = sys.modules["configs"] = types.ModuleType("configs")
+        package.__path__ = []
+    if str(CONFIGS) not in package.__path__:
+        package.__path__ = [*package.__path__, str(CONFIGS)]
 
 
 def load_experiment(path: pathlib.Path) -> Experiment:
@@ -79,7 +81,7 @@ def load_experiment(path: pathlib.Path) -> Experiment:
     get_config = contents["get_config"]
     if "ARMS" not in contents:
         return Experiment(path, path.stem, ("",), lambda arm: get_config())
-    return Experiment(path, contents["TITLE"], tuple(contents["ARMS"]), get_config)
+    return Experiment(path, contents.get("TITLE", path.stem), tuple(contents["ARMS"]), get_config)
 
 
 def get_config(name: str) -> ConfigDict:

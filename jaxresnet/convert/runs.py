@@ -122,9 +122,9 @@ def guess_configs(state_dict: StateDict, configs: pathlib.Path) -> list[str]:
             continue
         for arm in experiment.arms:
             if describe_misfit(state_dict, experiment.get_config(arm).model) is None:
-                fitting.append(f"{path}:{arm}" if arm else str(path))
+                fitting.append(f"{path.stem}:{arm}" if arm else path.stem)
     # Whole files come first, because many arms share a model.
-    return sorted(fitting, key=lambda name: ".py:" in name)
+    return sorted(fitting, key=lambda name: ":" in name)
 
 
 def explain_misfit(error: UnfitWeights, file: pathlib.Path, config: ConfigDict, configs: pathlib.Path) -> UserError:

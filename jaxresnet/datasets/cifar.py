@@ -50,32 +50,31 @@ class Cifar(NamedTuple):
 
 
 # The hashes are those of tfds.
-SETS = {
-    "cifar10": Cifar(
-        name="cifar10",
-        title="CIFAR-10",
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        folder="cifar-10-batches-bin",
-        train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        test_files=("test_batch.bin",),
-        num_classes={"label": 10},
-        class_names_files={"label": "batches.meta.txt"},
-        fingerprint="40b61ab6",
-    ),
-    "cifar100": Cifar(
-        name="cifar100",
-        title="CIFAR-100",
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        folder="cifar-100-binary",
-        train_files=("train.bin",),
-        test_files=("test.bin",),
-        num_classes={"coarse_label": 20, "label": 100},
-        class_names_files={"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
-        fingerprint=None,
-    ),
-}
+CIFAR10 = Cifar(
+    name="cifar10",
+    title="CIFAR-10",
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    folder="cifar-10-batches-bin",
+    train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+    test_files=("test_batch.bin",),
+    num_classes={"label": 10},
+    class_names_files={"label": "batches.meta.txt"},
+    fingerprint="40b61ab6",
+)
+CIFAR100 = Cifar(
+    name="cifar100",
+    title="CIFAR-100",
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    folder="cifar-100-binary",
+    train_files=("train.bin",),
+    test_files=("test.bin",),
+    num_classes={"coarse_label": 20, "label": 100},
+    class_names_files={"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
+    fingerprint=None,
+)
+SETS = {each.name: each for each in (CIFAR10, CIFAR100)}
 
 
 def default_tfds_root() -> pathlib.Path:

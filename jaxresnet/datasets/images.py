@@ -68,7 +68,10 @@ def _one_to_pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         return read_image(pathlib.Path(image))[0]
     if isinstance(image, Image.Image):
-        return _to_network(image, [])[0]
+        try:
+            return _to_network(image, [])[0]
+        except Exception as error:  # a truncated file can raise anything
+            raise UserError(f"an image of mode {image.mode} cannot be read ({one_line(error)})") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         raise UserError(

@@ -17,7 +17,7 @@ NUM_DIGITS_TEST = 360
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _DIGITS = tuple("0123456789")
-_Source = tuple[Arrays, tuple[str, ...] | None]  # arrays, and class names if the source has them
+_Source = tuple[Arrays, tuple[str, ...] | None, bool]  # arrays, class names if any, True for a user's own classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,29 +78,32 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     Raises:
         UserError: the data are missing, damaged, or of another kind.
     """
-    arrays: Arrays
-    names: tuple[str, ...] | None
     if name == "digits":
         if data_dir is not None:
             raise UserError(f"dataset.data_dir={data_dir!r}: the digits come with scikit-learn; leave data_dir unset")
-        (arrays, names), origin = (_load_digits(), _DIGITS), "scikit-learn's digits"
+        source, origin = (_load_digits(), _DIGITS, False), "scikit-learn's digits"
     elif name not in cifar.SETS:
         raise UserError(f"dataset.name={name!r}: expected one of {', '.join([*cifar.SETS, 'digits'])}")
     elif data_dir is None:
         root = cifar.default_tfds_root()
-        (arrays, names), origin = _load_prepared(cifar.SETS[name], root), str(root)
+        source, origin = _load_prepared(cifar.SETS[name], root), str(root)
     else:
-        (arrays, names), origin = _load_from(data_dir, cifar.SETS[name]), data_dir
-    if names is not None:
+        source, origin = _load_from(data_dir, cifar.SETS[name]), data_dir
+    arrays, names, is_own = source
+    if names is not None and is_own:
         _check_class_names(names, origin, num_classes)
     train, test = (
         _checked_split(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}", num_classes)
         for split in ("train", "test")
     )
-    dataset = Dataset(train, test, names or tuple(map(str, range(num_classes))))
+    dataset = Dataset(train, test, names if names and len(names) == num_classes else _numbers(num_classes))
     if name == "cifar10":
         dataset = _compared_with_cifar10(dataset, names)
     return dataset
+
+
+def _numbers(num_classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(num_classes)))
 
 
 def usual_class_names(name: str, num_classes: int) -> tuple[str, ...]:
@@ -111,7 +114,7 @@ def usual_class_names(name: str, num_classes: int) -> tuple[str, ...]:
     """
     known = {"cifar10": CIFAR10_CLASSES, "cifar100": (), "digits": _DIGITS}
     names = choose(known, "dataset.name", name)
-    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
+    return names if len(names) == num_classes else _numbers(num_classes)
 
 
 def _check_class_names(names: tuple[str, ...], origin: str, num_classes: int) -> None:
@@ -134,7 +137,8 @@ def _compared_with_cifar10(dataset: Dataset, names: tuple[str, ...] | None) -> D
     if not as_many:
         return dataset
     if dataset.fingerprint() == expected:
-        return dataclasses.replace(dataset, class_names=names or CIFAR10_CLASSES[: len(dataset.class_names)])
+        has_ten = len(dataset.class_names) == len(CIFAR10_CLASSES)
+        return dataclasses.replace(dataset, class_names=CIFAR10_CLASSES) if has_ten and not names else dataset
     if names in (None, CIFAR10_CLASSES):  # the pickled batches have no checksum of their own
         print(
             f"note: these images and labels are not CIFAR-10's own (checksum {dataset.fingerprint()}, expected "
@@ -175,7 +179,7 @@ def _load_prepared(which: cifar.Cifar, root: pathlib.Path) -> _Source:
         download.prepare(root, which)
         folder = cifar.find_tfds(root, which.name)
         assert folder is not None, root  # it has just been prepared
-    return cifar.load_tfds(folder, which)
+    return *cifar.load_tfds(folder, which), False
 
 
 def _load_from(data_dir: str, which: cifar.Cifar) -> _Source:
@@ -185,13 +189,13 @@ def _load_from(data_dir: str, which: cifar.Cifar) -> _Source:
     except OSError as error:
         raise UserError(f"dataset.data_dir={data_dir!r} does not exist or cannot be read ({error.strerror})") from error
     if path.is_file():
-        return load_npz(path)
+        return *load_npz(path), True
     if tfds_folder := cifar.find_tfds(path, which.name):
-        return cifar.load_tfds(tfds_folder, which)
+        return *cifar.load_tfds(tfds_folder, which), False
     if which.name == "cifar10" and (batches_folder := batches.find_batches(path)):
-        return batches.load_batches(batches_folder), CIFAR10_CLASSES
+        return batches.load_batches(batches_folder), CIFAR10_CLASSES, False
     if folders.is_image_folder(path):
-        return folders.load_folders(path)
+        return *folders.load_folders(path), True
     raise UserError(
         f"dataset.data_dir={data_dir!r} holds no {which.title} and no images by class: expected a tfds folder with "
         f"{which.name}/ in it, a {batches.BATCHES_FOLDER} folder, a folder with train/CLASS/ and test/CLASS/, or a "

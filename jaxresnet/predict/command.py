@@ -26,6 +26,7 @@ from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.config import load_config
+from jaxresnet.workdir.files import check_class_names
 
 ROWS = 20  # rows of the table on the terminal
 GRID = 36  # images in the picture
@@ -81,7 +82,9 @@ def run(arguments: argparse.Namespace) -> None:
         reader = FileReader(find_files(arguments.images), config.model.num_classes)
     else:
         data_dir = config.dataset.data_dir if arguments.data_dir is None else arguments.data_dir
-        test = load_dataset(config.dataset.name, data_dir, config.model.num_classes).test
+        dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
+        check_class_names(user_path(arguments.workdir), config, dataset.class_names)
+        test = dataset.test
     classifier = load(arguments.workdir, arguments.checkpoint)
     batches = reader.batches(classifier.batch_size) if reader else split_batches(test, classifier.batch_size)
 

@@ -14,7 +14,7 @@ from jaxresnet import cli
 from jaxresnet.cli.config_files import CONFIGS, load_experiment
 from jaxresnet.core.state import create_model
 from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.datasets.cifar import SETS
+from jaxresnet.datasets.cifar import CIFAR10
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
 from jaxresnet.report.groups import Stat, group_runs
@@ -125,7 +125,7 @@ def _add_final_model(page: Page, tables: list[Table]) -> None:
 def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     """Add the CIFAR-10 run with the highest test accuracy after its last epoch, whatever its config."""
     page.add("## The best run")
-    expected = SETS["cifar10"].fingerprint
+    expected = CIFAR10.fingerprint
     finished = [
         run
         for run in runs

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from scipy import stats
 
+from jaxresnet.datasets.cifar import CIFAR10
 from jaxresnet.workdir.config import changed_fields, eval_split_name, flatten
 from jaxresnet.workdir.runs import Run
 
@@ -121,6 +122,8 @@ def group_runs(runs: list[Run], arm: ConfigDict) -> list[Group]:
         if run.config.get("name") != arm.name:
             continue
         changes = {field: value for field, value in changed_fields(run.config, arm).items() if field != "seed"}
+        if run.summary and run.summary.get("data_fingerprint", CIFAR10.fingerprint) != CIFAR10.fingerprint:
+            changes["dataset"] = "other images"
         group = groups.setdefault(repr(changes), Group(arm.name, changes, [], []))
         if run.summary is None:
             group.unfinished.append(run)

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else (signal.SIGINT, signal.SIGTERM)
+_HANGUP = getattr(signal, "SIGHUP", None)  # None on Windows
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *filter(None, [_HANGUP]))
 
 
 def is_command_starting() -> bool:
@@ -80,6 +81,8 @@ def _leave_terminal() -> None:
 def stop_signal() -> Iterator[list[signal.Signals]]:
     """Yield a list that receives the first of ``SIGNALS``. A second one acts as it would without this.
 
+    A second SIGHUP is ignored.
+
     Ignored signals stay ignored, such as Ctrl-C in a background job of a shell, and SIGHUP under nohup.
     """
     received: list[signal.Signals] = []
@@ -87,10 +90,12 @@ def stop_signal() -> Iterator[list[signal.Signals]]:
 
     def receive(number: int, frame: object) -> None:
         received.append(signal.Signals(number))
-        if signal.Signals(number).name == "SIGHUP":
+        if number == _HANGUP:
             _leave_terminal()
         for other, handler in previous.items():
             signal.signal(other, handler)
+        if number == _HANGUP:  # a shell and its terminal each send one
+            signal.signal(number, signal.SIG_IGN)
 
     try:
         for number in SIGNALS:

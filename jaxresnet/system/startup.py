@@ -1,6 +1,7 @@
-"""What a command does before it imports JAX."""
+"""Prepare a command before it imports JAX."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -33,10 +34,12 @@ def blame_environment(error: Exception, environment: Mapping[str, str]) -> str |
     JAX and matplotlib read variables when they are imported or first used, each in its own way. Their messages quote
     the value, but not always the name.
     """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not re.search(r"[\\/](jax|matplotlib)[\\/]", frames[-1].filename):
+        return None
     names = [name for name, value in environment.items() if name.startswith(("JAX_", "MPL")) and value]
     quoted = [name for name in names if any(f"{mark}{environment[name]}{mark}" in str(error) for mark in "'\"")]
-    frames = traceback.extract_tb(error.__traceback__)
-    if not quoted and "JAX_PLATFORMS" in names and frames and frames[-1].filename.endswith("xla_bridge.py"):
+    if not quoted and "JAX_PLATFORMS" in names and frames[-1].filename.endswith("xla_bridge.py"):
         quoted = ["JAX_PLATFORMS"]  # its error for a platform without a plugin has no message
     if not quoted:
         return None

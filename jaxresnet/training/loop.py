@@ -25,6 +25,7 @@ from jaxresnet.core.steps import (
     steps_per_dispatch,
     train_batches,
 )
+from jaxresnet.datasets.cifar import CIFAR10
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
@@ -43,7 +44,7 @@ from jaxresnet.workdir.files import (
 from jaxresnet.workdir.lock import check_workdir, explaining_full_disks, opened
 from jaxresnet.workdir.log import MetricsWriter, NoWriter
 from jaxresnet.workdir.progress import Progress
-from jaxresnet.workdir.tracking import create_tracker
+from jaxresnet.workdir.tracking import check_tracker, create_tracker
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
@@ -67,6 +68,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     """
     folder = user_path(workdir)
     check_config(config)
+    check_tracker(config)
     check_workdir(config, folder)
     if summary := read_summary(folder):
         print(f"{folder} already holds this run, finished.\n{format_summary(summary)}")
@@ -301,7 +303,7 @@ class _Trainer:
             "best": progress.best | {"selected_on": self.eval_name},
             "last": progress.last_scores(self.eval_name),
             "evaluated_on": self.eval_name,
-            "paper_accuracy": self.config.paper.accuracy,
+            "paper_accuracy": self.config.paper.accuracy if progress.data_fingerprint == CIFAR10.fingerprint else None,
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,

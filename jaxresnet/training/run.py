@@ -45,5 +45,6 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
     folder = user_path(str(workdir))
     summary = train_and_evaluate(config, str(folder))
     lines = [line for line in read_metrics(folder, eval_split_name(config)) if is_epoch_line(line)]
-    metrics = {name: np.array([line[name] for line in lines]) for name in lines[-1]}
+    names = lines[-1] if lines else ()  # the log of a finished run may be gone
+    metrics = {name: np.array([line[name] for line in lines]) for name in names}
     return Run(folder, load(str(folder)), summary, metrics)

@@ -188,7 +188,9 @@ class Checkpointer:
             DamagedCheckpoint: the checkpoint is damaged, or the last one, which names the best.
             UserError: there is no such checkpoint, or the one that the run recorded as such is gone.
         """
-        steps, name = sorted(self._manager.all_steps()), str(name)
+        noted, name = self._noted_step(), str(name)  # noted first, because a run may be saving
+        self._manager.reload()
+        steps = sorted(self._manager.all_steps())
         if not steps:
             raise UserError(f"{self._workdir} holds no checkpoint yet")
         there = f"restore {CHECKPOINTS_FOLDER}/ from a copy, or name one that is there: {', '.join(map(str, steps))}"
@@ -196,7 +198,6 @@ class Checkpointer:
             if not name.isdecimal() or int(name) not in steps:
                 raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")
             return self.restore(state, int(name))
-        noted = self._noted_step()
         if noted is not None and noted > steps[-1]:
             raise UserError(f"{self._workdir}: its last checkpoint, of step {noted:,}, is gone; {there}")
         last = self.restore(state, steps[-1])

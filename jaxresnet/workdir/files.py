@@ -132,6 +132,22 @@ def read_class_names(workdir: pathlib.Path, config: ConfigDict) -> tuple[str, ..
     return tuple(names)
 
 
+def check_class_names(workdir: pathlib.Path, config: ConfigDict, names: Sequence[str]) -> None:
+    """Check that data have the classes of the run in ``workdir``, as far as both have names.
+
+    Raises:
+        UserError: the names differ.
+    """
+    ours = read_class_names(workdir, config)
+    has_names = [not all(name.isdecimal() for name in each) for each in (ours, names)]
+    if (workdir / CLASSES_FILE).exists() and all(has_names) and tuple(names) != ours:
+        theirs, expected = (", ".join(each[:4]) for each in (names, ours))
+        raise UserError(
+            f"the classes of the data ({theirs}, ...) are not those of {workdir} ({expected}, ...); give the --data_dir "
+            "of the run's data"
+        )
+
+
 def write_failure(reason: str, workdir: pathlib.Path) -> None:
     """Write ``failure.txt`` atomically."""
     write_whole(workdir / FAILURE_FILE, f"{reason}\n")

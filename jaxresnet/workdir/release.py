@@ -1,7 +1,8 @@
 """Read releases: folders with a trained model and nothing else, small enough to ship.
 
-A release holds ``config.json``, the weights in half precision under PyTorch's names (``model.safetensors``), their
-measurements (``card.json``), and the same in words (``README.md``). ``jaxresnet.export`` writes it.
+A release holds ``config.json``, ``classes.json``, the weights in half precision under PyTorch's names
+(``model.safetensors``), their measurements (``card.json``), and the same in words (``README.md``). ``jaxresnet.export``
+writes it.
 """
 
 import hashlib

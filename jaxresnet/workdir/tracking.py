@@ -1,5 +1,6 @@
 """Optional experiment trackers, which receive every line of ``metrics.jsonl``."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -25,12 +26,10 @@ class WandbTracker:
         """Begin or go on. wandb keeps its files in ``workdir``/wandb.
 
         Raises:
-            UserError: wandb is not installed, or cannot begin.
+            UserError: wandb cannot begin.
         """
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError("tracker='wandb' needs it: pip install 'jaxresnet[wandb]'") from error
+        import wandb
+
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "jaxresnet"),
@@ -44,19 +43,37 @@ class WandbTracker:
             raise UserError(f"tracker='wandb' cannot begin ({one_line(error)}); see WANDB_MODE=offline") from error
 
     def write(self, line: dict[str, Any]) -> None:
-        """Send a line."""
-        self._run.log(line, step=line["step"])
+        """Send a line.
+
+        Raises:
+            UserError: wandb fails.
+        """
+        try:
+            self._run.log(line, step=line["step"])
+        except Exception as error:  # as above
+            raise UserError(f"tracker='wandb' failed ({one_line(error)}); see WANDB_MODE=offline") from error
 
     def close(self) -> None:
         """End the session. wandb waits until it has sent everything."""
         self._run.finish()
 
 
+def check_tracker(config: ConfigDict) -> None:
+    """Check that the tracker that ``config.tracker`` names is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    name = config.get("tracker")
+    if name and importlib.util.find_spec(name) is None:
+        raise UserError(f"tracker={name!r} needs a package: pip install 'jaxresnet[{name}]'")
+
+
 def create_tracker(config: ConfigDict, workdir: pathlib.Path) -> WandbTracker | None:
     """Return the tracker that ``config.tracker`` names, or None if it names none.
 
     Raises:
-        UserError: the tracker is not installed or cannot begin.
+        UserError: the tracker cannot begin.
     """
     return WandbTracker(config, workdir) if config.get("tracker") == "wandb" else None
 

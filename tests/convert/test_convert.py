@@ -334,9 +334,9 @@ def test_a_missing_file_and_a_folder(tiny_config, tmp_path):
 def test_the_config_is_guessed():
     resnet18 = TorchResNet(channels=(64, 128, 256, 512), blocks=(2, 2, 2, 2), pooling=4).state_dict()
     guesses = guess_configs(resnet18, REPOSITORY / "configs")
-    assert guesses[0] == str(REPOSITORY / "configs" / "resnet18.py")
+    assert guesses[0] == "resnet18"
     deep = TorchResNet(channels=(32, 64, 128), blocks=(13, 13, 13), stem_channels=16).state_dict()
-    assert guess_configs(deep, REPOSITORY / "configs") == [f"{REPOSITORY / 'configs' / 'architecture.py'}:32-64-128"]
+    assert guess_configs(deep, REPOSITORY / "configs") == ["architecture:32-64-128"]
     assert guess_configs({"a": np.zeros(1)}, REPOSITORY / "configs") == []
 
 

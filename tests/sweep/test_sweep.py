@@ -120,7 +120,7 @@ def test_any_other_exception_is_reported_and_the_rest_goes_on(small, tmp_path, m
             raise MemoryError("no room\nfor this")
         return train_and_evaluate(config, *arguments)
 
-    monkeypatch.setattr("jaxresnet.training.loop.train_and_evaluate", train)
+    monkeypatch.setattr("jaxresnet.training.train_and_evaluate", train)
     planned = plan.plan_jobs(SCHEDULER, ["linear", "cosine"], 1, small, tmp_path)
     assert sweep.run_jobs(planned) == ["linear, seed 0: MemoryError: no room for this"]
     assert read_summary(tmp_path / "baseline" / "seed0") is not None
