@@ -78,6 +78,7 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     Raises:
         UserError: the data are missing, damaged, or of another kind.
     """
+    source: _Source
     if name == "digits":
         if data_dir is not None:
             raise UserError(f"dataset.data_dir={data_dir!r}: the digits come with scikit-learn; leave data_dir unset")

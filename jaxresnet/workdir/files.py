@@ -143,8 +143,8 @@ def check_class_names(workdir: pathlib.Path, config: ConfigDict, names: Sequence
     if (workdir / CLASSES_FILE).exists() and all(has_names) and tuple(names) != ours:
         theirs, expected = (", ".join(each[:4]) for each in (names, ours))
         raise UserError(
-            f"the classes of the data ({theirs}, ...) are not those of {workdir} ({expected}, ...); give the --data_dir "
-            "of the run's data"
+            f"the classes of the data ({theirs}, ...) are not those of {workdir} ({expected}, ...); give the "
+            "--data_dir of the run's data"
         )
 
 
