@@ -6,12 +6,14 @@
 # make lock:       update requirements.lock to the newest versions that pyproject.toml allows. Needs Python 3.11.
 # make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
 #
-# .venv gets the versions in requirements.lock.
+# .venv gets the versions in requirements.lock. .venv-onnx, in which the tests export to ONNX, gets those in
+# requirements-onnx.lock, because the converter holds back orbax-checkpoint.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCK := requirements.lock
+ONNX_LOCK := requirements-onnx.lock
 # One process per core, at most four, because each holds JAX and PyTorch. Tests of one file stay in one process, because
 # they share costly fixtures. Files run in the order that tests/conftest.py sets.
 PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -19,20 +21,30 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist
 # Create a temporary environment for one command, $$venv, and delete it afterwards.
 WITH_VENV = set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; $(PYTHON) -m venv "$$venv"
 
+# Install an extra in its newest versions, and write them to a lock. The comments of the lock stay.
+define WRITE_LOCK
+$(WITH_VENV); \
+"$$venv/bin/python" $(PIP_INSTALL) -e '.[$(1)]'; \
+sed '/^#/!d' $(2) > "$$venv/lock"; \
+"$$venv/bin/python" -m pip freeze --all --exclude-editable --exclude pip > "$$venv/frozen"; \
+sed 's/+.*//' "$$venv/frozen" | LC_ALL=C sort -f -t= -k1,1 >> "$$venv/lock"; \
+cp "$$venv/lock" $(2)
+endef
+
 .PHONY: quickstart test reliability reliability-quick lock audit clean
 
 quickstart: .venv/installed
 	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-test: .venv/installed-test
+test: .venv/installed-test .venv-onnx/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) -m 'not reliability'
 
-reliability: .venv/installed-test
+reliability: .venv/installed-test .venv-onnx/installed
 	$(PYTEST) -m reliability --thorough
 
-reliability-quick: .venv/installed-test
+reliability-quick: .venv/installed-test .venv-onnx/installed
 	$(PYTEST) -m reliability
 
 .venv/bin/python:
@@ -40,6 +52,7 @@ reliability-quick: .venv/installed-test
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/installed: .venv/bin/python pyproject.toml $(LOCK)
+	@echo "installing jaxresnet and its dependencies, 1.2 GB, into .venv: a few minutes ..."
 	$(BIN)/python $(PIP_INSTALL) --constraint $(LOCK) -e .
 	@touch $@
 
@@ -47,19 +60,20 @@ reliability-quick: .venv/installed-test
 	$(BIN)/python $(PIP_INSTALL) --constraint $(LOCK) -e '.[test]'
 	@touch $@ .venv/installed
 
+.venv-onnx/installed: pyproject.toml $(ONNX_LOCK)
+	$(PYTHON) -m venv .venv-onnx || { rm -rf .venv-onnx; exit 1; }
+	.venv-onnx/bin/python $(PIP_INSTALL) --constraint $(ONNX_LOCK) -e '.[onnx]'
+	@touch $@
+
 lock:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the lock must suit the oldest Python: make lock PYTHON=python3.11")'
-	$(WITH_VENV); \
-	"$$venv/bin/python" $(PIP_INSTALL) -e '.[test]'; \
-	sed '/^#/!d' $(LOCK) > "$$venv/lock"; \
-	"$$venv/bin/python" -m pip freeze --all --exclude-editable --exclude pip > "$$venv/frozen"; \
-	sed 's/+.*//' "$$venv/frozen" | LC_ALL=C sort -f -t= -k1,1 >> "$$venv/lock"; \
-	cp "$$venv/lock" $(LOCK)
+	$(call WRITE_LOCK,test,$(LOCK))
+	$(call WRITE_LOCK,onnx,$(ONNX_LOCK))
 
 audit:
 	$(WITH_VENV); \
 	"$$venv/bin/python" $(PIP_INSTALL) 'pip-audit>=2.10,<3'; \
-	"$$venv/bin/pip-audit" --requirement $(LOCK) --no-deps --disable-pip --strict
+	"$$venv/bin/pip-audit" --requirement $(LOCK) --requirement $(ONNX_LOCK) --no-deps --disable-pip --strict
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-onnx

@@ -19,13 +19,21 @@ RUN_TIME = [*PROJECT["project"]["dependencies"], *(each for extra in EXTRAS.valu
 # An extra may include another extra of this project. Its dependencies are in this list already.
 INSTALLED = [text for text in RUN_TIME if Requirement(text).name != PROJECT["project"]["name"]]
 
-LOCK = "requirements.lock"
-LOCKED = [line for line in (REPOSITORY / LOCK).read_text().splitlines() if not line.startswith("#")]
+# Each lock with what it must hold. The converter to ONNX has a lock of its own, because it holds back orbax-checkpoint.
+ONNX = EXTRAS["onnx"]
+LOCKS = {
+    "requirements.lock": [text for text in INSTALLED if text not in ONNX],
+    "requirements-onnx.lock": [*PROJECT["project"]["dependencies"], *ONNX],
+}
 
 
-@pytest.fixture(scope="module")
-def locked_versions():
-    return {canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in LOCKED)}
+def lines_of(lock):
+    return [line for line in (REPOSITORY / lock).read_text().splitlines() if not line.startswith("#")]
+
+
+def versions_of(lock):
+    pairs = (line.split("==") for line in lines_of(lock))
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
 
 
 @pytest.fixture
@@ -48,26 +56,29 @@ def test_every_dependency_has_a_lower_and_an_upper_bound(text):
     assert operators in ({">=", "<"}, {"=="})
 
 
-@pytest.mark.parametrize("text", INSTALLED)
-def test_the_lock_holds_every_dependency_within_its_bounds(text, locked_versions):
+@pytest.mark.parametrize(("lock", "text"), [(lock, text) for lock in LOCKS for text in LOCKS[lock]])
+def test_a_lock_holds_every_dependency_within_its_bounds(lock, text):
     requirement = Requirement(text)
-    assert requirement.specifier.contains(locked_versions[canonicalize_name(requirement.name)])
+    assert requirement.specifier.contains(versions_of(lock)[canonicalize_name(requirement.name)])
 
 
 def test_the_pytorch_that_is_asked_for_is_one_that_reads_files_safely():
     assert f">={files.SAFE_TORCH}" in str(Requirement(EXTRAS["torch"][0]).specifier)
 
 
-def test_the_lock_is_one_version_a_line_that_any_index_may_serve(locked_versions):
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in LOCKED)  # not 2.13.0+cpu, one index's build
-    assert len(locked_versions) == len(LOCKED)
-    assert sorted(LOCKED, key=lambda line: line.partition("==")[0].upper()) == LOCKED
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_is_one_version_a_line_that_any_index_may_serve(lock):
+    lines = lines_of(lock)
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)  # not 2.13.0+cpu, one index's build
+    assert len(versions_of(lock)) == len(lines)
+    assert sorted(lines, key=lambda line: line.partition("==")[0].upper()) == lines
 
 
 @pytest.mark.parametrize("target", ["quickstart", "test", "reliability", "reliability-quick"])
 def test_make_installs_from_the_lock(target, planned_commands):
     installs = [command for command in planned_commands(target) if "pip install" in command]
-    assert len(installs) == 1 and f"--constraint {LOCK} " in installs[0]
+    locks = list(LOCKS)[: 1 if target == "quickstart" else 2]
+    assert [re.search("--constraint (\\S+) ", install)[1] for install in installs] == locks
 
 
 def test_ci_runs_what_the_pages_say_of_make_test(planned_commands):
