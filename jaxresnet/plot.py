@@ -129,8 +129,8 @@ def _name_best(axes: Axes, run: Series, split: str) -> None:
     axes.axhline(accuracy, color=EVAL_COLOUR, linewidth=0.5)
     axes.text(
         0.98,
-        0.2,
-        f"best {split} accuracy {accuracy:.2f}%, epoch {run['eval_number'][best]}",
+        0.04,
+        f"best {split} accuracy\n{accuracy:.2f}%, epoch {run['eval_number'][best]}",
         transform=axes.transAxes,
         ha="right",
         color=EVAL_COLOUR,

@@ -137,7 +137,7 @@ def test_held_out_images_are_not_called_test_images(tmp_path):
     text = section(markdown, "### Shortened runs of table 1: models")
     assert "accuracies on training images that were held out" in text
     assert row(text, "final")[1:] == ["95.20 ± 0.28", "95.20 ± 0.28", "2", "", "88.50 ± 0.71"]
-    assert "validation accuracy of each arm" in text and "among the validation images" in markdown
+    assert "validation accuracy of each arm" in text and "on the validation images" in markdown
     # Nothing was chosen on the test set here.
     assert "In our own" not in section(markdown, "## Table 1: models")
 

@@ -172,5 +172,5 @@ def test_a_process_whose_first_has_died_before_they_knew_each_other_ends_in_one_
     assert end.value.code == 1
     assert capsys.readouterr().err == (
         "jaxresnet: another process of this run has ended, or JAX failed here (Unable to initialize backend 'cpu': "
-        "UNAVAILABLE: Socket closed); start all processes again, and the run goes on\n"
+        "UNAVAILABLE: Socket closed); start all processes again to resume\n"
     )
