@@ -38,8 +38,9 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
     Raises:
         UserError: missing run, no metrics yet, a data set without known size, or a file that cannot be written.
     """
-    folder, picture = user_path(workdir), output_file("--out", out, force, PICTURES)
+    folder = user_path(workdir)
     config = load_config(folder)
+    picture = output_file("--out", out, force, PICTURES)
     split = eval_split_name(config)
     lines = read_metrics(folder, split)
     if not lines:

@@ -1,9 +1,11 @@
 """Measure how gradients shrink or grow through a network at initialisation, with and without skips and BatchNorm.
 
     python -m scripts.skips --data_dir=cifar10.npz
+    python -m scripts.skips --workdir=runs --out=curves.svg
 
-It prints a table for ``docs/skips.md``. For each network it takes the loss of one batch, and the norm of the gradient
-of each block's first convolution. The paper's sources trained networks of 20 and 56 layers, and Table 8 has one of 80.
+The first command prints a table for ``docs/skips.md``. For each network it takes the loss of one batch, and the norm of
+the gradient of each block's first convolution. The paper's sources trained networks of 20 and 56 layers, and Table 8
+has one of 80. The second command draws the training curves of ``configs/skips.py``.
 """
 
 import argparse
@@ -14,10 +16,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from matplotlib.figure import Figure
 
+from configs import skips as experiment
 from jaxresnet.core import model as model_module
 from jaxresnet.core.model import ResNet
 from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.system.atomic_files import PICTURES, output_file
+from jaxresnet.system.errors import user_path
+from jaxresnet.workdir.log import read_metrics
 
 BATCH = 128
 NETWORKS: dict[int, dict[str, Any]] = {
@@ -56,11 +63,41 @@ def gradient_norms(
     return [float(jnp.linalg.norm(gradients[name]["conv1"]["kernel"])) for name in blocks]
 
 
+def draw_curves(workdir: str) -> Figure:
+    """Draw training loss and accuracy of every arm of ``configs/skips.py`` against epochs."""
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    for axes, name, label in zip(
+        figure.subplots(1, 2), ("train_loss", "train_accuracy"), ("training loss", "training accuracy, %"), strict=True
+    ):
+        for arm in experiment.ARMS:
+            layers, _, plain = arm.partition("_")
+            lines = read_metrics(user_path(workdir) / "skips" / arm / "seed0")
+            axes.plot(
+                [line["epoch"] for line in lines],
+                [line[name] for line in lines],
+                color={"20": "#4477aa", "56": "#cc3311"}[layers],
+                linestyle="--" if plain else "-",
+                label=f"{layers} layers, {'plain' if plain else 'skips'}",
+            )
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    return figure
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table, or draw the curves."""
     parser = argparse.ArgumentParser(prog="python -m scripts.skips", description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", help="location of CIFAR-10, as in config.dataset.data_dir")
-    train = load_dataset("cifar10", parser.parse_args().data_dir, 10).train
+    parser.add_argument("--workdir", help="folder of the runs of configs/skips.py: draw their curves instead")
+    parser.add_argument("--out", default="curves.svg", help="picture to write (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")
+    arguments = parser.parse_args()
+    if arguments.workdir:
+        picture = output_file("--out", arguments.out, arguments.force, PICTURES)
+        picture.write_figure(draw_curves(arguments.workdir))
+        return
+    train = load_dataset("cifar10", arguments.data_dir, 10).train
     images, labels = jnp.float32(train.images[:BATCH]) / 255, jnp.asarray(train.labels[:BATCH])
     print("| layers | BatchNorm | skips | first block | last block | first / last |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -52,5 +52,5 @@ def test_epochs_that_were_not_evaluated_are_drawn_too(tmp_path, x):
 def test_compute_is_known_for_cifar10_alone(tmp_path):
     save_config(quickstart.get_config(), tmp_path)
     (tmp_path / METRICS_FILE).write_text(LINE.format(epoch=1, step=1, more=EVALUATED))
-    with pytest.raises(UserError, match=r"--x=pflop: dataset\.name='digits'"):
+    with pytest.raises(UserError, match=r"--x=pflop: this run is not on CIFAR-10"):
         plot.plot_run(str(tmp_path), str(tmp_path / "curves.png"), "pflop")

@@ -1,7 +1,7 @@
 """Config files: where they lie, and what they hold.
 
 A config file has a function ``get_config``, which returns a ``ConfigDict``. A table of experiments has arms: its
-``get_config`` takes the name of one, ``ARMS`` lists them, and ``TITLE`` names the table.
+``get_config`` takes the name of one, ``ARMS`` lists them, and ``TITLE`` is its title in the report.
 """
 
 import importlib
@@ -30,7 +30,7 @@ class Experiment(NamedTuple):
 
     Attributes:
         path: path of the file.
-        title: title of the table, or the file's name if it has no arms.
+        title: title of the table, or ``""`` if it is none.
         arms: names of the table's rows in order, or ``("",)`` if it has no arms.
         get_config: function from the name of an arm, or ``""`` if it has no arms, to the locked config.
     """
@@ -80,8 +80,8 @@ def load_experiment(path: pathlib.Path) -> Experiment:
     contents = _run(path)
     get_config = contents["get_config"]
     if "ARMS" not in contents:
-        return Experiment(path, path.stem, ("",), lambda arm: get_config())
-    return Experiment(path, contents.get("TITLE", path.stem), tuple(contents["ARMS"]), get_config)
+        return Experiment(path, "", ("",), lambda arm: get_config())
+    return Experiment(path, contents.get("TITLE", ""), tuple(contents["ARMS"]), get_config)
 
 
 def get_config(name: str) -> ConfigDict:

@@ -47,7 +47,7 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
         raise UserError(f"--workdir={workdir}: there is no such folder; give the folder of the runs")
     check_out(out)  # First, because reading and drawing take long.
     experiments = [load_experiment(path) for path in sorted(configs.glob("*.py")) if path.name != "arms.py"]
-    experiments = sorted((e for e in experiments if e.arms != ("",)), key=lambda experiment: experiment.title)
+    experiments = sorted((e for e in experiments if e.title), key=lambda experiment: experiment.title)
     if not experiments:
         raise UserError(f"--configs={configs}: there are no tables in it; run from the folder that holds configs/")
     runs = read_runs(workdir)

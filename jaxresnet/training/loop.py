@@ -64,7 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     Raises:
         UserError: config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
-        Interrupted: SIGINT, SIGTERM or SIGHUP came and the run was saved. In its first dispatch, a command just ends.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came, and the run was saved. A command's first dispatch just ends.
     """
     folder = user_path(workdir)
     check_config(config)
@@ -86,9 +86,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
         processes.ending_others_too(),
         explaining_full_disks(folder),  # again, because the line before may end the process
     ):
-        summary = _Trainer(task, folder, check_place, checkpointer, status).run()
+        with _nothing_to_save():
+            trainer = _Trainer(task, folder, check_place, checkpointer, status)
+        summary = trainer.run()
     print(format_summary(summary))
     return summary
+
+
+def _nothing_to_save() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which a signal ends a command at once. Several processes wait, to agree on their end."""
+    return signals.ending_at_once() if jax.process_count() == 1 else contextlib.nullcontext()
 
 
 class _Save(NamedTuple):
@@ -215,12 +222,9 @@ class _Trainer:
             self._stop_if_asked()
 
     def _start_up(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which a signal ends the process at once if this is the first dispatch.
-
-        The first dispatch compiles, and there is nothing to save yet. Several processes wait, to agree on their end.
-        """
+        """Return a context in which a signal ends a command at once if this is the first dispatch, which compiles."""
         is_first, self.is_starting = self.is_starting, False
-        return signals.ending_at_once() if is_first and jax.process_count() == 1 else contextlib.nullcontext()
+        return _nothing_to_save() if is_first else contextlib.nullcontext()
 
     def _finish_epoch(self) -> None:
         """Evaluate the epoch if due, log it, and save if it is the best or the last or a save is due."""

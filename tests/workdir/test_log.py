@@ -1,9 +1,14 @@
 """Means of metrics, the progress display, and the log file."""
 
+import fcntl
 import io
 import json
+import os
+import pty
 import re
+import struct
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -15,11 +20,6 @@ from jaxresnet.workdir.log import MetricsWriter, read_metrics
 from jaxresnet.workdir.names import METRICS_FILE
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_sums_are_taken_before_they_are_divided():
     sums = Sums()
     sums.add({"loss": np.float32([10.0, 2.0]), "correct": np.int32([4, 1]), "count": np.int32([8, 2])}, 0.5)
@@ -28,37 +28,47 @@ def test_sums_are_taken_before_they_are_divided():
     assert sums.seconds == 1.0
 
 
-def show(monkeypatch, stream, columns=200):
+def show(monkeypatch, stream):
     monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setenv("COLUMNS", str(columns))  # tqdm uses these if it cannot ask the terminal
-    monkeypatch.setenv("LINES", "50")
     monkeypatch.setattr("jaxresnet.system.terminal.SECONDS_BETWEEN_LINES", 0.0)
     display = ProgressDisplay(num_epochs=4, work=np.arange(41.0), step=9)
     display.update(1, 10, {"train_loss": 2.0, "train_accuracy": 50.0}, 20.0)
     display.update(2, 11, {"train_loss": 2.0, "train_accuracy": 50.0}, 20.0)
     display.say("epoch 1/4: done")
     display.close()
-    return stream.getvalue()
+
+
+def show_on_a_terminal(monkeypatch, columns):
+    """Return the lines that a terminal of that width is given, with those that are overwritten."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    with os.fdopen(master, "rb", buffering=0) as reader, os.fdopen(terminal, "w") as writer:
+        show(monkeypatch, writer)
+        writer.flush()
+        text = reader.read(65536).decode()
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def test_a_bar_on_a_terminal(monkeypatch):
-    text = show(monkeypatch, Terminal())
-    assert "\r" in text and "epoch 1/4: done\n" in text
-    (bar,) = (line for line in text.replace("\n", "\r").split("\r") if "time left: ..." in line)
-    assert bar.count("time left: ...  epoch 1/4  loss 2.0000  accuracy 50.00%  step 10/40  20 images/s") == 1
+    lines = show_on_a_terminal(monkeypatch, 200)
+    assert "epoch 1/4: done" in lines
+    (bar,) = (line for line in lines if "time left: ..." in line)
+    assert bar.rstrip().endswith("| time left: ...  epoch 1/4  loss 2.0000  accuracy 50.00%  step 10/40  20 images/s")
     assert bar.startswith(" 25%|")
 
 
 @pytest.mark.parametrize("columns", [60, 80])
 def test_the_time_left_is_visible_on_a_narrow_terminal(monkeypatch, columns):
-    text = show(monkeypatch, Terminal(), columns).replace("\n", "\r")
-    bars = [line for line in text.split("\r") if "epoch 2/4" in line]
+    lines = show_on_a_terminal(monkeypatch, columns)
+    bars = [line for line in lines if "epoch 2/4" in line]
     assert bars and all(re.match(r" 28%\|.{10}\| \d+s left  epoch 2/4  loss 2\.0", bar) for bar in bars)
-    assert all(len(bar.rstrip()) <= columns for bar in text.split("\r"))
+    assert all(len(line) <= columns for line in lines)
 
 
 def test_plain_lines_elsewhere(monkeypatch):
-    lines = show(monkeypatch, io.StringIO()).splitlines()
+    stream = io.StringIO()
+    show(monkeypatch, stream)
+    lines = stream.getvalue().splitlines()
     assert lines[0] == "time left: ...  epoch 1/4  loss 2.0000  accuracy 50.00%  step 10/40  20 images/s"
     assert re.match(r"\d+s left  epoch 2/4", lines[1]) and lines[2] == "epoch 1/4: done"
 

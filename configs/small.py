@@ -1,0 +1,63 @@
+"""Every arm of every table at a size that two cores train in minutes. `docs/tables.md` has what it found.
+
+    python -m jaxresnet.main --config=configs/small.py:scheduler/linear --workdir=runs/small/scheduler/linear/seed0
+    python -m jaxresnet.sweep --config=configs/small.py --seeds=2 --workdir=runs/small
+
+The size is the same for all arms. Channels and blocks are a quarter of the arm's, and at least one block. All lengths
+in epochs are a fifth, 40 for 200. An epoch has 10,000 of the training images, a fifth too,
+and the other 40,000 are the validation split. So a run has a 25th of the steps, and it can overfit, as the paper's do.
+The learning rate changes every step, because 40 values are coarser than the paper's 200.
+
+Paper: no such experiment. Measured here: not yet.
+"""
+
+from configs import (
+    architecture,
+    augmentation,
+    batch_size,
+    dropout,
+    epochs,
+    headline,
+    optimizer,
+    pooling,
+    scheduler,
+)
+
+TABLES = (headline, scheduler, augmentation, optimizer, epochs, pooling, dropout, architecture, batch_size)
+# Arms that equal the baseline share its name, and so its runs.
+ARMS = {table.get_config(arm).name: (table, arm) for table in TABLES for arm in table.ARMS}
+
+SMALLER = 4  # divisor of channels and blocks
+SHORTER = 5  # divisor of lengths in epochs, and of the training images
+TRAINING_IMAGES = 10_000
+
+
+def shrink(config):
+    """Make a config small, in place."""
+    config.num_epochs //= SHORTER
+    config.schedule.warmup_epochs /= SHORTER
+    if config.schedule.total_epochs is not None:
+        config.schedule.total_epochs /= SHORTER
+    config.schedule.step_per = "step"
+    config.dataset.validation_size = 50_000 - TRAINING_IMAGES
+    config.eval_every_epochs = 10
+    config.model.channels = tuple(channels // SMALLER for channels in config.model.channels)
+    config.model.blocks = tuple(max(1, blocks // SMALLER) for blocks in config.model.blocks)
+    if config.model.stem_channels is not None:
+        config.model.stem_channels //= SMALLER
+    config.log_every_steps = 0
+    config.paper.accuracy = config.paper.curve = None
+
+
+def get_config(arm: str = "baseline"):
+    """Return the config of an arm.
+
+    Raises:
+        ValueError: there is no such arm. The message lists all arms.
+    """
+    if arm not in ARMS:
+        raise ValueError(f"there is no arm {arm!r}; expected one of {', '.join(ARMS)}")
+    table, name = ARMS[arm]
+    config = table.get_config(name)
+    shrink(config)
+    return config
