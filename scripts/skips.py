@@ -19,6 +19,7 @@ import optax
 from matplotlib.figure import Figure
 
 from configs import skips as experiment
+from jaxresnet import cli
 from jaxresnet.core import model as model_module
 from jaxresnet.core.model import ResNet
 from jaxresnet.datasets.loading import load_dataset
@@ -63,6 +64,20 @@ def gradient_norms(
     return [float(jnp.linalg.norm(gradients[name]["conv1"]["kernel"])) for name in blocks]
 
 
+def print_gradients(data_dir: str | None) -> None:
+    """Print the table of gradient norms."""
+    train = load_dataset("cifar10", data_dir, 10).train
+    images, labels = jnp.float32(train.images[:BATCH]) / 255, jnp.asarray(train.labels[:BATCH])
+    print("| layers | BatchNorm | skips | first block | last block | first / last |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for layers, network in NETWORKS.items():
+        for norm, skips in ((True, True), (True, False), (False, True), (False, False)):
+            norms = gradient_norms(network, skips, norm, images, labels)
+            ratio = norms[0] / norms[-1] if norms[-1] else float("nan")
+            words = " | ".join("yes" if each else "no" for each in (norm, skips))
+            print(f"| {layers} | {words} | {norms[0]:.3g} | {norms[-1]:.3g} | {ratio:.3g} |", flush=True)
+
+
 def draw_curves(workdir: str) -> Figure:
     """Draw training loss and accuracy of every arm of ``configs/skips.py`` against epochs."""
     figure = Figure(figsize=(8, 3.4), layout="constrained")
@@ -92,21 +107,13 @@ def main() -> None:
     parser.add_argument("--workdir", help="folder of the runs of configs/skips.py: draw their curves instead")
     parser.add_argument("--out", default="curves.svg", help="picture to write (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")
-    arguments = parser.parse_args()
-    if arguments.workdir:
-        picture = output_file("--out", arguments.out, arguments.force, PICTURES)
-        picture.write_figure(draw_curves(arguments.workdir))
-        return
-    train = load_dataset("cifar10", arguments.data_dir, 10).train
-    images, labels = jnp.float32(train.images[:BATCH]) / 255, jnp.asarray(train.labels[:BATCH])
-    print("| layers | BatchNorm | skips | first block | last block | first / last |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for layers, network in NETWORKS.items():
-        for norm, skips in ((True, True), (True, False), (False, True), (False, False)):
-            norms = gradient_norms(network, skips, norm, images, labels)
-            ratio = norms[0] / norms[-1] if norms[-1] else float("nan")
-            words = " | ".join("yes" if each else "no" for each in (norm, skips))
-            print(f"| {layers} | {words} | {norms[0]:.3g} | {norms[-1]:.3g} | {ratio:.3g} |", flush=True)
+    arguments = cli.parse_arguments(parser)
+    with cli.command():
+        if arguments.workdir:
+            picture = output_file("--out", arguments.out, arguments.force, PICTURES)
+            picture.write_figure(draw_curves(arguments.workdir))
+        else:
+            print_gradients(arguments.data_dir)
 
 
 if __name__ == "__main__":
