@@ -44,8 +44,8 @@ def test_small_arms_are_the_tables_arms_scaled_by_one_factor(arm):
     config, large = small.get_config(arm), table.get_config(name)
     assert config.name == large.name == arm
     assert (config.num_epochs, config.schedule.warmup_epochs) == (
-        large.num_epochs / 5,
-        large.schedule.warmup_epochs / 5,
+        large.num_epochs / 10,
+        large.schedule.warmup_epochs / 10,
     )
     assert config.model.channels == tuple(channels / 4 for channels in large.model.channels)
     assert config.model.blocks == tuple(max(1, blocks // 4) for blocks in large.model.blocks)
