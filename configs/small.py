@@ -1,4 +1,4 @@
-"""Every arm of every table at a size that two cores train in minutes. `docs/tables.md` has what it found.
+"""Every arm of every table at a size that a core trains in minutes.
 
     python -m jaxresnet.main --config=configs/small.py:scheduler/linear --workdir=runs/small/scheduler/linear/seed0
     python -m jaxresnet.sweep --config=configs/small.py --seeds=2 --workdir=runs/small

@@ -26,6 +26,10 @@ __all__ = [*_DEFINED_IN]
 startup.begin_command()
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _DEFINED_IN:
         return getattr(importlib.import_module(f"jaxresnet.{_DEFINED_IN[name]}"), name)

@@ -15,6 +15,11 @@ from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.files import check_class_names, read_class_names
 
+DESCRIPTION = """
+Restore a run, or a release, and score it on the whole test set: accuracy and loss, of single images or, with --mirror,
+of the mean over each image and its mirror image.
+"""
+
 
 class Evaluation(NamedTuple):
     """The scores of a checkpoint on the test set.
@@ -60,7 +65,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.evaluate", description="Restore a run and score it.")
+    parser = argparse.ArgumentParser(prog="python -m jaxresnet.evaluate", description=DESCRIPTION)
     parser.add_argument("--workdir", required=True, help="run directory or release")
     parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
     parser.add_argument(

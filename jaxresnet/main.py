@@ -11,6 +11,7 @@ from ml_collections import config_flags
 
 from jaxresnet import cli
 from jaxresnet.system import signals
+from jaxresnet.system.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> None:
             from jaxresnet.system.devices import set_up_jax
             from jaxresnet.training import train_and_evaluate
 
+        if COORDINATOR.value is None and (NUM_PROCESSES.value, PROCESS_ID.value) != (None, None):
+            raise UserError("--num_processes and --process_id are for several processes: give --coordinator too")
         set_up_jax()
         if COORDINATOR.value is not None:
             processes.connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

@@ -11,14 +11,19 @@ from ml_collections import ConfigDict
 from jaxresnet import cli
 from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.cifar import CIFAR10, NUM_TRAIN
+from jaxresnet.datasets.loading import CIFAR10_CLASSES
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.config import eval_split_name, load_config
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.files import read_class_names, read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from jaxresnet.workdir.names import CURVES_FILE
 
+DESCRIPTION = """
+Draw loss, accuracy and learning rate of a run against epochs or compute, over the authors' own run if the config names
+one. The run need not have ended.
+"""
 TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
 
 
@@ -48,7 +53,10 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
     run = _run_series(lines, split)
     summary = read_summary(folder)
     is_cifar10 = config.dataset.name == "cifar10" and (
-        summary is None or summary.get("data_fingerprint", CIFAR10.fingerprint) == CIFAR10.fingerprint
+        # Until a run has ended, its class names tell. Only CIFAR-10's own images get these.
+        read_class_names(folder, config) == CIFAR10_CLASSES
+        if summary is None
+        else summary.get("data_fingerprint", CIFAR10.fingerprint) == CIFAR10.fingerprint
     )
     paper = read_paper_curve(config.paper.curve) if config.paper.curve and is_cifar10 else None
     if x == "pflop" and not is_cifar10:
@@ -145,7 +153,7 @@ def _marker(x: list[float]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.plot", description="Plot a run's curves to a picture.")
+    parser = argparse.ArgumentParser(prog="python -m jaxresnet.plot", description=DESCRIPTION)
     parser.add_argument("--workdir", required=True, help="run directory")
     parser.add_argument("--out", help="picture to write (default: WORKDIR/curves.png, which is overwritten)")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")

@@ -96,7 +96,7 @@ def draw_curves(workdir: str) -> Figure:
             )
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
-    figure.axes[0].legend()
+    figure.axes[1].legend()
     return figure
 
 

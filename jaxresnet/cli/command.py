@@ -1,12 +1,15 @@
 """The frame of a command: one-line errors, and quiet libraries."""
 
+import asyncio.log
 import contextlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
-from absl import logging
+from absl import logging as absl_logging
 
 from jaxresnet.system import signals, terminal
 from jaxresnet.system.errors import Interrupted, UserError
@@ -16,8 +19,7 @@ from jaxresnet.system.errors import Interrupted, UserError
 def command() -> Iterator[None]:
     """Report user errors and interruptions as one line on stderr and exit with a nonzero status."""
     signals.raise_again()  # The module's own imports, which Ctrl-C ends silently, are done.
-    terminal.end_sign_of_life()
-    logging.set_verbosity(logging.ERROR)  # Orbax logs about 30 lines per save.
+    _silence_libraries()
     try:
         yield
         sys.stdout.flush()
@@ -34,9 +36,26 @@ def command() -> Iterator[None]:
     except KeyboardInterrupt:
         _say("jaxresnet: interrupted")
         sys.exit(128 + signal.SIGINT)
+    finally:
+        terminal.end_sign_of_life()
+
+
+def _silence_libraries() -> None:
+    """Silence what libraries log of their own work. Their errors are raised as well, and reported once."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs about 30 lines per save, and tracebacks of its errors.
+    # If one file of a checkpoint cannot be read or written, orbax raises that error and drops those of the others.
+    asyncio.log.logger.setLevel(logging.CRITICAL)
+    previous = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = report
 
 
 def _say(line: str) -> None:
+    terminal.end_sign_of_life()
     with contextlib.suppress(OSError):  # The reader may have been stopped too, as in `... 2>&1 | tee log`.
         print(line, file=sys.stderr, flush=True)
 

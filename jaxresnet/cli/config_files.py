@@ -64,7 +64,8 @@ def let_configs_import_each_other() -> None:
     """Make the files in ``CONFIGS`` importable as ``configs.NAME``, also outside of a clone."""
     try:
         package = importlib.import_module("configs")
-    except ModuleNotFoundError:
+        package.__path__  # noqa: B018  # a file configs.py of the user's has none
+    except (ModuleNotFoundError, AttributeError):
         package = sys.modules["configs"] = types.ModuleType("configs")
         package.__path__ = []
     if str(CONFIGS) not in package.__path__:
@@ -80,11 +81,16 @@ def load_experiment(path: pathlib.Path) -> Experiment:
     contents = _run(path)
     get_config = contents["get_config"]
     if "ARMS" not in contents:
-        return Experiment(path, "", ("",), lambda arm: get_config())
-    return Experiment(path, contents.get("TITLE", ""), tuple(contents["ARMS"]), get_config)
+        return Experiment(path, "", ("",), lambda arm: _checked(get_config(), path))
+    return Experiment(
+        path,
+        contents.get("TITLE", ""),
+        tuple(contents["ARMS"]),
+        lambda arm: _checked(get_config(*[arm] * bool(arm)), path),
+    )
 
 
-def get_config(name: str) -> ConfigDict:
+def get_config(name: str | pathlib.Path) -> ConfigDict:
     """Return a config. Its fields may be changed before it is trained.
 
     Args:
@@ -94,18 +100,23 @@ def get_config(name: str) -> ConfigDict:
     Raises:
         UserError: there is no such file or arm, or the file returns no config.
     """
-    file, colon, arm = name.partition(":")
+    file, colon, arm = str(name).partition(":")
     contents = _run(find_config_file(file))
     try:
         config = contents["get_config"](*([arm] if colon else []))
     except Exception as error:  # The file's own code can raise anything.
         if "positional argument" not in str(error):
-            raise UserError(f"{one_line(error)} ({type(error).__name__})") from error
+            kind = "" if isinstance(error, ValueError) else f" ({type(error).__name__})"
+            raise UserError(f"{one_line(error)}{kind}") from error
         if colon:
             raise UserError(f"{file} has no arms, so no {arm!r}; give {file}") from error
         raise UserError(
             f"{file} has arms; give one, as in {file}:{next(iter(contents.get('ARMS', ['ARM'])))}"
         ) from error
+    return _checked(config, file)
+
+
+def _checked(config: object, file: str | pathlib.Path) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of {file} returned a {type(config).__name__}; expected a ConfigDict")
     return config

@@ -25,15 +25,18 @@ _TYPES = {
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse ``argv``, or the process's own arguments, where ``--data-dir`` means ``--data_dir``."""
+    """Parse ``argv``, or the process's own arguments, where ``--data-dir`` means ``--data_dir``.
+
+    ``--work-dir`` means ``--workdir``.
+    """
     return parser.parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse ``argv`` with absl, in place. If that fails, print one line and exit with status 2.
 
-    ``--config`` may be a name, such as ``final``. ``--dry-run`` means ``--dry_run``. If flags change what is trained,
-    the config keeps no figures of the paper.
+    ``--config`` may be a name, such as ``final``. Names are spelt as in ``parse_arguments``. If flags change what is
+    trained, the config keeps no figures of the paper.
     """
     arguments = _with_underscores(argv[1:])
     if {"--help", "-h", "--helpshort", "--helpfull"} & {*arguments}:
@@ -51,7 +54,11 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _with_underscores(arguments: Sequence[str]) -> list[str]:
-    return [re.sub(r"^--[\w.-]+", lambda name: "--" + name[0][2:].replace("-", "_"), each) for each in arguments]
+    def spell(name: re.Match[str]) -> str:
+        spelt = name[0][2:].replace("-", "_")
+        return "--" + ("workdir" if spelt == "work_dir" else spelt)
+
+    return [re.sub(r"^--[\w.-]+", spell, each) for each in arguments]
 
 
 def _help(command: str) -> str:

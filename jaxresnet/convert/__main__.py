@@ -61,8 +61,8 @@ def main(argv: list[str]) -> None:
                 raise explain_misfit(error, file, CONFIG.value, CONFIGS) from error
         elif TO_TORCH.value is not None:
             out = output_file("--to_torch", TO_TORCH.value, FORCE.value)
-            state_dict = export_weights(workdir, CHECKPOINT.value)
-            out.write(to_torch_file(state_dict, out.path))
+            state_dict, class_names = export_weights(workdir, CHECKPOINT.value)
+            out.write(to_torch_file(state_dict, out.path, class_names))
             print(f"{out.path}: {len(state_dict)} arrays")
 
 

@@ -1,12 +1,13 @@
 """Reading and writing of PyTorch's checkpoint files. Nothing that a file holds is ever executed."""
 
 import io
+import json
 import math
 import pathlib
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.torch_weights import StateDict
 
 SAFETENSORS = ".safetensors"
+_CLASS_NAMES = "class_names"  # in the metadata of a safetensors file, as a JSON list
 
 # Many scripts save an accuracy as a NumPy number.
 _HARMLESS = [
@@ -45,11 +47,13 @@ class TorchCheckpoint(NamedTuple):
         state_dict: arrays by PyTorch's keys.
         epochs: number of epochs trained, or None if the file does not say.
         accuracy: test accuracy in %, or None if the file does not say.
+        class_names: one name per class, or None if the file does not say.
     """
 
     state_dict: StateDict
     epochs: int | None = None
     accuracy: float | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
@@ -69,20 +73,24 @@ def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
     path.open("rb").close()  # The libraries would report a file that may not be read as a damaged one.
     if path.suffix.lower() == SAFETENSORS:
         try:
-            return TorchCheckpoint(safetensors.numpy.load_file(path))
+            with safetensors.safe_open(path, "np") as file:
+                names = json.loads((file.metadata() or {}).get(_CLASS_NAMES, "null"))
+            return TorchCheckpoint(safetensors.numpy.load_file(path), class_names=tuple(names) if names else None)
         except Exception as error:  # a damaged file can raise anything
             raise UserError(f"{path}: is not a safetensors file, or a damaged one ({one_line(error)})") from error
     return _from_contents(_load_pickled(path), path)
 
 
-def to_torch_file(state_dict: StateDict, path: pathlib.Path) -> bytes:
+def to_torch_file(state_dict: StateDict, path: pathlib.Path, class_names: Sequence[str]) -> bytes:
     """Return the bytes to write to ``path``: safetensors if its ending says so, or else a file for ``torch.load``.
+
+    A safetensors file holds the class names in its metadata. Files for ``torch.load`` hold a bare state dict.
 
     Raises:
         UserError: PyTorch is needed and not installed.
     """
     if path.suffix.lower() == SAFETENSORS:
-        return safetensors.numpy.save(state_dict)
+        return safetensors.numpy.save(state_dict, {_CLASS_NAMES: json.dumps([*class_names])})
     torch = _import_torch(path)
     buffer = io.BytesIO()
     torch.save({key: torch.from_numpy(array) for key, array in state_dict.items()}, buffer)

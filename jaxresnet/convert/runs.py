@@ -16,7 +16,7 @@ from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import begin_with
 from jaxresnet.datasets.loading import usual_class_names
 from jaxresnet.inference import restore_run
-from jaxresnet.system.errors import UserError
+from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.torch_weights import (
     COUNTERS,
     StateDict,
@@ -28,7 +28,7 @@ from jaxresnet.torch_weights import (
 )
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, save_config
-from jaxresnet.workdir.files import read_imported, write_imported
+from jaxresnet.workdir.files import read_class_names, read_imported, write_class_names, write_imported
 from jaxresnet.workdir.progress import Progress
 
 GUESSES = 4  # configs listed in an error
@@ -69,6 +69,8 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     if not 0 <= epochs < MAX_EPOCHS:
         raise UserError(f"--epoch={epochs}: expected a number from 0, below {MAX_EPOCHS:,}")
 
+    if checkpoint.class_names is not None and len(checkpoint.class_names) != config.model.num_classes:
+        raise UserError(f"{file} names {len(checkpoint.class_names)} classes, but its weights have another number")
     state = begin_with(config, jax.tree.map(jnp.asarray, {name: variables[name] for name in ("params", "batch_stats")}))
     origin = {
         "file": file.name,
@@ -82,9 +84,15 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     with tempfile.TemporaryDirectory(prefix=f".{workdir.name}.", dir=workdir.parent) as folder:
         new = pathlib.Path(folder) / workdir.name
         new.mkdir()
-        with Checkpointer(new) as checkpointer:
-            checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
+        try:
+            with Checkpointer(new) as checkpointer:
+                checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
+        except UserError as error:  # its advice is that for a run
+            reason = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise UserError(f"{workdir} could not be written ({one_line(reason)})") from error
         write_imported(origin, new)
+        if checkpoint.class_names is not None:
+            write_class_names(checkpoint.class_names, new)
         save_config(config, new)
         new.rename(workdir)
     claims = "" if checkpoint.accuracy is None else f" The file claims {checkpoint.accuracy:.2f}% accuracy."
@@ -95,8 +103,10 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     )
 
 
-def export_weights(workdir: pathlib.Path, checkpoint: str) -> StateDict:
-    """Return the weights of a run under PyTorch's names. ``num_batches_tracked`` counts their training steps.
+def export_weights(workdir: pathlib.Path, checkpoint: str) -> tuple[StateDict, tuple[str, ...]]:
+    """Return the weights of a run under PyTorch's names, and its class names.
+
+    ``num_batches_tracked`` counts the weights' training steps.
 
     Raises:
         UserError: the run or checkpoint does not exist or is damaged.
@@ -109,7 +119,7 @@ def export_weights(workdir: pathlib.Path, checkpoint: str) -> StateDict:
     for key in state_dict:
         if key.endswith(COUNTERS):
             state_dict[key] += before.get(key, 0) + taken
-    return state_dict
+    return state_dict, read_class_names(workdir, run.config)
 
 
 def guess_configs(state_dict: StateDict, configs: pathlib.Path) -> list[str]:

@@ -33,7 +33,7 @@ def load_folders(folder: pathlib.Path) -> tuple[Arrays, tuple[str, ...]]:
         UserError: there are fewer than two classes, they differ between the splits, one has no images, or a file cannot
             be read as an image.
     """
-    names = {split: _names_in(folder / split, folders=True) for split in SPLITS}
+    names = {split: _classes_in(folder / split) for split in SPLITS}
     for split, other in (SPLITS, SPLITS[::-1]):
         if only := sorted({*names[split]} - {*names[other]}):
             raise UserError(
@@ -54,15 +54,24 @@ def load_folders(folder: pathlib.Path) -> tuple[Arrays, tuple[str, ...]]:
     return arrays, tuple(classes)
 
 
-def _names_in(folder: pathlib.Path, folders: bool) -> list[str]:
-    inside = (path for path in folder.iterdir() if not path.name.startswith(".") and path.is_dir() == folders)
-    return sorted(path.name for path in inside)
+def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _classes_in(folder: pathlib.Path) -> list[str]:
+    for path in _inside(folder):
+        if not path.is_dir():
+            raise UserError(f"{path} is in no class; put it into the folder of its class, or remove it")
+    return [path.name for path in _inside(folder)]
 
 
 def _files_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    if inner := _names_in(folder, folders=True):
-        raise UserError(f"{folder / inner[0]} is a folder in the folder of a class; put its images into {folder}")
-    files = [folder / name for name in _names_in(folder, folders=False)]
+    files = _inside(folder)
+    for path in files:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder in the folder of a class; put its images into {folder}")
+        if not path.is_file():  # Reading a pipe would never end.
+            raise UserError(f"{path} is not a file; remove it")
     if not files:
         raise UserError(f"{folder} holds no images; every class needs some in train/ and in test/")
     return files

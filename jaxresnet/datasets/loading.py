@@ -81,7 +81,10 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     source: _Source
     if name == "digits":
         if data_dir is not None:
-            raise UserError(f"dataset.data_dir={data_dir!r}: the digits come with scikit-learn; leave data_dir unset")
+            raise UserError(
+                f"dataset.data_dir={data_dir!r}: the digits come with scikit-learn; leave data_dir unset, or give "
+                "--config.dataset.name=cifar10 for images of your own"
+            )
         source, origin = (_load_digits(), _DIGITS, False), "scikit-learn's digits"
     elif name not in cifar.SETS:
         raise UserError(f"dataset.name={name!r}: expected one of {', '.join([*cifar.SETS, 'digits'])}")
@@ -197,6 +200,9 @@ def _load_from(data_dir: str, which: cifar.Cifar) -> _Source:
         return batches.load_batches(batches_folder), CIFAR10_CLASSES, False
     if folders.is_image_folder(path):
         return *folders.load_folders(path), True
+    if there := [split for split in folders.SPLITS if (path / split).is_dir()]:
+        (missing,) = {*folders.SPLITS} - {*there}
+        raise UserError(f"dataset.data_dir={data_dir!r} holds {there[0]}/ and no {missing}/; images are needed in both")
     raise UserError(
         f"dataset.data_dir={data_dir!r} holds no {which.title} and no images by class: expected a tfds folder with "
         f"{which.name}/ in it, a {batches.BATCHES_FOLDER} folder, a folder with train/CLASS/ and test/CLASS/, or a "

@@ -58,7 +58,7 @@ def to_onnx(classifier: Classifier) -> bytes:
     try:
         import jax2onnx
     except ImportError as error:
-        raise UserError("--format=onnx needs the converter: pip install jax2onnx") from error
+        raise UserError("--format=onnx needs the converter: pip install 'jaxresnet[onnx]'") from error
     function, images = _probabilities(dataclasses.replace(classifier, model=classifier.model.clone(dtype=jnp.float32)))
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # It warns about shapes that it then infers.
     with contextlib.redirect_stdout(io.StringIO()):

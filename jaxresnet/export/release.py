@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,11 @@ def write_release(workdir: str, out: str, note: str, data_dir: str | None) -> di
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
         save_config(config, new)
-        write_class_names(read_class_names(run_folder, config), new)
-        _place_weights(new, weights, card)
+        names = read_class_names(run_folder, config)
+        write_class_names(names, new)
+        _place_weights(new, weights, names, card)
         unrounded = _accuracy(evaluate_run(str(new), "last", data_dir))
-        card = _place_weights(new, released, card)
+        card = _place_weights(new, released, names, card)
         card["accuracy"] = _measure(new, data_dir, config.augment.flip) | {
             "before_rounding_to_half_precision": unrounded
         }
@@ -104,9 +105,11 @@ def _describe_run(run: RestoredRun, summary: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _place_weights(folder: pathlib.Path, state_dict: dict[str, np.ndarray], card: Mapping[str, Any]) -> dict[str, Any]:
+def _place_weights(
+    folder: pathlib.Path, state_dict: dict[str, np.ndarray], class_names: Sequence[str], card: Mapping[str, Any]
+) -> dict[str, Any]:
     """Write weights, and a card with their hash, because reading a release checks it. Return that card."""
-    content = to_torch_file(state_dict, pathlib.Path(WEIGHTS_FILE))
+    content = to_torch_file(state_dict, pathlib.Path(WEIGHTS_FILE), class_names)
     (folder / WEIGHTS_FILE).write_bytes(content)
     with_hash = {"sha256": hashlib.sha256(content).hexdigest(), **card}
     write_whole(folder / CARD_FILE, json.dumps(with_hash))

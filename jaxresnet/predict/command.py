@@ -31,6 +31,10 @@ from jaxresnet.workdir.files import check_class_names
 ROWS = 20  # rows of the table on the terminal
 GRID = 36  # images in the picture
 
+DESCRIPTION = """
+Classify images with a run or a release. Without images, classify the run's own test set, and say how many are right.
+The three likeliest classes of each image are printed.
+"""
 EPILOG = """
 Images that are not 32x32 are cropped to their central square and resized, with a note. Files that are not images are
 skipped with a warning. --out=submission.csv writes ID,Labels. An ID is the name of an image file without its ending, or
@@ -117,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.predict", description="Classify images.", epilog=EPILOG)
+    parser = argparse.ArgumentParser(prog="python -m jaxresnet.predict", description=DESCRIPTION, epilog=EPILOG)
     images_help = "image files, folders of them, or pickles such as CIFAR-10's; default: the run's test set"
     parser.add_argument("images", nargs="*", metavar="IMAGE", help=images_help)
     parser.add_argument("--workdir", required=True, help="run directory or release")

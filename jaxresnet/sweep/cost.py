@@ -112,7 +112,8 @@ def describe(jobs: list[Job], workdir: pathlib.Path) -> str:
         left = "not known" if seconds is None else format_seconds(seconds)
         lines.append(f"{label:{width}}  {state:>9}  {steps:9,}  {flop / 1e15:7.3g}  {left}")
     known = [row[4] for row in rows if row[4] is not None]
-    lines.append(f"{len(jobs)} runs, about {format_seconds(sum(known))} left for {len(known)} of them")
+    left = f", about {format_seconds(sum(known))} left for {len(known)} of them" if known else ""
+    lines.append(f"{len(jobs)} runs{left}")
     if len(known) < len(jobs):
         lines.append(f"A time needs a finished run of the same model and dtype in {workdir} on this device.")
     return "\n".join(lines)

@@ -23,13 +23,13 @@ class Interrupted(Exception):
         self.exit_status = exit_status
 
 
-def user_path(path: str) -> pathlib.Path:
+def user_path(path: str | pathlib.Path) -> pathlib.Path:
     """Return a path that a user gave, with ``~`` expanded.
 
     Raises:
         UserError: the home folder of ``~`` or ``~name`` is not known, or the path is the address of a remote one.
     """
-    if re.match("[a-z][a-z0-9+.-]+://", path):
+    if re.match("[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):  # a Path has lost the second slash
         raise UserError(f"{path} is an address: give a path on this machine, such as that of a mounted bucket")
     try:
         return pathlib.Path(path).expanduser()

@@ -35,7 +35,8 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
     Raises:
         UserError: a flag is missing, invalid or out of range, or the processes do not find each other.
     """
-    if coordinator != "auto" and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+    port = re.fullmatch(r".+:([0-9]{1,5})", coordinator)
+    if coordinator != "auto" and not (port and 0 < int(port[1]) < 65536):
         raise UserError(f"--coordinator={coordinator}: expected HOST:PORT or auto")
     if coordinator == "auto":
         address, num_processes, process_id = None, None, None

@@ -43,4 +43,5 @@ def blame_environment(error: Exception, environment: Mapping[str, str]) -> str |
         quoted = ["JAX_PLATFORMS"]  # its error for a platform without a plugin has no message
     if not quoted:
         return None
-    return f"{quoted[0]}={environment[quoted[0]]} in the environment: {one_line(error)}; change it or unset it"
+    reason = one_line(error) if str(error) else "this installation of JAX has no such platform"
+    return f"{quoted[0]}={environment[quoted[0]]} in the environment: {reason}; change it or unset it"

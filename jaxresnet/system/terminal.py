@@ -1,5 +1,6 @@
 """Show progress on the terminal."""
 
+import contextlib
 import math
 import sys
 import time
@@ -14,16 +15,24 @@ SECONDS_BETWEEN_LINES = 30.0
 _SIGN_OF_LIFE = "jaxresnet: starting ..."
 
 
+_is_shown = False
+
+
 def show_sign_of_life() -> None:
     """Show on a terminal that a command is starting. JAX takes seconds to import."""
+    global _is_shown
     if sys.stderr.isatty():
         print(_SIGN_OF_LIFE, end="\r", file=sys.stderr, flush=True)
+        _is_shown = True
 
 
 def end_sign_of_life() -> None:
-    """Remove it again."""
-    if sys.stderr.isatty():
-        print(" " * len(_SIGN_OF_LIFE), end="\r", file=sys.stderr, flush=True)
+    """Remove it again, before the command prints anything."""
+    global _is_shown
+    if _is_shown:
+        _is_shown = False
+        with contextlib.suppress(OSError):  # the terminal was closed
+            print(" " * len(_SIGN_OF_LIFE), end="\r", file=sys.stderr, flush=True)
 
 
 class ProgressDisplay:

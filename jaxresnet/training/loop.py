@@ -285,7 +285,11 @@ class _Trainer:
 
     def _save(self) -> None:
         self.check_place()
-        self.checkpointer.save(self.state, self.progress)
+        try:
+            self.checkpointer.save(self.state, self.progress)
+        except UserError:
+            self.check_place()  # It may have been moved meanwhile, which explains the error better.
+            raise
         self.last_save = _Save(int(self.state.step), self.progress.epoch, time.monotonic())
 
     def _stop_if_asked(self) -> None:

@@ -27,6 +27,7 @@ from jaxresnet.core.state import TrainState
 from jaxresnet.system import processes
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import Diverged, UserError, one_line
+from jaxresnet.workdir.files import read_summary
 from jaxresnet.workdir.names import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, NEWEST_FILE
 from jaxresnet.workdir.progress import Progress
 
@@ -69,13 +70,13 @@ class Checkpointer:
         self._in_background = jax.default_backend() != "cpu"
         if not read_only:
             processes.in_first(self._end_replacements, "replacements ended")
+            processes.in_first(self._delete_unfinished, "unfinished checkpoints deleted")
         with _quiet():
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
                     enable_async_checkpointing=self._in_background,
-                    cleanup_tmp_directories=not read_only,
                     create=not read_only,
                     read_only=read_only,
                 ),
@@ -162,6 +163,11 @@ class Checkpointer:
             else:
                 replaced.rename(replacement)
 
+    def _delete_unfinished(self) -> None:
+        """Delete what a killed save has left. orbax would do so in the background, beyond the end of a command."""
+        for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished)
+
     def _noted_step(self) -> int | None:
         """Return the newest recorded step, even if it is gone. Return None if no step was ever saved."""
         try:
@@ -189,6 +195,8 @@ class Checkpointer:
             UserError: there is no such checkpoint, or the one that the run recorded as such is gone.
         """
         noted, name = self._noted_step(), str(name)  # noted first, because a run may be saving
+        if summary := read_summary(self._workdir):
+            noted = max(noted or 0, summary["last"]["step"])
         self._manager.reload()
         steps = sorted(self._manager.all_steps())
         if not steps:
@@ -271,7 +279,7 @@ class Checkpointer:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
-            with _quiet(), _ignoring_late_reads():
+            with _quiet():
                 restored = self._manager.restore(step, args=args)
             arrays, fields = restored["state"], restored["progress"]
             checksum = fields.pop("checksum")
@@ -294,7 +302,7 @@ class Checkpointer:
         """Check the names and shapes of parameters, for a clearer message than orbax's own."""
         folder = self._manager.directory / str(step)
         try:
-            with _quiet(), _ignoring_late_reads(), ocp.StandardCheckpointer() as checkpointer:
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
                 there = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
         except Exception:  # the checkpoint is damaged: restore() reports that
             return
@@ -338,29 +346,11 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _quiet() -> Iterator[None]:
     """Silence orbax's warnings about folders that are as intended."""
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _ignoring_late_reads() -> Iterator[None]:
-    """Silence what tensorstore reports of reads that end after a read has failed.
-
-    By then, orbax has closed the event loop that waited for them. They may end later than this context, so after a
-    failure the silence lasts.
-    """
-    previous = sys.unraisablehook
-
-    def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            previous(unraisable)
-
-    sys.unraisablehook = report
-    yield
-    sys.unraisablehook = previous
 
 
 @jax.jit

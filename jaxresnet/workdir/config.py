@@ -132,7 +132,7 @@ _FIELDS: dict[str, _Rule] = {
     ),
     "model.skips": _BOOL,
     "model.dropout_rate": _SHARE,
-    "model.num_classes": _whole(1, 1000),  # the confusion matrix grows with its square
+    "model.num_classes": _whole(2, 1000),  # the confusion matrix grows with its square
     "dataset.name": _TEXT,
     "dataset.data_dir": _optional(_TEXT),
     "dataset.validation_size": _whole(),
@@ -172,11 +172,15 @@ _BEFORE: dict[str, Any] = {
     "eval_every_epochs": 1,
     "label_smoothing": 0.0,
     "model.skips": True,
-}
-
-# Fields added after the first runs. They may be missing, because no reader of a run needs them.
-_LATER = {"name", "paper.epoch", "tracker"} | {
-    f"schedule.{name}" for name in ("total_epochs", "warmup_epochs", "start_factor", "end_factor", "power", "restarts")
+    "name": "default",
+    "paper.epoch": "last",
+    "schedule.end_factor": 0.0,
+    "schedule.power": 1.0,
+    "schedule.restarts": 3,
+    "schedule.start_factor": 1.0,
+    "schedule.total_epochs": None,
+    "schedule.warmup_epochs": 0.0,
+    "tracker": None,
 }
 
 
@@ -206,7 +210,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict:
             flat[name] = _BEFORE[name]
             *section, leaf = name.split(".")
             (fields[section[0]] if section else fields)[leaf] = _BEFORE[name]
-        if missing := [name for name in _FIELDS if name not in flat and name not in _LATER]:
+        if missing := [name for name in _FIELDS if name not in flat]:
             raise ValueError(f"{missing[0]} is missing")
         for name, value in flat.items():
             if name in _FIELDS:

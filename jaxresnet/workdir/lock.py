@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 
 import filelock
@@ -13,7 +14,7 @@ from jaxresnet.system.atomic_files import remove_leftovers
 from jaxresnet.system.errors import Diverged, UserError
 from jaxresnet.workdir.config import check_same_training, save_config
 from jaxresnet.workdir.files import write_failure
-from jaxresnet.workdir.names import CONFIG_FILE, LOCK_FILE, WEIGHTS_FILE
+from jaxresnet.workdir.names import CHECKPOINTS_FOLDER, CONFIG_FILE, LOCK_FILE, WEIGHTS_FILE
 from jaxresnet.workdir.release import is_release
 
 
@@ -94,6 +95,9 @@ def _check_of_place(workdir: pathlib.Path) -> Callable[[], None]:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(workdir), here):
                 return
+            if not (workdir / CONFIG_FILE).exists():  # what a save has made in the place of the folder that was moved
+                shutil.rmtree(workdir / CHECKPOINTS_FOLDER)
+                workdir.rmdir()
         raise UserError(
             f"workdir {workdir} was moved or deleted while it was trained in; put it back, and run the same command "
             "to resume from its newest checkpoint"

@@ -10,8 +10,11 @@ from configs import skips, small
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state
-from jaxresnet.workdir.config import check_config
+from jaxresnet.workdir.config import check_config, check_same_training
+from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.log import read_metrics
 from scripts.skips import gradient_norms
+from tests.conftest import REPOSITORY
 
 SHARES = np.linspace(0.03, 0.97, 48)  # of a training
 
@@ -87,3 +90,14 @@ def test_gradients_at_initialisation():
     }
     assert norms[True, False][0] / norms[True, False][-1] > 2 * norms[True, True][0] / norms[True, True][-1]
     assert max(norms[False, False]) < 1e-6 < min(norms[False, True])
+
+
+@pytest.mark.parametrize("arm", skips.ARMS)
+def test_the_page_on_skips_has_the_figures_of_the_runs(arm):
+    workdir = REPOSITORY / "results" / "skips" / "skips" / arm / "seed0"
+    check_same_training(skips.get_config(arm), workdir)
+    last, minutes = read_metrics(workdir)[-1], read_summary(workdir)["wall_seconds"] / 60
+    accuracies = f"{last['train_accuracy']:.2f} | {last['validation_accuracy']:.2f}"
+    network = f"| {arm[:2]} | {'no' if 'plain' in arm else 'yes'} |"
+    row = f"{network} {last['train_loss']:.3f} | {accuracies} | {minutes:.0f} min |"
+    assert row in (REPOSITORY / "docs" / "skips.md").read_text()

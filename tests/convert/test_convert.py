@@ -20,7 +20,7 @@ from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system.errors import UserError
 from jaxresnet.torch_weights import UnfitWeights
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.files import read_class_names, read_summary, write_class_names
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY
@@ -87,12 +87,27 @@ def test_other_files_are_read(torch_model, tmp_path, form):
 @pytest.mark.parametrize("name", ["out.pth", "out.safetensors"])
 def test_through_a_run_directory_and_back_is_bit_exact(authors_file, torch_model, tiny_config, tmp_path, name):
     import_weights(authors_file, tiny_config, tmp_path / "run")
-    (tmp_path / name).write_bytes(to_torch_file(export_weights(tmp_path / "run", "last"), tmp_path / name))
+    state_dict, class_names = export_weights(tmp_path / "run", "last")
+    (tmp_path / name).write_bytes(to_torch_file(state_dict, tmp_path / name, class_names))
     back = safetensors.numpy.load_file(tmp_path / name) if name.endswith("s") else torch.load(tmp_path / name)
     expected = torch_model.state_dict()
     back = {key: np.asarray(back[key]) for key in (expected if name.endswith("s") else back)}  # one sorts by size
     assert_same_bits(back, expected)
     TorchResNet(channels=(4, 8), blocks=(1, 1)).load_state_dict({k: torch.tensor(v) for k, v in back.items()})
+
+
+def test_class_names_travel_in_safetensors(authors_file, tiny_config, tmp_path):
+    import_weights(authors_file, tiny_config, tmp_path / "run")
+    names = tuple(f"kind {label}" for label in range(10))
+    write_class_names(names, tmp_path / "run")
+    state_dict, class_names = export_weights(tmp_path / "run", "last")
+    file = tmp_path / "named.safetensors"
+    file.write_bytes(to_torch_file(state_dict, file, class_names))
+    import_weights(file, tiny_config, tmp_path / "again")
+    assert read_class_names(tmp_path / "again", tiny_config) == names
+    file.write_bytes(to_torch_file(state_dict, file, names[:9]))
+    with pytest.raises(UserError, match="names 9 classes, but its weights have another number"):
+        import_weights(file, tiny_config, tmp_path / "third")
 
 
 def test_what_was_imported_is_recorded(authors_file, tiny_config, tmp_path):
@@ -162,7 +177,7 @@ def test_training_goes_on_as_in_torch(authors_file, torch_model, tiny_config, tm
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(7, 19))  # six steps per epoch
     np.testing.assert_allclose([line["train_loss"] for line in lines], losses, rtol=1e-4)
-    actual = export_weights(tmp_path / "run", "last")
+    actual, _ = export_weights(tmp_path / "run", "last")
     for key, tensor in torch_model.state_dict().items():
         expected = tensor.numpy()
         np.testing.assert_allclose(actual[key], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=key)

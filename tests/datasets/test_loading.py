@@ -313,11 +313,13 @@ def test_images_by_class_are_sorted_by_class_and_name_and_made_to_fit(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: shutil.rmtree(folder / "test"), "no images by class: expected a tfds folder"),
+        (lambda folder: shutil.rmtree(folder / "test"), "holds train/ and no test/; images are needed in both"),
         (lambda folder: shutil.rmtree(folder / "test" / "dog"), "the class 'dog' is in train/ and not in test/"),
         (lambda folder: (folder / "test" / "fox").mkdir(), "the class 'fox' is in test/ and not in train/"),
         (lambda folder: (folder / "train" / "cat" / "2.png").write_bytes(b"x"), "cat/2.png: is not an image; nothing"),
         (lambda folder: (folder / "train" / "cat" / "inner").mkdir(), "inner is a folder in the folder of a class"),
+        (lambda folder: (folder / "train" / "0.png").write_bytes(b"x"), "train/0.png is in no class; put it into"),
+        (lambda folder: os.mkfifo(folder / "test" / "cat" / "pipe.png"), "cat/pipe.png is not a file; remove it"),
     ],
 )
 def test_mistakes_in_folders_of_images_are_named(tmp_path, change, message):

@@ -179,6 +179,42 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(run, tmp_pat
     assert steps_of(workdir) == {11, 12} and not (workdir / DAMAGED_FOLDER).exists()
 
 
+@pytest.mark.parametrize("left", ["a leftover", "nothing", "no folder"])
+def test_a_command_without_any_checkpoint_prints_one_line(run, tmp_path, subprocess_environment, left):
+    """Stderr is read to the end of the process, because orbax's threads outlive the command."""
+    _, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+    (workdir / "summary.json").unlink()
+    shutil.rmtree(workdir / "checkpoints")
+    if left != "no folder":
+        (workdir / "checkpoints").mkdir()
+    if left == "a leftover":
+        (workdir / "checkpoints" / "13.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    program = f"""
+import pathlib
+from jaxresnet import cli, training
+from jaxresnet.workdir.config import load_config
+with cli.command():
+    training.train_and_evaluate(load_config(pathlib.Path({str(workdir)!r})), {str(workdir)!r})
+"""
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=subprocess_environment, capture_output=True, text=True, timeout=120
+        )
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and "has no checkpoint left that can be read; put checkpoints/ back" in line
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_finished_run_misses_its_last_checkpoint_without_the_note_of_it(run, tmp_path, name):
+    _, whole = run
+    workdir = copy_of(whole, tmp_path / "run")
+    (workdir / "newest-checkpoint.json").unlink()
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    with pytest.raises(UserError, match="its last checkpoint, of step 12, is gone"):
+        evaluate_run(str(workdir), name)
+
+
 def test_damaged_checkpoints_of_one_step_are_all_kept(run, tmp_path):
     config, whole = run
     workdir = tmp_path / "run"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxresnet.evaluate import evaluate_run
@@ -72,16 +73,20 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
     count("full disks survived")
 
 
-@pytest.mark.parametrize("small_disk", ["4k", "16k", "100k"], indirect=True)
+@pytest.mark.parametrize("small_disk", ["4k", "16k", "100k", "600k"], indirect=True)
 def test_a_disk_that_is_too_small_for_any_run_ends_the_command_in_one_line(small_disk, subprocess_environment):
     command = [sys.executable, "-m", "jaxresnet.main", "--config=quickstart", f"--workdir={small_disk / 'run'}"]
-    small = ["--config.model.channels=8", "--config.model.blocks=1", "--config.num_epochs=1"]
     done = subprocess.run(
-        [*command, *small], env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+        [*command, "--config.num_epochs=1"],
+        env=subprocess_environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("jaxresnet: ") and "No space left" in line
+    assert line.startswith("jaxresnet: ") and ("No space left" in line or "could not be written" in line)
 
 
 def test_a_run_that_can_only_be_read_is_scored_and_not_trained(finished, tiny_npz, small_disk):  # noqa: F811
@@ -172,3 +177,23 @@ def test_a_workdir_that_is_moved_while_it_is_trained_in_ends_the_run(
         (tmp_path / "elsewhere").rename(workdir)
         train_and_evaluate(config, str(workdir))
         assert_same_run(config, workdir, expected)
+
+
+def test_a_workdir_that_is_moved_during_a_save_is_named(tiny_npz, tmp_path, monkeypatch):
+    """Orbax writes to the old place, which is cleared."""
+    config, workdir = make_tiny_config(tiny_npz), tmp_path / "run"
+    config.checkpoint.every_steps = 1
+    save = ocp.CheckpointManager.save
+
+    def move_and_save(manager, step, **arguments):
+        if step == 3:
+            workdir.rename(tmp_path / "elsewhere")
+            save(manager, step, **arguments)
+            raise OSError("the folder is gone")
+        return save(manager, step, **arguments)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", move_and_save)
+    with pytest.raises(UserError, match="was moved or deleted while it was trained in; put it back"):
+        train_and_evaluate(config, str(workdir))
+    assert not workdir.exists()
+    assert {path.name for path in (tmp_path / "elsewhere" / "checkpoints").iterdir()} >= {"1", "2"}
