@@ -11,7 +11,6 @@ Measured here: `docs/skips.md`.
 
 from configs import default
 
-TITLE = "Without skip connections"
 ARMS = {
     "20": {"model.blocks": (3, 3, 3)},
     "20_plain": {"model.blocks": (3, 3, 3), "model.skips": False},
