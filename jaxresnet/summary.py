@@ -7,6 +7,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
+from jaxresnet.system import terminal
 from jaxresnet.system.atomic_files import PICTURES, output_file
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> None:
             out = output_file("--drawing", DRAWING.value, FORCE.value, PICTURES)
         check_config(config)
         model = create_model(config)
+        terminal.end_sign_of_life()
         print(format_layers(describe_layers(model, IMAGE_SHAPE), config.dtype, config.batch_size))
         if out is None:
             return

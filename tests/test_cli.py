@@ -1,5 +1,8 @@
 """Commands as a user types them: a mistake gets one line, a nonzero status and no traceback."""
 
+import contextlib
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -123,6 +126,41 @@ def test_debugging_without_jit(run, tmp_path, tiny_npz, subprocess_environment):
         "--config.batch_size=165", "--config.eval_batch_size=50",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        (["main", QUICKSTART, "--config.num_epochs=1"], b"reading digits ..."),
+        (["sweep", "--config=scheduler", "--list"], b"python -m jaxresnet.main "),
+        (["summary", QUICKSTART], b"layer"),
+        (["plot", "--workdir=none"], b"jaxresnet: none holds no run"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_terminal_shows_a_sign_of_life_until_the_command_has_something_to_say(
+    tmp_path, subprocess_environment, command, first
+):
+    master, terminal = pty.openpty()
+    name, *arguments = command
+    workdir = [] if name in ("summary", "plot") else [f"--workdir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"jaxresnet.{name}", *arguments, *workdir],
+        env=subprocess_environment,
+        cwd=REPOSITORY,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    text = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while first not in text and (piece := os.read(master, 4096)):
+            text += piece
+    process.kill()
+    process.wait()
+    os.close(master)
+    sign = b"jaxresnet: starting ..."
+    assert text.startswith(sign + b"\r" + b" " * len(sign) + b"\r" + first)
 
 
 def test_an_address_is_no_workdir(run):

@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet.cli.config_files import find_config_file, get_config
+from jaxresnet.system import terminal
 from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.config import flatten, forget_paper
 
@@ -29,6 +30,7 @@ def parse_arguments(parser: argparse.ArgumentParser, argv: list[str] | None = No
 
     ``--work-dir`` means ``--workdir``.
     """
+    terminal.end_sign_of_life()  # Commands with argparse have imported everything by now.
     return parser.parse_args(_with_underscores(sys.argv[1:] if argv is None else argv))
 
 
@@ -40,12 +42,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     arguments = _with_underscores(argv[1:])
     if {"--help", "-h", "--helpshort", "--helpfull"} & {*arguments}:
+        terminal.end_sign_of_life()
         print(_help(argv[0]))
         sys.exit(0)
     try:
         argv[1:] = _with_config_file(arguments)  # in place, because ml_collections reads overrides from it too
         left = flags.FLAGS(argv)
     except (UserError, flags.Error) as error:
+        terminal.end_sign_of_life()
         print(f"jaxresnet: {_reason(error)} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
     if "config" in flags.FLAGS and flags.FLAGS.config is not None:

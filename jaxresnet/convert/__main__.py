@@ -9,6 +9,7 @@ from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
 from jaxresnet.cli.config_files import CONFIGS
+from jaxresnet.system import terminal
 from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path
 
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> None:
         from jaxresnet.convert.runs import explain_misfit, export_weights, import_weights
         from jaxresnet.torch_weights import UnfitWeights
 
+        terminal.end_sign_of_life()
         workdir = user_path(WORKDIR.value)
         if FROM_TORCH.value is not None:
             file = user_path(FROM_TORCH.value)

@@ -14,7 +14,7 @@ from ml_collections.config_flags import config_flags
 from jaxresnet import cli
 from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.sweep.plan import Job, plan_jobs
-from jaxresnet.system import signals
+from jaxresnet.system import signals, terminal
 from jaxresnet.system.errors import Interrupted, UserError, one_line, user_path
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -94,10 +94,12 @@ def main(argv: list[str]) -> None:
         arms = ARMS.value if ARMS.value is not None else [arm] if arm else None
         jobs = plan_jobs(experiment, arms, SEEDS.value, overrides, user_path(WORKDIR.value))
         if LIST.value:
+            terminal.end_sign_of_life()
             print("\n".join(list_commands(jobs)))
         elif DRY_RUN.value:
             from jaxresnet.sweep.cost import describe
 
+            terminal.end_sign_of_life()
             print(describe(jobs, user_path(WORKDIR.value)))
         else:
             with signals.ending_at_once():
