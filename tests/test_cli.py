@@ -88,6 +88,20 @@ def test_mistaken_config_files(run, tmp_path, content, message):
     assert_one_line(run("jaxresnet.main", f"--config={file}", f"--workdir={tmp_path / 'run'}"), message)
 
 
+def test_a_config_file_of_a_report_that_returns_none(run, tmp_path):
+    (tmp_path / "table.py").write_text("TITLE = 'x'\nARMS = {'a': 1}\ndef get_config(arm='a'): return None\n")
+    done = run("jaxresnet.report", "--workdir=results/skips", f"--out={tmp_path / 'out'}", f"--configs={tmp_path}")
+    assert_one_line(done, "returned a NoneType; expected a ConfigDict")
+
+
+def test_a_file_that_is_called_configs_is_no_obstacle(run, tmp_path):
+    (tmp_path / "configs.py").write_text("x = 1")
+    done = run(
+        "jaxresnet.sweep", "--config=scheduler", f"--workdir={tmp_path}", "--arms=linear", "--list", cwd=tmp_path
+    )
+    assert done.returncode == 0 and "scheduler" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("variable", "command"),
     [

@@ -135,6 +135,6 @@ def test_mistakes_are_answered_in_one_line(window_run, tmp_path, monkeypatch, fl
 
 def test_without_the_converter_the_message_says_what_to_install(window_run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(SystemExit, match="pip install jax2onnx"):
+    with pytest.raises(SystemExit, match=r"pip install 'jaxresnet\[onnx\]'"):
         export.main([f"--workdir={window_run}", "--format=onnx", f"--out={tmp_path / 'm.onnx'}"])
     assert not (tmp_path / "m.onnx").exists()

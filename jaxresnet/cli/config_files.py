@@ -80,14 +80,12 @@ def load_experiment(path: pathlib.Path) -> Experiment:
     """
     contents = _run(path)
     get_config = contents["get_config"]
-    if "ARMS" not in contents:
-        return Experiment(path, "", ("",), lambda arm: _checked(get_config(), path))
-    return Experiment(
-        path,
-        contents.get("TITLE", ""),
-        tuple(contents["ARMS"]),
-        lambda arm: _checked(get_config(*[arm] * bool(arm)), path),
-    )
+
+    def get_checked_config(arm: str = "") -> ConfigDict:
+        return _checked(get_config(*([arm] if arm else [])), path)
+
+    arms = tuple(contents["ARMS"]) if "ARMS" in contents else ("",)
+    return Experiment(path, contents.get("TITLE", ""), arms, get_checked_config)
 
 
 def get_config(name: str | pathlib.Path) -> ConfigDict:

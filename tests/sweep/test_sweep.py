@@ -226,7 +226,7 @@ def test_dry_run_tells_steps_and_time_and_runs_nothing(command, small, tmp_path)
     assert first.returncode == 0, first.stderr
     assert not any(tmp_path.iterdir())
     assert [line.split()[2:5] for line in first.stdout.splitlines()[1:3]] == [["0", "new", "12"]] * 2
-    assert first.stdout.count("not known") == 2 and "0 of them" in first.stdout
+    assert first.stdout.count("not known") == 2 and "\n2 runs\n" in first.stdout
 
     sweep.run_jobs(plan.plan_jobs(SCHEDULER, ["cosine"], 1, small, tmp_path))
     second = command(*flags, *arguments_of(small)).stdout
