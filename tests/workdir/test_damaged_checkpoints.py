@@ -26,6 +26,16 @@ pytestmark = pytest.mark.reliability
 
 MANY = settings(max_examples=max(50, settings.default.max_examples))
 
+# Trains as the command does, with the config of the run.
+COMMAND = """
+import pathlib, sys, time
+from jaxresnet import cli
+from jaxresnet.training import train_and_evaluate
+from jaxresnet.workdir.config import load_config
+with cli.command():
+    train_and_evaluate(load_config(pathlib.Path(sys.argv[1])), sys.argv[1])
+"""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_npz):
@@ -190,16 +200,14 @@ def test_a_command_without_any_checkpoint_prints_one_line(run, tmp_path, subproc
         (workdir / "checkpoints").mkdir()
     if left == "a leftover":
         (workdir / "checkpoints" / "13.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    program = f"""
-import pathlib
-from jaxresnet import cli, training
-from jaxresnet.workdir.config import load_config
-with cli.command():
-    training.train_and_evaluate(load_config(pathlib.Path({str(workdir)!r})), {str(workdir)!r})
-"""
     for _ in range(3):
         done = subprocess.run(
-            [sys.executable, "-c", program], env=subprocess_environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", COMMAND, str(workdir)],
+            env=subprocess_environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1 and "has no checkpoint left that can be read; put checkpoints/ back" in line
@@ -301,13 +309,7 @@ def test_a_run_past_a_damaged_checkpoint_says_one_line_on_stderr(run, tmp_path, 
     (workdir / "summary.json").unlink()
     for file in (workdir / "checkpoints" / "12" / "state").glob("d/*"):
         damage(file, "truncated", 0.1)
-    program = (
-        "import pathlib, sys, time\n"
-        "from jaxresnet.training import train_and_evaluate\n"
-        "from jaxresnet.workdir.config import load_config\n"
-        "train_and_evaluate(load_config(pathlib.Path(sys.argv[1])), sys.argv[1])\n"
-        "time.sleep(1)\n"
-    )
+    program = f"{COMMAND}time.sleep(1)\n"
     command = [sys.executable, "-c", program, str(workdir)]
     done = subprocess.run(
         command, env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=300
