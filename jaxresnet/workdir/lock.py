@@ -95,9 +95,10 @@ def _check_of_place(workdir: pathlib.Path) -> Callable[[], None]:
         with contextlib.suppress(OSError):
             if os.path.samestat(os.stat(workdir), here):
                 return
-            if not (workdir / CONFIG_FILE).exists():  # what a save has made in the place of the folder that was moved
-                shutil.rmtree(workdir / CHECKPOINTS_FOLDER)
-                workdir.rmdir()
+            # Delete what a save has made in the old place, and nothing else that may be there by now.
+            made = workdir / CHECKPOINTS_FOLDER
+            if [*workdir.iterdir()] == [made] and all(".orbax-checkpoint-tmp" in path.name for path in made.iterdir()):
+                shutil.rmtree(workdir)
         raise UserError(
             f"workdir {workdir} was moved or deleted while it was trained in; put it back, and run the same command "
             "to resume from its newest checkpoint"

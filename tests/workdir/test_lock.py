@@ -179,8 +179,9 @@ def test_a_workdir_that_is_moved_while_it_is_trained_in_ends_the_run(
         assert_same_run(config, workdir, expected)
 
 
-def test_a_workdir_that_is_moved_during_a_save_is_named(tiny_npz, tmp_path, monkeypatch):
-    """Orbax writes to the old place, which is cleared."""
+@pytest.mark.parametrize("there", ["3.orbax-checkpoint-tmp", "mine"])
+def test_a_workdir_that_is_moved_during_a_save_is_named(tiny_npz, tmp_path, monkeypatch, there):
+    """What orbax has left in the old place is deleted, and nothing else."""
     config, workdir = make_tiny_config(tiny_npz), tmp_path / "run"
     config.checkpoint.every_steps = 1
     save = ocp.CheckpointManager.save
@@ -188,12 +189,12 @@ def test_a_workdir_that_is_moved_during_a_save_is_named(tiny_npz, tmp_path, monk
     def move_and_save(manager, step, **arguments):
         if step == 3:
             workdir.rename(tmp_path / "elsewhere")
-            save(manager, step, **arguments)
+            (workdir / "checkpoints" / there).mkdir(parents=True)
             raise OSError("the folder is gone")
         return save(manager, step, **arguments)
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", move_and_save)
     with pytest.raises(UserError, match="was moved or deleted while it was trained in; put it back"):
         train_and_evaluate(config, str(workdir))
-    assert not workdir.exists()
+    assert workdir.exists() == (there == "mine")
     assert {path.name for path in (tmp_path / "elsewhere" / "checkpoints").iterdir()} >= {"1", "2"}
