@@ -96,7 +96,7 @@ def draw_curves(workdir: str) -> Figure:
             )
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
-    figure.axes[1].legend()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 

@@ -181,7 +181,7 @@ def test_a_workdir_that_is_moved_while_it_is_trained_in_ends_the_run(
 
 @pytest.mark.parametrize("there", ["3.orbax-checkpoint-tmp", "mine"])
 def test_a_workdir_that_is_moved_during_a_save_is_named(tiny_npz, tmp_path, monkeypatch, there):
-    """What orbax has left in the old place is deleted, and nothing else."""
+    """The old place is cleared of what orbax has left there, and of nothing else."""
     config, workdir = make_tiny_config(tiny_npz), tmp_path / "run"
     config.checkpoint.every_steps = 1
     save = ocp.CheckpointManager.save
