@@ -7,13 +7,15 @@
 # make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
 #
 # .venv gets the versions in requirements.lock. .venv-onnx, in which the tests export to ONNX, gets those in
-# requirements-onnx.lock, because the converter holds back orbax-checkpoint.
+# requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-aot has the compilers for GPUs and
+# TPUs, in the versions in requirements-aot.lock. In .venv, JAX would look for their devices.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCK := requirements.lock
 ONNX_LOCK := requirements-onnx.lock
+AOT_LOCK := requirements-aot.lock
 # One process per core, at most four, because each holds JAX and PyTorch. Tests of one file stay in one process, because
 # they share costly fixtures. Files run in the order that tests/conftest.py sets.
 PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -36,15 +38,15 @@ endef
 quickstart: .venv/installed
 	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-test: .venv/installed-test .venv-onnx/installed
+test: .venv/installed-test .venv-onnx/installed .venv-aot/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) -m 'not reliability'
 
-reliability: .venv/installed-test .venv-onnx/installed
+reliability: .venv/installed-test .venv-onnx/installed .venv-aot/installed
 	$(PYTEST) -m reliability --thorough
 
-reliability-quick: .venv/installed-test .venv-onnx/installed
+reliability-quick: .venv/installed-test .venv-onnx/installed .venv-aot/installed
 	$(PYTEST) -m reliability
 
 .venv/bin/python:
@@ -65,15 +67,21 @@ reliability-quick: .venv/installed-test .venv-onnx/installed
 	.venv-onnx/bin/python $(PIP_INSTALL) --constraint $(ONNX_LOCK) -e '.[onnx]'
 	@touch $@
 
+.venv-aot/installed: pyproject.toml $(AOT_LOCK)
+	$(PYTHON) -m venv .venv-aot || { rm -rf .venv-aot; exit 1; }
+	.venv-aot/bin/python $(PIP_INSTALL) --constraint $(AOT_LOCK) -e '.[aot]'
+	@touch $@
+
 lock:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the lock must suit the oldest Python: make lock PYTHON=python3.11")'
 	$(call WRITE_LOCK,test,$(LOCK))
 	$(call WRITE_LOCK,onnx,$(ONNX_LOCK))
+	$(call WRITE_LOCK,aot,$(AOT_LOCK))
 
 audit:
 	$(WITH_VENV); \
 	"$$venv/bin/python" $(PIP_INSTALL) 'pip-audit>=2.10,<3'; \
-	"$$venv/bin/pip-audit" --requirement $(LOCK) --requirement $(ONNX_LOCK) --no-deps --disable-pip --strict
+	"$$venv/bin/pip-audit" --requirement $(LOCK) --requirement $(ONNX_LOCK) --requirement $(AOT_LOCK) --no-deps --disable-pip --strict
 
 clean:
-	rm -rf .venv .venv-onnx
+	rm -rf .venv .venv-onnx .venv-aot

@@ -29,7 +29,7 @@ from jaxresnet.core.flop import flop_by_epoch
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
 from jaxresnet.core.steps import (
-    Batch,
+    DeviceSplit,
     Steps,
     create_mesh,
     dispatch,
@@ -117,7 +117,7 @@ def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -
     if xla:
         model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated, relu=jax.nn.relu)
         state = state.replace(apply_fn=model.apply)
-    indices = np.random.default_rng(0).integers(0, len(data["label"]), (steps, config.batch_size), np.int32)
+    indices = np.random.default_rng(0).integers(0, len(dataset.train), (steps, config.batch_size), np.int32)
     hyperparams = Hyperparams(config.schedule.learning_rate, config.optimizer.momentum)
     hyperparams = jax.tree.map(lambda value: np.full(steps, value, np.float32), hyperparams)
     start = time.perf_counter()
@@ -150,10 +150,9 @@ def _jax_evaluation(config: ConfigDict, dataset: Dataset, steps: int) -> Contend
     return Contender(run, len(indices), {"batch_size": batch_size})
 
 
-def _create(config: ConfigDict, data: Batch) -> tuple[Steps, TrainState, Batch]:
+def _create(config: ConfigDict, data: DeviceSplit) -> tuple[Steps, TrainState, DeviceSplit]:
     mesh = create_mesh()
-    _, height, width, channels = data["image"].shape
-    state = replicate(create_train_state(config, (height, width, channels)), mesh)
+    state = replicate(create_train_state(config, data.image_shape), mesh)
     transform = create_transform(config, config.num_epochs - 1)  # the last epochs train on whole images
     return jit_steps(transform, mesh, config.label_smoothing), state, data
 

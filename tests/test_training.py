@@ -500,10 +500,10 @@ def test_damaged_files_of_a_run_are_named(finished, tmp_path, file):
 
 
 def test_a_stop_right_after_a_save_keeps_that_checkpoint(tiny_config, tmp_path, monkeypatch):
-    """On other devices than CPUs, saving goes on in the background. This test does so too."""
+    """On other devices than CPUs, a thread saves. This test does so too."""
     tiny_config.checkpoint.every_steps = 1
     tiny_config.checkpoint.keep = 1
-    monkeypatch.setattr("jaxresnet.workdir.checkpoint.jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr("jaxresnet.workdir.checkpoint._writes_in_background", lambda: True)
     monkeypatch.setattr("jaxresnet.training.loop.steps_per_dispatch", lambda configured: 1)
     stop_after(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match="after step 2;"):
@@ -544,25 +544,73 @@ def test_a_loss_that_turns_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
         assert "no checkpoint was saved yet" in message
 
 
-def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, tmp_path, monkeypatch):
-    """The NaN appears in the third of five steps that the device reports together."""
-    jit_steps = steps.jit_steps
+def return_nan_at(monkeypatch, step, steps_per_dispatch):
+    """Make the loss of a step NaN. Return the list of the steps before each dispatch, which grows."""
+    jit_steps, dispatched = steps.jit_steps, []
 
     def jit_with_nan(*arguments):
         compiled = jit_steps(*arguments)
 
         def train(state, data, indices, hyperparams):
+            before = int(state.step)
+            dispatched.append(before)
             state, metrics = compiled.train(state, data, indices, hyperparams)
             loss = np.array(metrics["loss"])
-            loss[2] = np.nan
+            if before < step <= before + len(indices):
+                loss[step - before - 1] = np.nan
             return state, {**metrics, "loss": loss}
 
         return steps.Steps(train=train, evaluate=compiled.evaluate)
 
     monkeypatch.setattr("jaxresnet.training.loop.jit_steps", jit_with_nan)
-    monkeypatch.setattr("jaxresnet.training.loop.steps_per_dispatch", lambda configured: 5)
+    monkeypatch.setattr("jaxresnet.training.loop.steps_per_dispatch", lambda configured: steps_per_dispatch)
+    return dispatched
+
+
+def test_nan_within_a_dispatch_of_many_steps_is_named_by_its_step(tiny_config, tmp_path, monkeypatch):
+    """The NaN appears in the third of five steps that the device reports together."""
+    return_nan_at(monkeypatch, step=3, steps_per_dispatch=5)
     with pytest.raises(UserError, match=r"the loss became nan at step 3 \(epoch 1\), and no checkpoint was saved yet"):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("every_steps", "kept", "dispatched"),
+    [
+        (0, "no checkpoint was saved yet", [0, 1, 2, 3]),
+        (2, "the checkpoint of step 2 is kept", [0, 1, 2, 3]),
+        (3, "no checkpoint was saved yet", [0, 1, 2]),
+    ],
+)
+def test_nan_is_found_one_dispatch_later_and_never_saved(
+    tiny_config, tmp_path, monkeypatch, every_steps, kept, dispatched
+):
+    """The NaN appears at step 3. The fourth step begins before it is found, unless a save is due first."""
+    tiny_config.checkpoint.every_steps = every_steps
+    actual = return_nan_at(monkeypatch, step=3, steps_per_dispatch=1)
+    with pytest.raises(UserError, match=rf"the loss became nan at step 3 \(epoch 1\), and {kept}"):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    assert actual == dispatched
+
+
+def test_the_next_dispatch_begins_before_the_metrics_of_the_last_are_read(tiny_config, tmp_path, monkeypatch):
+    events, (dispatch, record) = [], (loop.dispatch, loop._Trainer._record)
+
+    def dispatch_noted(program, state, data, *inputs):
+        events.append("dispatch")
+        return dispatch(program, state, data, *inputs)
+
+    def record_noted(self, dispatched):
+        if dispatched:
+            events.append("read")
+        return record(self, dispatched)
+
+    monkeypatch.setattr(loop, "dispatch", dispatch_noted)
+    monkeypatch.setattr(loop._Trainer, "_record", record_noted)
+    tiny_config.num_epochs = 1
+    train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    steps_per_epoch = len(events) // 2
+    assert events == ["dispatch", *["dispatch", "read"] * (steps_per_epoch - 1), "read"]
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path, tiny_config):

@@ -18,14 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from jaxresnet.core import cpu_convolution_bfloat16, cpu_winograd
+from jaxresnet.core import cpu_convolution_bfloat16, cpu_winograd, data_parallel
 from jaxresnet.core.cpu_winograd import interleave, transpose
-
-Images = Float[Array, "batch height width channels"]
-Kernel = Float[Array, "size size channels features"]
+from jaxresnet.core.data_parallel import Images, Kernel, convolution, on_each_device
 
 # Smallest inputs these algorithms handle. No gain was measured for smaller float32 images or fewer channels.
 MIN_PIXELS = 8 * 8
@@ -57,16 +54,14 @@ def conv_general_dilated(
 
 
 def is_served(images: jax.Array) -> bool:
-    """Return True if this module's algorithms support ``images`` on the current devices."""
+    """Return True if this module's algorithms support ``images`` on the ambient mesh's devices."""
     batch, height, width, channels = images.shape
-    mesh = jax.sharding.get_abstract_mesh()
-    # Without a mesh, it is unknown how several devices divide the images.
-    divisible = jax.device_count() == 1 if mesh.empty else batch % mesh.size == 0
     fits = {
         "float32": channels >= FEW.start and height * width >= MIN_PIXELS and is_even(images),
         "bfloat16": channels >= MANY.start,
     }
-    return divisible and jax.default_backend() == "cpu" and fits.get(images.dtype.name, False)
+    fits_here = data_parallel.platform() == "cpu" and data_parallel.divides(batch)
+    return fits_here and fits.get(images.dtype.name, False)
 
 
 def is_even(images: jax.Array) -> bool:
@@ -89,8 +84,7 @@ def relu(images: Images) -> Images:
 @jax.custom_vjp
 def _relu_in_a_loop(images: Images) -> Images:
     """Compute ``jax.nn.relu`` in a loop, because XLA:CPU does not fuse loops with other operations."""
-    mesh, divided, _ = _shardings()
-    return _on_each_device(functools.partial(_by_chunks, jax.nn.relu), mesh, (divided,), divided)(images)
+    return on_each_device(functools.partial(_by_chunks, jax.nn.relu))(images)
 
 
 def _relu_forward(images: Images) -> tuple[Images, Images]:
@@ -99,52 +93,6 @@ def _relu_forward(images: Images) -> tuple[Images, Images]:
 
 
 _relu_in_a_loop.defvjp(_relu_forward, lambda output, grad: (jnp.where(output > 0, grad, 0),))
-
-
-def _convolution(
-    forward: Callable[[Images, Kernel], Images],
-    backward: Callable[[Images, Kernel, Images], tuple[Images, Kernel]],
-) -> Callable[[Images, Kernel], Images]:
-    """Make a differentiable convolution of images that are divided over the ambient mesh's devices.
-
-    Args:
-        forward: (input, kernel) -> output, for one device's images.
-        backward: (input, kernel, output gradient) -> (input gradient, kernel gradient), for one device's images. The
-            kernel gradient may have a wider type than the kernel. It is summed over the devices and then rounded.
-    """
-
-    @jax.custom_vjp
-    def convolve(x: Images, kernel: Kernel) -> Images:
-        mesh, divided, whole = _shardings()
-        return _on_each_device(forward, mesh, (divided, whole), divided)(x, kernel)
-
-    def gradients(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
-        mesh, divided, whole = _shardings()
-
-        def of_all_devices(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-            dx, dkernel = backward(x, kernel, grad)
-            dkernel = dkernel if mesh.size <= 1 else lax.psum(dkernel, mesh.axis_names)
-            return dx, dkernel.astype(kernel.dtype)
-
-        return _on_each_device(of_all_devices, mesh, (divided, whole, divided), (divided, whole))(*saved, grad)
-
-    convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
-    return convolve
-
-
-def _shardings() -> tuple[jax.sharding.AbstractMesh, PartitionSpec, PartitionSpec]:
-    """Return the ambient mesh and the partition specs of images and kernels."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return mesh, PartitionSpec(mesh.axis_names), PartitionSpec()
-
-
-def _on_each_device(
-    function: Callable[..., Any], mesh: jax.sharding.AbstractMesh, in_specs: Any, out_specs: Any
-) -> Callable[..., Any]:
-    """Make each device compute ``function`` of its own share. With one device, return ``function`` itself."""
-    if mesh.size <= 1:
-        return function
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 # 3x3, stride 1, padding 1: see cpu_winograd.py.
@@ -171,7 +119,7 @@ def _winograd_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images
     return dx.reshape(x.shape), cpu_winograd.kernel_gradient(du)
 
 
-winograd = _convolution(_winograd, _winograd_gradients)
+winograd = convolution(_winograd, _winograd_gradients)
 
 
 # 3x3, stride 2, padding 1: the nine pixels that an output needs, side by side, times the kernel as a matrix.
@@ -221,7 +169,7 @@ def _sum_patches(patches: Float[Array, "batch h w 3 3 channels"]) -> Images:
     return interleave([even, odd])
 
 
-strided = _convolution(_strided, _strided_gradients)
+strided = convolution(_strided, _strided_gradients)
 
 
 # 3x3, stride 1, padding 1, in bfloat16: see cpu_convolution_bfloat16.py.
@@ -248,7 +196,7 @@ def _rows_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Ke
     return unpack(dx).reshape(x.shape), cpu_convolution_bfloat16.kernel_gradient(dkernel)
 
 
-rows = _convolution(_rows, _rows_gradients)
+rows = convolution(_rows, _rows_gradients)
 
 
 # 1x1, stride 2: a product with every other pixel.
@@ -265,7 +213,7 @@ def _pointwise_strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tup
     return interleave([[dx, zeros], [zeros, zeros]]), dkernel[None, None]
 
 
-pointwise_strided = _convolution(_pointwise_strided, _pointwise_strided_gradients)
+pointwise_strided = convolution(_pointwise_strided, _pointwise_strided_gradients)
 
 # 3x3, stride 1, padding 1, few features: XLA is faster if it computes two neighbouring pixels as twice the features.
 

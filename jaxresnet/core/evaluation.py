@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxresnet.core.state import TrainState
-from jaxresnet.core.steps import Steps, dispatch, eval_batches, steps_per_dispatch
+from jaxresnet.core.steps import DeviceSplit, Steps, dispatch, eval_batches, steps_per_dispatch
 
 
 @dataclasses.dataclass
@@ -65,7 +65,7 @@ class Scores(NamedTuple):
 def evaluate(
     steps: Steps,
     state: TrainState,
-    data: dict[str, jax.Array],
+    data: DeviceSplit,
     size: int,
     batch_size: int,
     after_dispatch: Callable[[], Any] = lambda: None,

@@ -188,7 +188,7 @@ class ResNet(nn.Module):
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
         param_dtype: dtype of parameters and BatchNorm statistics.
         conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``. Models of
-            a config get that of ``core.cpu_convolution``, which is faster on CPU.
+            a config get that of ``core.convolution``.
         relu: activation function. Models of a config get that of ``core.cpu_convolution``.
     """
 

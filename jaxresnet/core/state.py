@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.training import train_state
 from ml_collections import ConfigDict
 
-from jaxresnet.core import cpu_convolution
+from jaxresnet.core import convolution, cpu_convolution
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet, count_parameters
 from jaxresnet.core.optim import create_optimizer
@@ -57,7 +57,7 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
     return _model(
         **fields,
         dtype=jnp.dtype(dtype),
-        conv_general_dilated=cpu_convolution.conv_general_dilated,
+        conv_general_dilated=convolution.conv_general_dilated,
         relu=cpu_convolution.relu,
     )
 

@@ -11,11 +11,12 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Bool, Int, Int32, UInt8
 
 from jaxresnet.core.augment import Transform
@@ -25,6 +26,26 @@ from jaxresnet.core.state import TrainState, split_seed
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class DeviceSplit:
+    """A whole split, on every device.
+
+    Attributes:
+        rows: pixels (size, height * width * 3) uint8, one image per row. A TPU pads an array's last two axes to tiles,
+            so it would copy images of shape (32, 3) to arrays several times as large.
+        labels: (size,) int32.
+        image_shape: (height, width, 3).
+    """
+
+    rows: Any  # an array, or its shape while a program is lowered
+    labels: Any
+    image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+
+    def batch(self, indices: Int[Array, " batch"]) -> Batch:
+        """Return ``image`` (batch, height, width, 3) and ``label`` (batch,) of the images at ``indices``."""
+        return {"image": self.rows[indices].reshape(-1, *self.image_shape), "label": self.labels[indices]}
 
 
 def train_step(
@@ -97,13 +118,13 @@ class Steps:
     """Compiled programs that run a series of steps in one dispatch. Metrics have one entry per step.
 
     Attributes:
-        train: (state, split on the devices, indices (steps, batch), hyperparams (steps,)) -> (state, metrics). The
+        train: (state, split, indices (steps, batch), hyperparams (steps,)) -> (state, metrics). The
             state is donated.
-        evaluate: (state, split on the devices, indices (steps, batch), mask (steps, batch)) -> metrics.
+        evaluate: (state, split, indices (steps, batch), mask (steps, batch)) -> metrics.
     """
 
-    train: Callable[[TrainState, Batch, Int[Array, "steps batch"], Hyperparams], tuple[TrainState, Metrics]]
-    evaluate: Callable[[TrainState, Batch, Int[Array, "steps batch"], Bool[Array, "steps batch"]], Metrics]
+    train: Callable[[TrainState, DeviceSplit, Int[Array, "steps batch"], Hyperparams], tuple[TrainState, Metrics]]
+    evaluate: Callable[[TrainState, DeviceSplit, Int[Array, "steps batch"], Bool[Array, "steps batch"]], Metrics]
 
 
 def create_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -131,20 +152,24 @@ def _put(tree: Any, replicated: Sharding) -> Any:
 
 def put_on_devices(
     images: UInt8[np.ndarray, "size height width 3"], labels: Int32[np.ndarray, " size"], mesh: Mesh
-) -> Batch:
-    """Copy a whole split to every device, as ``image`` and ``label``."""
-    return replicate({"image": images, "label": labels}, mesh)
+) -> DeviceSplit:
+    """Copy a whole split to every device."""
+    _, height, width, channels = images.shape
+    return replicate(DeviceSplit(images.reshape(len(images), -1), labels, (height, width, channels)), mesh)
 
 
-def ambient(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
-    """Make ``mesh`` visible to code being traced. ``core.cpu_convolution`` needs it to divide its work."""
+def ambient(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
+    """Make ``mesh`` visible to code being traced. ``core.convolution`` needs its platform and its size."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def jit_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0, mirror: bool = False) -> Steps:
+def jit_steps(
+    transform: Transform, mesh: Mesh | AbstractMesh, label_smoothing: float = 0.0, mirror: bool = False
+) -> Steps:
     """Jit programs for the devices of ``mesh``, with state and data replicated and each batch divided.
 
-    Each program is compiled at its first use with arrays of new shapes. Runs in the same process share it.
+    Each program is compiled at its first use with arrays of new shapes. Runs in the same process share it. An abstract
+    mesh suffices to lower the programs for devices that are not here.
 
     Batches need not be divisible by the number of devices, because the compiler pads and masks. So BatchNorm's
     statistics and the gradient are those of the whole batch on any number of devices.
@@ -155,9 +180,9 @@ def jit_steps(transform: Transform, mesh: Mesh, label_smoothing: float = 0.0, mi
 
 
 @functools.cache
-def _train_program(transform: Transform, mesh: Mesh, label_smoothing: float) -> Callable[..., Any]:
+def _train_program(transform: Transform, mesh: Mesh | AbstractMesh, label_smoothing: float) -> Callable[..., Any]:
     def train(
-        state: TrainState, data: Batch, indices: jax.Array, hyperparams: Hyperparams
+        state: TrainState, data: DeviceSplit, indices: jax.Array, hyperparams: Hyperparams
     ) -> tuple[TrainState, Metrics]:
         def step(state: TrainState, step_inputs: tuple[jax.Array, Hyperparams]) -> tuple[TrainState, Metrics]:
             index, step_hyperparams = step_inputs
@@ -171,8 +196,8 @@ def _train_program(transform: Transform, mesh: Mesh, label_smoothing: float) -> 
 
 
 @functools.cache
-def _eval_program(transform: Transform, mesh: Mesh, mirror: bool) -> Callable[..., Any]:
-    def evaluate(state: TrainState, data: Batch, indices: jax.Array, mask: jax.Array) -> Metrics:
+def _eval_program(transform: Transform, mesh: Mesh | AbstractMesh, mirror: bool) -> Callable[..., Any]:
+    def evaluate(state: TrainState, data: DeviceSplit, indices: jax.Array, mask: jax.Array) -> Metrics:
         def step(carry: None, step_inputs: tuple[jax.Array, jax.Array]) -> tuple[None, Metrics]:
             index, step_mask = step_inputs
             return carry, eval_step(state, _gather(data, index, mesh, mask=step_mask), transform, mirror)
@@ -184,15 +209,15 @@ def _eval_program(transform: Transform, mesh: Mesh, mirror: bool) -> Callable[..
     return jax.jit(evaluate, in_shardings=replicated, out_shardings=replicated)
 
 
-def _gather(data: Batch, indices: jax.Array, mesh: Mesh, **extra: jax.Array) -> Batch:
+def _gather(data: DeviceSplit, indices: jax.Array, mesh: Mesh | AbstractMesh, **extra: jax.Array) -> Batch:
     """Return the images and labels of a batch, and ``extra``, divided over the devices."""
-    batch = {**jax.tree.map(lambda array: array[indices], data), **extra}
+    batch = data.batch(indices) | extra
     return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
 
 
-def dispatch(program: Callable[..., Any], state: TrainState, data: Batch, *inputs: Any) -> Any:
+def dispatch(program: Callable[..., Any], state: TrainState, data: DeviceSplit, *inputs: Any) -> Any:
     """Run a program of ``Steps`` on inputs from the host. Any other implicit transfer raises an error."""
-    inputs = _put(inputs, data["label"].sharding)
+    inputs = _put(inputs, data.labels.sharding)
     # With JAX_DISABLE_JIT=1, for debugging, every operation transfers its own constants.
     is_debugging = jax.config.jax_disable_jit  # type: ignore[attr-defined]  # JAX adds it at run time
     with jax.transfer_guard("allow" if is_debugging else "disallow"):

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jaxresnet.core.flop import flop_until
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.state import TrainState, create_transform
 from jaxresnet.core.steps import (
+    Metrics,
     dispatch,
     epoch_order,
     jit_steps,
@@ -106,8 +107,28 @@ class _Save(NamedTuple):
     time: float
 
 
+class _Dispatch(NamedTuple):
+    """A dispatch whose metrics have not been read.
+
+    Attributes:
+        metrics: metrics on the devices, which may still compute them.
+        before: steps before the dispatch.
+        after: steps after it.
+        start: monotonic time at which it began.
+    """
+
+    metrics: Metrics
+    before: int
+    after: int
+    start: float
+
+
 class _Trainer:
-    """Training of one run. It changes ``state`` and ``progress``, from which checkpoints are made."""
+    """Training of one run. It changes ``state`` and ``progress``, from which checkpoints are made.
+
+    Devices get the next dispatch before the metrics of the last one are read, so that they do not wait for the host.
+    ``progress`` then lags behind ``state``, until ``_record`` is called.
+    """
 
     def __init__(
         self,
@@ -139,6 +160,8 @@ class _Trainer:
         step, epoch = int(self.state.step), self.progress.epoch
         self.last_save = _Save(step, epoch, time.monotonic())
         self.is_starting = True  # Until the first dispatch.
+        self.unread: _Dispatch | None = None
+        self.read_time = time.monotonic()  # when metrics were last read
         print(
             f"{count_parameters(self.state.params):,} parameters, {len(task.train_split):,} training images, "
             f"{self.steps_per_epoch} steps per epoch, {devices.device_name()}; "
@@ -164,6 +187,7 @@ class _Trainer:
             while self.progress.epoch < self.config.num_epochs:
                 self._train_epoch()
                 self._finish_epoch()
+            self._wait_for_save()
         return self._summarise()
 
     def _restore(self) -> tuple[TrainState, Progress]:
@@ -207,19 +231,33 @@ class _Trainer:
             hyperparams = jax.tree.map(np.float32, hyperparams)
             with self._start_up():
                 self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
-                metrics = jax.device_get(metrics)
-            before, step = step, step + len(indices)
-            self._check_loss(metrics["loss"], before)
-            sums = self.progress.sums
-            sums.add(metrics, time.monotonic() - start)
-            self.display.update(epoch + 1, step, sums.means("train"), sums.images_per_second)
-
-            if step < (epoch + 1) * self.steps_per_epoch:
-                if _crosses(self.config.log_every_steps, before, step):
-                    self.writer.write(self._metrics_line(step))
-                if self._save_is_due(step):
-                    self._save()
+            last, self.unread = self.unread, _Dispatch(metrics, step, step + len(indices), start)
+            self._record(last)
+            step += len(indices)
+            if step < (epoch + 1) * self.steps_per_epoch and self._save_is_due(step):
+                self._save()
             self._stop_if_asked()
+        self._record_all()
+
+    def _record_all(self) -> None:
+        """Wait for the devices and record their last dispatch, so that ``progress`` is that of ``state``."""
+        last, self.unread = self.unread, None
+        self._record(last)
+
+    def _record(self, dispatched: _Dispatch | None) -> None:
+        """Read the metrics of a dispatch, check them, and add them to the progress of the current epoch."""
+        if dispatched is None:
+            return
+        metrics = jax.device_get(dispatched.metrics)
+        # It began after the dispatch before it had ended, if that was on the devices.
+        start, self.read_time = max(dispatched.start, self.read_time), time.monotonic()
+        self._check_loss(metrics["loss"], dispatched.before)
+        sums, number = self.progress.sums, self.progress.epoch + 1
+        sums.add(metrics, self.read_time - start)
+        self.display.update(number, dispatched.after, sums.means("train"), sums.images_per_second)
+        is_within_epoch = dispatched.after < number * self.steps_per_epoch
+        if is_within_epoch and _crosses(self.config.log_every_steps, dispatched.before, dispatched.after):
+            self.writer.write(self._metrics_line(dispatched.after))
 
     def _start_up(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which a signal ends a command at once if this is the first dispatch, which compiles."""
@@ -272,6 +310,7 @@ class _Trainer:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             step, epoch = steps_before + bad[0] + 1, self.progress.epoch + 1
+            self._wait_for_save()  # so that the message names the newest checkpoint
             raise Diverged(
                 f"the loss became {losses[bad[0]]} at step {step:,} (epoch {epoch}), and "
                 f"{self.checkpointer.last_good()}; start a new --workdir with a lower schedule.learning_rate"
@@ -284,19 +323,30 @@ class _Trainer:
         return by_steps or processes.largest(late) > 0
 
     def _save(self) -> None:
+        self._record_all()
         self.check_place()
-        try:
+        with self._explaining_moved_workdirs():
             self.checkpointer.save(self.state, self.progress)
+        self.last_save = _Save(int(self.state.step), self.progress.epoch, time.monotonic())
+
+    def _wait_for_save(self) -> None:
+        with self._explaining_moved_workdirs():
+            self.checkpointer.wait()
+
+    @contextlib.contextmanager
+    def _explaining_moved_workdirs(self) -> Iterator[None]:
+        try:
+            yield
         except UserError:
             self.check_place()  # It may have been moved meanwhile, which explains the error better.
             raise
-        self.last_save = _Save(int(self.state.step), self.progress.epoch, time.monotonic())
 
     def _stop_if_asked(self) -> None:
         number = processes.largest(self.stop_signal[0] if self.stop_signal else 0)
         if number:
             if (int(self.state.step), self.progress.epoch) != self.last_save[:2]:
                 self._save()
+            self._wait_for_save()
             raise Interrupted(
                 f"stopped by {signal.Signals(number).name} and saved after step {int(self.state.step):,}; run the same "
                 "command to resume",

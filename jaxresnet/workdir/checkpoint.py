@@ -4,23 +4,20 @@ A fault costs at most the work since the newest undamaged checkpoint. orbax writ
 and renames it when it is complete. A checksum detects what orbax does not: bits that changed on the disk.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import functools
 import json
 import pathlib
 import shutil
 import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from jaxresnet.core.state import TrainState
@@ -28,6 +25,7 @@ from jaxresnet.system import processes
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import Diverged, UserError, one_line
 from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.integrity import all_finite, check_fits, checksum, is_unreadable, quiet
 from jaxresnet.workdir.names import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, NEWEST_FILE
 from jaxresnet.workdir.progress import Progress
 
@@ -66,17 +64,17 @@ class Checkpointer:
         self._workdir, self._read_only = workdir, read_only
         self._folder = (workdir / CHECKPOINTS_FOLDER).absolute()  # orbax requires an absolute path
         self._best = _Best()
-        # On CPU a saved array can share memory with the state. The next step would overwrite it.
-        self._in_background = jax.default_backend() != "cpu"
+        self._thread = concurrent.futures.ThreadPoolExecutor(1) if _writes_in_background() else None
+        self._running: concurrent.futures.Future[None] | None = None
         if not read_only:
             processes.in_first(self._end_replacements, "replacements ended")
             processes.in_first(self._delete_unfinished, "unfinished checkpoints deleted")
-        with _quiet():
+        with quiet():
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
-                    enable_async_checkpointing=self._in_background,
+                    enable_async_checkpointing=False,  # it would write in the background, but check in the foreground
                     create=not read_only,
                     read_only=read_only,
                 ),
@@ -91,8 +89,10 @@ class Checkpointer:
         try:
             if not self._read_only:
                 with hidden:
-                    self._finish_saving()
+                    self.wait()
         finally:
+            if self._thread:
+                self._thread.shutdown()
             self._manager.close()
 
     @property
@@ -103,21 +103,40 @@ class Checkpointer:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Save a checkpoint under the number of steps taken. If this fails, earlier checkpoints are kept.
 
+        On accelerators a thread writes it, and training goes on. The next ``save`` or ``wait`` then raises the errors.
+
         Raises:
             Diverged: a parameter, statistic or optimizer value is NaN or infinite.
             UserError: the checkpoint cannot be written.
         """
-        saved = {name: getattr(state, name) for name in _SAVED}
-        if not _all_finite(saved):
+        self.wait()
+        saved, fields = {name: getattr(state, name) for name in _SAVED}, dataclasses.asdict(progress)
+        if self._thread:
+            self._running = self._thread.submit(self._write, _copy(saved), fields)
+        else:
+            self._write(saved, fields)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            Diverged: see ``save``.
+            UserError: see ``save``.
+        """
+        running, self._running = self._running, None
+        if running:
+            running.result()
+
+    def _write(self, saved: dict[str, Any], fields: dict[str, Any]) -> None:
+        step = int(saved["step"])
+        if not all_finite(saved):
             raise Diverged(
-                f"parameters became NaN or infinite at step {int(state.step):,}: "
+                f"parameters became NaN or infinite at step {step:,}: "
                 f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
-        step, fields = int(state.step), dataclasses.asdict(progress)
-        fields["checksum"] = _checksum(saved, fields)
+        fields["checksum"] = checksum(saved, fields)
         args = ocp.args.Composite(state=ocp.args.StandardSave(saved), progress=ocp.args.JsonSave(fields))
-        self._finish_saving()
-        self._best.step = progress.best["step"] if progress.best else None
+        self._best.step = fields["best"]["step"] if fields["best"] else None
         try:
             if step in self._manager.all_steps():
                 # The run was stopped during an evaluation. Save the step again, now with the result.
@@ -125,22 +144,10 @@ class Checkpointer:
                 processes.in_first(lambda: self._folder.joinpath(str(step)).rename(replaced), "replacement begun")
                 self._manager.reload()
             self._manager.save(step, args=args)
-        except jax.errors.JaxRuntimeError:  # another process has ended, so the caller ends this one too
-            raise
-        except Exception as error:  # orbax and tensorstore raise many types
-            raise self._not_written(error) from error
-        if not self._in_background:
-            self._finish_saving()
-
-    def _finish_saving(self) -> None:
-        """Wait for the running save, delete replaced checkpoints and record the newest step."""
-        try:
-            self._manager.wait_until_finished()
             if processes.is_first():
                 self._end_replacements()
-                is_new = self.latest_step is not None and self.latest_step != self._noted_step()
-                if is_new and self._folder.exists():  # the workdir may have been moved away
-                    write_whole(self._workdir / NEWEST_FILE, json.dumps({"step": self.latest_step}) + "\n")
+                if self._folder.exists():  # the workdir may have been moved away
+                    write_whole(self._workdir / NEWEST_FILE, json.dumps({"step": step}) + "\n")
         except jax.errors.JaxRuntimeError:  # another process has ended, so the caller ends this one too
             raise
         except Exception as error:
@@ -275,15 +282,15 @@ class Checkpointer:
             UserError: the checkpoint cannot be accessed, or it belongs to another model.
         """
         saved = {name: getattr(state, name) for name in _SAVED}
-        self._check_fits(saved, step)
+        check_fits(saved["params"], self._folder / str(step))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
-            with _quiet():
+            with quiet():
                 restored = self._manager.restore(step, args=args)
             arrays, fields = restored["state"], restored["progress"]
-            checksum = fields.pop("checksum")
-            if _checksum(arrays, fields) != checksum:
+            expected = fields.pop("checksum")
+            if checksum(arrays, fields) != expected:
                 raise ValueError("its checksum is wrong")
             if int(arrays["step"]) != step:
                 raise ValueError(f"it is that of step {int(arrays['step'])}")
@@ -291,68 +298,27 @@ class Checkpointer:
         except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
             raise
         except Exception as error:  # orbax and tensorstore raise many types
-            if _is_unreadable(error):
+            if is_unreadable(error):
                 raise UserError(
                     f"the checkpoint {self._folder / str(step)} cannot be read ({one_line(error)}); fix that, and "
                     "run the same command to resume"
                 ) from error
             raise self._damaged(step, error) from error
 
-    def _check_fits(self, saved: dict[str, Any], step: int) -> None:
-        """Check the names and shapes of parameters, for a clearer message than orbax's own."""
-        folder = self._manager.directory / str(step)
-        try:
-            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-                there = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
-        except Exception:  # the checkpoint is damaged: restore() reports that
-            return
-        theirs, ours = _shapes(there), _shapes(saved["params"])
-        differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"the weights in {folder} are not those of the run's config: {len(differing)} differ, {name} is "
-                f"{theirs.get(name)} there and {ours.get(name)} by the config; restore the config.json of that run"
-            )
-
     def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
         return DamagedCheckpoint(f"the checkpoint {self._folder / str(step)} is damaged ({one_line(error)})")
 
 
-def _is_unreadable(error: Exception) -> bool:
-    """Return True if the error is about access (permissions, open-file limit) rather than damage."""
-    while error.__cause__ and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return (
-        isinstance(error, PermissionError)
-        or (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE))
-        or "PERMISSION_DENIED" in str(error)  # as tensorstore words it
-    )
+def _writes_in_background() -> bool:
+    """Return True if a thread writes checkpoints while the devices train.
 
-
-def _checksum(arrays: Any, fields: dict[str, Any]) -> str:
-    """Return the CRC-32 of all values of a checkpoint, as 8 hexadecimal digits."""
-    crc = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
-    for leaf in jax.tree.leaves(jax.device_get(arrays)):
-        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
-    return f"{crc:08x}"
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence orbax's warnings about folders that are as intended."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.FATAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
+    On CPUs it would take the cores that train. Several processes meet while they write and while they train, and with
+    a thread each could do so in another order.
+    """
+    return jax.default_backend() != "cpu" and jax.process_count() == 1
 
 
 @jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+def _copy(tree: Any) -> Any:
+    """Copy arrays, because the next step overwrites those of the state."""
+    return jax.tree.map(jnp.copy, tree)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jaxresnet.core.augment import Transform
+from jaxresnet.core.augment import Transform, crop
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -39,6 +39,14 @@ def test_equals_numpy_at_the_same_offsets(seed):
     offsets, flipped = (np.asarray(draw) for draw in transform.draw(rng, 64))
     actual = jax.jit(transform.train)(rng, images())
     np.testing.assert_allclose(actual, normalise(render(images(), offsets, flipped, 4)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [1, 2, 3, 4, 7, 8])
+def test_all_offsets_cut_as_numpy_does(padding):
+    offsets = np.indices((2 * padding + 1,) * 2).reshape(2, -1).T
+    batch = images(len(offsets))
+    expected = render(batch, offsets, np.zeros(len(offsets), bool), padding)
+    np.testing.assert_array_equal(jax.jit(crop, static_argnums=2)(batch, offsets, padding), expected)
 
 
 def test_the_border_is_black_before_normalisation():

@@ -57,10 +57,10 @@ def test_label_smoothing_is_torchs(tiny_config, label_smoothing):
     tiny_config.model.dropout_rate = 0.0
     tiny_config.optimizer.weight_decay = 0.0
     _, state, data = setup(tiny_config, random_split(20))
-    images = TRANSFORM.eval(data["image"])
+    images = TRANSFORM.eval(jax.numpy.asarray(random_split(20).images))
     logits, _ = state.apply_fn(state.variables, images, train=True, mutable=["batch_stats"])
     logits = torch.tensor(np.asarray(logits), requires_grad=True)
-    labels = torch.tensor(np.asarray(data["label"]), dtype=torch.int64)
+    labels = torch.tensor(random_split(20).labels, dtype=torch.int64)
     F.cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
 
     steps = jit_steps(dataclasses.replace(TRANSFORM, crop_padding=0, flip=False), create_mesh(), label_smoothing)
@@ -158,7 +158,7 @@ def test_evaluation_counts_every_image_once(tiny_config, batch_size):
     split = random_split(50)
     steps, state, data = setup(tiny_config, split)
     sums, confusion = evaluate(steps, state, data, 50, batch_size)
-    logits = state.apply_fn(state.variables, TRANSFORM.eval(data["image"]), train=False)
+    logits = state.apply_fn(state.variables, TRANSFORM.eval(jax.numpy.asarray(split.images)), train=False)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits), np.float64)
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (split.labels, np.argmax(logits, -1)), 1)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.system.errors import UserError
+from jaxresnet.system.errors import Diverged, UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.log import read_metrics
@@ -248,6 +249,60 @@ def test_a_resumed_run_keeps_its_best_checkpoint(tiny_config, tmp_path):
     save(1, 2)
     save(3, 4)
     assert steps_of(tmp_path) == {1, 4}
+
+
+@pytest.fixture
+def on_accelerators(monkeypatch):
+    """Make checkpoints be written as on accelerators: by a thread."""
+    monkeypatch.setattr("jaxresnet.workdir.checkpoint._writes_in_background", lambda: True)
+
+
+def test_a_thread_saves_the_state_as_it_was_while_training_overwrites_it(tiny_config, tmp_path, on_accelerators):
+    state = create_train_state(tiny_config, (32, 32, 3))
+    expected = jax.device_get(state.params)
+    overwrite = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 1, params), donate_argnums=0)
+    progress = Progress("checksum", epoch=3)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state, progress)
+        jax.block_until_ready(overwrite(state.params))
+        progress.epoch = 4
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        restored, progress = checkpointer.restore(create_train_state(tiny_config, (32, 32, 3)), 0)
+    assert progress.epoch == 3
+    for actual, leaf in zip(jax.tree.leaves(restored.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(actual, leaf)
+
+
+def test_training_goes_on_while_a_thread_saves(tiny_config, tmp_path, monkeypatch, on_accelerators):
+    """The save waits for what the caller does after it, so it would never end in the caller's own thread."""
+    caller_went_on, write = threading.Event(), Checkpointer._write
+
+    def write_later(self, saved, fields):
+        assert caller_went_on.wait(60)
+        write(self, saved, fields)
+
+    monkeypatch.setattr(Checkpointer, "_write", write_later)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(create_train_state(tiny_config, (32, 32, 3)), Progress("checksum"))
+        assert checkpointer.latest_step is None
+        caller_went_on.set()
+        checkpointer.wait()
+        assert checkpointer.latest_step == 0
+
+
+@pytest.mark.parametrize("then", ["wait", "save", "end"])
+def test_what_a_thread_could_not_save_is_reported_next(tiny_config, tmp_path, on_accelerators, then):
+    state = create_train_state(tiny_config, (32, 32, 3))
+    bad = state.replace(step=np.int32(1), params=jax.tree.map(lambda leaf: leaf * np.nan, state.params))
+    reported = pytest.raises(Diverged, match="NaN or infinite at step 1: the checkpoint of step 0 is kept")
+    with reported, Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state, Progress("checksum"))
+        checkpointer.save(bad, Progress("checksum"))
+        if then == "wait":
+            checkpointer.wait()
+        if then == "save":
+            checkpointer.save(state, Progress("checksum"))
+    assert steps_of(tmp_path) == {0}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
