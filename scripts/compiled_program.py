@@ -35,7 +35,7 @@ class Instruction(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a compiled program is made of, on one device. Costs are per training step or evaluated batch.
+    """Structure and cost of a compiled program, on one device. Costs are per training step or evaluated batch.
 
     Attributes:
         peak_bytes: most memory in use at a time, arguments included.
@@ -121,7 +121,8 @@ def structure(text: str) -> dict[str, Any]:
             {each.opcode for each in every if each.opcode in ("infeed", "outfeed", "send", "recv")}
             | {each.opcode for each in every if "MoveToHost" in each.line}
         ),
-        "large_copies": [shape for shape in moved if _size(shape) > LARGE_COPY],
+        # The shape of an asynchronous copy has source and destination.
+        "large_copies": [shape for shape in moved if any(_size(part) > LARGE_COPY for part in _parts(shape))],
         "other_layouts": any(labels != "b01f" for labels in on_gpu),
         "has_float64": "f64[" in text,
     }
@@ -140,8 +141,11 @@ def traffic(text: str) -> dict[str, int]:
     for each in _step(every, text):
         if each.opcode not in _FREE:
             operands = re.findall(r"%([\w.-]+)", each.line.partition(f" {each.opcode}(")[2].partition(")")[0])
-            size = sizes[each.name] + sum(sizes.get(name, 0) for name in operands if name not in gathered)
-            moved[_kind(each)] = moved.get(_kind(each), 0) + size
+            written = sizes[each.name]
+            read = sum(sizes.get(name, 0) for name in operands if name not in gathered)
+            if each.name.startswith("wrapped_slice"):
+                read = written
+            moved[_kind(each)] = moved.get(_kind(each), 0) + read + written
     return dict(sorted(moved.items(), key=lambda item: -item[1]))
 
 
@@ -189,6 +193,10 @@ def _arrays(shape: str) -> list[tuple[str, int]]:
         (kind, math.prod(int(side) for side in sides.split(",") if side))
         for kind, sides in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
     ]
+
+
+def _parts(shape: str) -> list[str]:
+    return re.findall(r"[a-z]+\d*\[[\d,]*\]", shape)
 
 
 def _size(shape: str) -> int:

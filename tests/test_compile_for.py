@@ -54,6 +54,8 @@ def test_what_a_text_says():
     assert found["all_reduces"] == 1 and found["all_reduce_types"] == ["bf16", "f32"]
     assert found["all_reduce_bytes"] == 64 * 4 + 10 * 2 and found["other_collective_bytes"] == 4000
     assert found["large_copies"] == ["u8[50000,3072]{1,0}"]
+    prefetch = TEXT.replace("%copy.1 = u8[50000,3072]{1,0}", "%copy.1 = (f32[20000000], f32[20000000], u32[])")
+    assert not structure(prefetch)["large_copies"]
     assert not found["has_float64"] and not found["host_transfers"]
     assert cycles(TEXT) == 1500 and cycles(GPU_TEXT) is None
     image = 8 * 32 * 32 * 3 * 2
