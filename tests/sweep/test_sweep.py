@@ -128,9 +128,11 @@ def test_any_other_exception_is_reported_and_the_rest_goes_on(small, tmp_path, m
 
 def test_an_interrupted_run_ends_the_sweep_and_is_resumed(small, tmp_path, monkeypatch):
     planned = plan.plan_jobs(SCHEDULER, ["cosine", "linear"], 1, small, tmp_path)
+    left = [signal.SIGINT]  # a second one would end the process at once
     with monkeypatch.context() as patch:
         patch.setattr(
-            "jaxresnet.system.terminal.ProgressDisplay.update", lambda *arguments: signal.raise_signal(signal.SIGINT)
+            "jaxresnet.system.terminal.ProgressDisplay.update",
+            lambda *arguments: left and signal.raise_signal(left.pop()),
         )
         with pytest.raises(Interrupted) as interrupted:
             sweep.run_jobs(planned)
