@@ -38,7 +38,7 @@ endef
 quickstart: .venv/installed
 	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-test: .venv/installed-test .venv-onnx/installed .venv-aot/installed
+test: .venv/installed-test .venv-onnx/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) -m 'not reliability'

@@ -16,23 +16,33 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Compute ``lax.conv_general_dilated`` for ``flax.linen.Conv``.
 
-    On CPUs, the algorithms of ``core.cpu_convolution`` apply. Elsewhere XLA's do. Of a bfloat16 kernel, XLA would also
-    sum the devices' gradients in bfloat16. Here they are summed in float32.
+    On CPUs, use the algorithms of ``core.cpu_convolution``. On other devices, use XLA's. With a bfloat16 kernel, XLA
+    would sum the kernel's gradient over several devices in bfloat16, so sum it in float32.
     """
     if data_parallel.platform() == "cpu":
         return cpu_convolution.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    if jax.sharding.get_abstract_mesh().size <= 1 or lhs.dtype != jnp.bfloat16:
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
     def forward(x: Images, kernel: Kernel) -> Images:
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
 
     def backward(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-        dx, dkernel = jax.vjp(forward, x, kernel)[1](grad)
+        (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(grad)
         # Not preferred_element_type=float32: for that, GPUs convert all images to float32 first.
+        (dkernel,) = jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(grad)
         return dx, dkernel.astype(jnp.float32)
 
-    if jax.sharding.get_abstract_mesh().size <= 1 or lhs.dtype != jnp.bfloat16:
-        return forward(lhs, rhs)
+    def backward_of_all(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+        x, kernel = saved
+        (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(grad)
+        x32, kernel32, grad32 = (array.astype(jnp.float32) for array in (x, kernel, grad))
+        (dkernel,) = jax.linear_transpose(lambda kernel: forward(x32, kernel), kernel32)(grad32)
+        return dx, dkernel.astype(kernel.dtype)
+
     if data_parallel.divides(len(lhs)):
         return data_parallel.convolution(forward, backward)(lhs, rhs)
-    # The compiler pads batches that do not divide, an epoch's last at most. It would sum in the type of the kernel.
-    return forward(lhs.astype(jnp.float32), rhs.astype(jnp.float32)).astype(lhs.dtype)
+    # The compiler pads a batch that does not divide, and sums its gradients in the type that they are computed in.
+    convolve = jax.custom_vjp(forward)
+    convolve.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward_of_all)
+    return convolve(lhs, rhs)

@@ -126,8 +126,9 @@ class _Dispatch(NamedTuple):
 class _Trainer:
     """Training of one run. It changes ``state`` and ``progress``, from which checkpoints are made.
 
-    Devices get the next dispatch before the metrics of the last one are read, so that they do not wait for the host.
-    ``progress`` then lags behind ``state``, until ``_record`` is called.
+    Within an epoch, devices get the next dispatch before the metrics of the last one are read, so that they do not wait
+    for the host. ``progress`` then lags behind ``state``, until ``_record_all`` is called. Several processes agree
+    after each dispatch whether to stop, for which they do wait.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class _Trainer:
         self.last_save = _Save(step, epoch, time.monotonic())
         self.is_starting = True  # Until the first dispatch.
         self.unread: _Dispatch | None = None
-        self.read_time = time.monotonic()  # when metrics were last read
+        self.read_time = time.monotonic()  # Time of the last reading of metrics.
         print(
             f"{count_parameters(self.state.params):,} parameters, {len(task.train_split):,} training images, "
             f"{self.steps_per_epoch} steps per epoch, {devices.device_name()}; "
@@ -229,8 +230,11 @@ class _Trainer:
             start = time.monotonic()
             hyperparams = self.hyperparams_fn(np.arange(step, step + len(indices)))
             hyperparams = jax.tree.map(np.float32, hyperparams)
+            is_first = self.is_starting
             with self._start_up():
                 self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
+                if is_first:
+                    jax.block_until_ready(metrics)  # Until then there is nothing to save.
             last, self.unread = self.unread, _Dispatch(metrics, step, step + len(indices), start)
             self._record(last)
             step += len(indices)
@@ -310,7 +314,7 @@ class _Trainer:
         bad = np.flatnonzero(~np.isfinite(losses))
         if len(bad):
             step, epoch = steps_before + bad[0] + 1, self.progress.epoch + 1
-            self._wait_for_save()  # so that the message names the newest checkpoint
+            self.checkpointer.join()  # so that the message names the newest checkpoint
             raise Diverged(
                 f"the loss became {losses[bad[0]]} at step {step:,} (epoch {epoch}), and "
                 f"{self.checkpointer.last_good()}; start a new --workdir with a lower schedule.learning_rate"
@@ -324,6 +328,7 @@ class _Trainer:
 
     def _save(self) -> None:
         self._record_all()
+        self.checkpointer.join()  # A thread may still write to the place that is checked.
         self.check_place()
         with self._explaining_moved_workdirs():
             self.checkpointer.save(self.state, self.progress)

@@ -87,13 +87,14 @@ class Checkpointer:
         # If the run ends with an error that the user can fix, another one here would hide it.
         hidden = contextlib.suppress(UserError) if isinstance(error, UserError) else contextlib.nullcontext()
         try:
-            if not self._read_only:
-                with hidden:
-                    self.wait()
+            with hidden:
+                self.wait()
         finally:
-            if self._thread:
-                self._thread.shutdown()
-            self._manager.close()
+            try:
+                if self._thread:
+                    self._thread.shutdown()
+            finally:
+                self._manager.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -103,18 +104,26 @@ class Checkpointer:
     def save(self, state: TrainState, progress: Progress) -> None:
         """Save a checkpoint under the number of steps taken. If this fails, earlier checkpoints are kept.
 
-        On accelerators a thread writes it, and training goes on. The next ``save`` or ``wait`` then raises the errors.
+        On accelerators a thread writes it, and training goes on. Errors of the thread are raised by ``wait``, or by the
+        next ``save`` if that one fails as well.
 
         Raises:
             Diverged: a parameter, statistic or optimizer value is NaN or infinite.
             UserError: the checkpoint cannot be written.
         """
-        self.wait()
+        try:
+            self.wait()
+            can_wait = True
+        except Diverged:
+            raise
+        except UserError:  # such as a full disk; the new checkpoint is written at once, to learn whether it lasts
+            can_wait = False
         saved, fields = {name: getattr(state, name) for name in _SAVED}, dataclasses.asdict(progress)
-        if self._thread:
-            self._running = self._thread.submit(self._write, _copy(saved), fields)
+        if self._thread and can_wait:
+            copied, is_finite = _copy(saved)
+            self._running = self._thread.submit(self._write, copied, is_finite, fields)
         else:
-            self._write(saved, fields)
+            self._write(saved, all_finite(saved), fields)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is written.
@@ -127,9 +136,14 @@ class Checkpointer:
         if running:
             running.result()
 
-    def _write(self, saved: dict[str, Any], fields: dict[str, Any]) -> None:
+    def join(self) -> None:
+        """Wait until no thread writes. Errors are left to ``wait`` and ``save``."""
+        if self._running:
+            concurrent.futures.wait([self._running])
+
+    def _write(self, saved: dict[str, Any], is_finite: jax.Array, fields: dict[str, Any]) -> None:
         step = int(saved["step"])
-        if not all_finite(saved):
+        if not is_finite:
             raise Diverged(
                 f"parameters became NaN or infinite at step {step:,}: "
                 f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
@@ -312,13 +326,13 @@ class Checkpointer:
 def _writes_in_background() -> bool:
     """Return True if a thread writes checkpoints while the devices train.
 
-    On CPUs it would take the cores that train. Several processes meet while they write and while they train, and with
-    a thread each could do so in another order.
+    On CPUs it would take the cores that train. Several processes wait for each other in saves and in training. With a
+    thread, each could do so in another order.
     """
     return jax.default_backend() != "cpu" and jax.process_count() == 1
 
 
 @jax.jit
-def _copy(tree: Any) -> Any:
-    """Copy arrays, because the next step overwrites those of the state."""
-    return jax.tree.map(jnp.copy, tree)
+def _copy(tree: Any) -> tuple[Any, jax.Array]:
+    """Copy arrays, because the next step overwrites those of the state. Return the copies and ``all_finite``."""
+    return jax.tree.map(jnp.copy, tree), all_finite(tree)

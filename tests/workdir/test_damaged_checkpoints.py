@@ -1,25 +1,28 @@
 """Damaged checkpoints are noticed, named and moved away, and the run resumes from the previous one."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.system.errors import Diverged, UserError
-from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.system.errors import Diverged, Interrupted, UserError
+from jaxresnet.training import loop, train_and_evaluate
+from jaxresnet.workdir.checkpoint import Checkpointer, _writes_in_background
 from jaxresnet.workdir.log import read_metrics
-from jaxresnet.workdir.names import DAMAGED_FOLDER
+from jaxresnet.workdir.names import DAMAGED_FOLDER, FAILURE_FILE
 from jaxresnet.workdir.progress import Progress
 from tests.conftest import REPOSITORY, make_tiny_config
 
@@ -277,9 +280,9 @@ def test_training_goes_on_while_a_thread_saves(tiny_config, tmp_path, monkeypatc
     """The save waits for what the caller does after it, so it would never end in the caller's own thread."""
     caller_went_on, write = threading.Event(), Checkpointer._write
 
-    def write_later(self, saved, fields):
+    def write_later(self, *arguments):
         assert caller_went_on.wait(60)
-        write(self, saved, fields)
+        write(self, *arguments)
 
     monkeypatch.setattr(Checkpointer, "_write", write_later)
     with Checkpointer(tmp_path) as checkpointer:
@@ -303,6 +306,73 @@ def test_what_a_thread_could_not_save_is_reported_next(tiny_config, tmp_path, on
         if then == "save":
             checkpointer.save(state, Progress("checksum"))
     assert steps_of(tmp_path) == {0}
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Make orbax's saves fail while the returned list is not empty. Each takes an entry of it."""
+    left, save = [], ocp.CheckpointManager.save
+
+    def fail_or_save(self, *arguments, **options):
+        if left:
+            raise OSError(left.pop())
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fail_or_save)
+    return left
+
+
+def test_after_a_failed_save_the_next_is_tried_before_the_error_is_raised(
+    tiny_config, tmp_path, on_accelerators, full_disk
+):
+    state = create_train_state(tiny_config, (32, 32, 3))
+    with Checkpointer(tmp_path) as checkpointer:
+        full_disk.append("No space left on device")
+        checkpointer.save(state, Progress("checksum"))
+        checkpointer.save(state.replace(step=np.int32(1)), Progress("checksum"))
+        assert steps_of(tmp_path) == {1}  # in the caller's own thread
+        full_disk.extend(["No space left on device"] * 2)
+        checkpointer.save(state.replace(step=np.int32(2)), Progress("checksum"))
+        with pytest.raises(UserError, match=r"No space left on device.*: the checkpoint of step 1 is kept"):
+            checkpointer.save(state.replace(step=np.int32(3)), Progress("checksum"))
+    assert steps_of(tmp_path) == {1}
+
+
+@pytest.mark.parametrize("end", ["stop", "nan"])
+def test_how_a_run_ends_whose_last_save_failed_in_its_thread(
+    tiny_config, tmp_path, monkeypatch, on_accelerators, full_disk, end
+):
+    """A stop saves again. A NaN is what the run is said to have failed of, and it is recorded."""
+    tiny_config.checkpoint.every_steps = 2
+    dispatch, steps = loop.dispatch, []
+
+    def dispatch_noted(program, state, data, *inputs):
+        result = dispatch(program, state, data, *inputs)
+        steps.append(1)
+        if len(steps) == 2:
+            full_disk.append("No space left on device")
+        if len(steps) == 4 and end == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if len(steps) == 3 and end == "nan":
+            result[1]["loss"] = result[1]["loss"] * np.nan
+        return result
+
+    monkeypatch.setattr(loop, "dispatch", dispatch_noted)
+    expected = {"stop": (Interrupted, "saved after step 4"), "nan": (Diverged, "became nan at step 3 .* no checkpoint")}
+    error, message = expected[end]
+    with pytest.raises(error, match=message):
+        train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    assert steps_of(tmp_path / "run") == ({4} if end == "stop" else set())
+    assert (tmp_path / "run" / FAILURE_FILE).exists() == (end == "nan")
+
+
+@pytest.mark.parametrize(
+    ("backend", "processes", "in_thread"), [("cpu", 1, False), ("gpu", 1, True), ("tpu", 1, True), ("tpu", 2, False)]
+)
+def test_where_a_thread_writes(monkeypatch, tmp_path, backend, processes, in_thread):
+    monkeypatch.setattr("jaxresnet.workdir.checkpoint.jax.default_backend", lambda: backend)
+    monkeypatch.setattr("jaxresnet.workdir.checkpoint.jax.process_count", lambda: processes)
+    assert _writes_in_background() == in_thread
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
