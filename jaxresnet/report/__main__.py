@@ -17,9 +17,10 @@ from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.cifar import CIFAR10
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
-from jaxresnet.report.groups import Stat, group_runs
+from jaxresnet.report.findings import add_findings
+from jaxresnet.report.groups import Stat
 from jaxresnet.report.page import Page, anchor, check_out, table
-from jaxresnet.report.tables import Table, add_table, format_changes
+from jaxresnet.report.tables import Table, add_table, create_table, format_changes, read_study
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import format_seconds
 from jaxresnet.workdir.runs import Run, read_runs
@@ -30,6 +31,18 @@ measurements come from the runs. The paper's figures and the arms come from the 
 """
 TITLE = "The paper's experiments, run again"
 FINAL = "final"
+HOW_TO_READ = """
+- **Paper** is the last epoch of one run, in % of CIFAR-10's 10,000 test images, unless another epoch is said.
+- **Ours, at full length** is the mean ± the sample standard deviation over **n** seeds: of the last epoch, and of the
+  best one, chosen on the test set. The difference is ours minus the paper's. It is **outside** if the paper's figure
+  lies outside of the 95% prediction interval for one more run, mean ± t s √(1 + 1/n). One seed has no spread to judge
+  by.
+- **Small study** is the last epoch's accuracy on training images that were held out (`configs/small.py`). A difference
+  of two arms is **outside** if 0 lies outside of its 95% confidence interval. The interval uses the spread of the
+  seeds, pooled over all arms of the study. Bars show differences with their intervals, and diamonds the paper's.
+- Runs that were shortened or changed otherwise have tables of their own and are never compared with the paper.
+""".strip()
+STUDY = "small.py"  # config file with every arm of every table at a small size
 
 
 def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path) -> None:
@@ -53,10 +66,18 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
     runs = read_runs(workdir)
     if not runs:
         raise UserError(f"--workdir={workdir}: there is no run in it; give the folder of the runs")
-    tables = [Table(e, {arm: group_runs(runs, e.get_config(arm)) for arm in e.arms}) for e in experiments]
+    study = load_experiment(configs / STUDY) if (configs / STUDY).is_file() else None
+    small = read_study(runs, study)
+    tables = [create_table(experiment, runs, small) for experiment in experiments]
 
     page = Page(TITLE)
     _add_introduction(page, tables, runs)
+    add_findings(page, tables)
+    headings = [*(each.experiment.title for each in tables), "The final model", "The best run", "The runs"]
+    page.add("## Contents")
+    page.add("\n".join(f"- [{heading}](#{anchor(heading)})" for heading in headings))
+    page.add("## How to read the tables")
+    page.add(HOW_TO_READ)
     for each in tqdm(tables, "drawing the tables", leave=False, disable=None):
         add_table(page, each)
     _add_final_model(page, tables)
@@ -73,26 +94,13 @@ def _add_introduction(page: Page, tables: list[Table], runs: list[Run]) -> None:
         if config.paper.accuracy is not None and config.paper.epoch != "cited"
     }
     full = {g.name for each in tables for groups in each.groups.values() for g in groups if g.is_full and g.runs}
+    small = {group.name for each in tables for group in each.small.values()}
     finished = [run for run in runs if run.summary]
     page.add(
         f"The tables of *An Implementation of the ResNet Architecture in Pytorch* (Chang and Shong), redrawn from "
         f"{len(finished)} finished runs of this project. Of the {len(names)} experiments in them, {len(full & names)} "
-        "have been run here at full length. The others are listed as not run. If nothing else is said, accuracies are "
-        "in % of CIFAR-10's 10,000 test images."
+        f"have been run here at full length, and {len(small & names)} in the small study (`configs/small.py`)."
     )
-    page.add(
-        "- **Ours** is the mean ± the sample standard deviation over seeds, and **n** is their number. **Last** is "
-        "the last epoch. **Best** is the best one, chosen on the test set.\n"
-        "- **Difference** is ours minus the paper's figure. Both are of the last epoch, or of the best if that is "
-        "said.\n"
-        "- **Outside** marks a difference that the spread of our seeds does not explain. The paper's figure is a "
-        "single run. It lies outside of the 95% prediction interval for one more run, mean ± t s √(1 + 1/n). One seed "
-        "has no spread to judge by.\n"
-        "- Runs that were shortened or changed have tables of their own and are never compared with the paper."
-    )
-    headings = [*(each.experiment.title for each in tables), "The final model", "The best run", "The runs"]
-    page.add("## Contents")
-    page.add("\n".join(f"- [{heading}](#{anchor(heading)})" for heading in headings))
 
 
 def _add_final_model(page: Page, tables: list[Table]) -> None:
@@ -117,9 +125,10 @@ def _add_final_model(page: Page, tables: list[Table]) -> None:
     )
     page.add_figure("confusion", figures.draw_confusion(names, matrices.sum(0)), "confusion matrix")
     recalls = 100 * np.diagonal(matrices, axis1=1, axis2=2) / matrices.sum(2)
-    page.add("The accuracy of each class:")
-    bars = [Bar(name, Stat.of(column)) for name, column in zip(names, recalls.T, strict=True)]
-    page.add_figure("classes", figures.draw_bars(bars, "accuracy of the class, last epoch"), "accuracy by class")
+    page.add("The mistakes in each class, with the sample standard deviation over seeds:")
+    mistakes = [(name, Stat.of(100 - column)) for name, column in zip(names, recalls.T, strict=True)]
+    bars = [Bar(name, stat.mean, stat.sd) for name, stat in mistakes]
+    page.add_figure("classes", figures.draw_bars(bars, "mistakes, % of the class, last epoch"), "mistakes by class")
 
 
 def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:

@@ -1,22 +1,21 @@
 """Figures of the report, drawn with matplotlib to be legible at the width of a phone."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
 from jaxresnet.core.layers import Layer, describe_layers
 from jaxresnet.core.model import ResNet
-from jaxresnet.report.groups import Stat
 from jaxresnet.report.paper_curves import Series
 
-WIDTH = 6.4  # inches
-GREY = "#777777"
+WIDTH = 4.8  # inches, so that text of 9 points is legible on a phone
+COLUMNS = 2  # of panels
+BLUE, RED, GREY = "#1f6fb4", "#c23b22", "#777777"
 
 
 class Curve(NamedTuple):
@@ -27,104 +26,124 @@ class Curve(NamedTuple):
         x: epochs.
         values: values at these epochs, (seeds, epochs).
         paper: authors' own curve, or None if it is lost or not comparable.
+        flop: floating-point operations per epoch, or None to draw no axis of operations.
     """
 
     label: str
     x: Sequence[float]
     values: np.ndarray
     paper: Series | None = None
+    flop: float | None = None
 
 
 class Bar(NamedTuple):
-    """Accuracy of an arm, and the paper's if the two are comparable."""
+    """Bar of an arm or a class, which begins at 0.
+
+    Attributes:
+        label: name of the arm or class.
+        value: length, negative to the left.
+        interval: half the width of the interval around it, or NaN if it is not known.
+        paper: the paper's value, or None.
+    """
 
     label: str
-    accuracy: Stat
+    value: float
+    interval: float
     paper: float | None = None
 
 
-def style_of(label: str, labels: Sequence[str]) -> dict[str, Any]:
-    """Return colour and dashes of an arm. A corrected arm has the colour of its faithful twin, dashed."""
-    families = list(dict.fromkeys(_family(other) for other in labels))
-    colours = matplotlib.color_sequences["tab10" if len(families) <= 10 else "tab20"]
-    dashes = {"": "-", "_fixed": "--", "_fixed_warmup": "-."}
-    return {
-        "color": colours[families.index(_family(label)) % len(colours)],
-        "linestyle": dashes.get(label.removeprefix(_family(label)), "-."),
-    }
+def draw_curves(curves: list[Curve], reference: str, quantity: str) -> Figure:
+    """Draw a panel per arm: mean over seeds, band from lowest to highest, and the authors' own run dotted.
 
-
-def _family(label: str) -> str:
-    return label.removesuffix("_warmup").removesuffix("_fixed")
-
-
-def draw_curves(curves: list[Curve], split: str) -> Figure:
-    """Draw each arm's accuracy: mean over seeds, band from lowest to highest, and the authors' own run dotted."""
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    axes = figure.subplots()
-    labels = [curve.label for curve in curves]
-    for curve in curves:
-        style = style_of(curve.label, labels)
-        marker = "o" if len(curve.x) < 20 else None
-        axes.plot(curve.x, curve.values.mean(0), **style, label=curve.label, marker=marker, markersize=3)
+    In grey, each panel repeats the arm ``reference``. The axis above is the operations of training.
+    """
+    figure, panels = _panels(curves)
+    base = next((curve for curve in curves if curve.label == reference), None)
+    costs = {curve.flop for curve in curves}
+    for number, (axes, curve) in enumerate(zip(panels, curves, strict=True)):
+        if base and curve is not base:
+            axes.plot(base.x, base.values.mean(0), color=GREY, linewidth=1)
+        axes.plot(curve.x, curve.values.mean(0), color=BLUE, marker="o" if len(curve.x) < 10 else None, markersize=3)
         if len(curve.values) > 1:
-            low, high = curve.values.min(0), curve.values.max(0)
-            axes.fill_between(curve.x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            axes.fill_between(curve.x, curve.values.min(0), curve.values.max(0), color=BLUE, alpha=0.2, linewidth=0)
         if curve.paper:
-            axes.plot(
-                curve.paper["eval_epoch"], curve.paper["eval_accuracy"], color=style["color"], ls=":", linewidth=0.8
-            )
-    if any(curve.paper for curve in curves):
-        axes.plot([], [], color=GREY, linestyle=":", linewidth=0.8, label="the authors' run")
-    axes.set(xlabel="epoch", ylabel=f"{split} accuracy, %")
+            axes.plot(curve.paper["eval_epoch"], curve.paper["eval_accuracy"], color=RED, linestyle=":", linewidth=1)
+        if curve.flop and (number < COLUMNS or len(costs) > 1):
+            _add_operations(axes, curve.flop)
+    lines: list[tuple[str, str, Any]] = [("this arm", BLUE, "-")] + (
+        [(reference, GREY, "-")] if base and len(curves) > 1 else []
+    )
+    lines += [("the authors' run", RED, ":")] if any(curve.paper for curve in curves) else []
     if min(len(curve.x) for curve in curves) >= 50:  # The steep start would leave no room for differences.
-        axes.set_ylim(bottom=min(curve.values[:, len(curve.x) // 4 :].min() for curve in curves) - 1)
-    _finish(figure, axes, len(labels))
+        panels[0].set_ylim(bottom=min(curve.values[:, len(curve.x) // 4 :].min() for curve in curves) - 1)
+    _finish(figure, lines, f"{quantity}, %")
     return figure
 
 
 def draw_rates(rates: list[Curve]) -> Figure:
-    """Draw learning rates against epochs, on an axis that shows both 0 and powers of ten."""
-    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-    axes = figure.subplots()
-    labels = [rate.label for rate in rates]
-    for number, rate in enumerate(rates):
-        # Earlier lines are wider, so that lines that coincide are all visible.
-        width = 1.2 + 2.4 * (len(rates) - 1 - number) / max(len(rates) - 1, 1)
-        axes.plot(rate.x, rate.values[0], **style_of(rate.label, labels), label=rate.label, linewidth=width, alpha=0.85)
-    axes.set_yscale("symlog", linthresh=1e-4)
-    axes.set_ylim(-1e-5, None)
-    axes.set(xlabel="epoch", ylabel="learning rate")
-    _finish(figure, axes, len(labels))
+    """Draw a panel per arm of learning rates against epochs, on an axis that shows both 0 and powers of ten."""
+    figure, panels = _panels(rates)
+    for axes, rate in zip(panels, rates, strict=True):
+        axes.plot(rate.x, rate.values[0], color=BLUE)
+        axes.set_yscale("symlog", linthresh=1e-4)
+    panels[0].set_ylim(-1e-5, None)
+    _finish(figure, [], "learning rate")
     return figure
 
 
+def _panels(curves: list[Curve]) -> tuple[Figure, list[Axes]]:
+    """Create a panel per arm, in two columns that share their axes."""
+    columns = min(COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    height = 1.6 * rows + 0.9 if columns > 1 else 3.2
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, curve in zip(every, curves, strict=False):
+        axes.text(0.97, 0.05, curve.label, transform=axes.transAxes, ha="right", fontsize=9, weight="bold")
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
+    for axes in every[len(curves) :]:
+        axes.remove()
+    for axes in every[max(len(curves) - columns, 0) : len(curves)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("epoch", fontsize=9)
+    return figure, [*every[: len(curves)]]
+
+
+def _add_operations(axes: Axes, flop: float) -> None:
+    """Add an axis of operations above a panel, in a unit that gives short numbers."""
+    unit, name = (1e15, "PFLOP") if flop * axes.get_xlim()[1] > 2e15 else (1e12, "TFLOP")
+    scale = flop / unit
+
+    def to_operations(epochs: Any) -> Any:
+        return epochs * scale
+
+    def to_epochs(operations: Any) -> Any:
+        return operations / scale
+
+    above = axes.secondary_xaxis("top", functions=(to_operations, to_epochs))
+    above.tick_params(labelsize=8)
+    above.set_xlabel(name, fontsize=8, labelpad=2)
+
+
 def draw_bars(bars: list[Bar], quantity: str) -> Figure:
-    """Draw one bar per arm, with the sample standard deviation over seeds. Diamonds are the paper's figures."""
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.38 * len(bars)), layout="constrained")
+    """Draw a bar from 0 per arm or class, with its interval. Diamonds are the paper's values."""
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.3 * len(bars)), layout="constrained")
     axes = figure.subplots()
-    labels = [bar.label for bar in bars]
-    errors = [0.0 if bar.accuracy.n < 2 else bar.accuracy.sd for bar in bars]
-    shown = [bar.accuracy.mean + sign * error for bar, error in zip(bars, errors, strict=True) for sign in (-1, 1)]
-    shown += [bar.paper for bar in bars if bar.paper is not None]
-    spread = max(max(shown) - min(shown), 0.5)
-    left = max(0.0, math.floor(min(shown) - 0.25 * spread))
     for position, bar in enumerate(bars):
-        mean = bar.accuracy.mean
-        colour = style_of(bar.label, labels)["color"]
-        axes.barh(position, mean - left, left=left, color=colour, alpha=0.75, height=0.62)
-        if bar.accuracy.n > 1:
-            axes.errorbar(mean, position, xerr=errors[position], color="black", capsize=3, linewidth=1.2)
-        axes.text(1.015, position, str(bar.accuracy), transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+        axes.barh(position, bar.value, color=BLUE, alpha=0.6, height=0.6)
+        if bar.interval > 0:  # not NaN
+            axes.errorbar(bar.value, position, xerr=bar.interval, color="black", capsize=3, linewidth=1.2)
         if bar.paper is not None:
-            axes.plot(bar.paper, position, "D", color="white", markeredgecolor="black", markersize=6, zorder=5)
+            axes.plot(bar.paper, position, "D", color="white", markeredgecolor=RED, markersize=6, zorder=5)
     if any(bar.paper is not None for bar in bars):
-        axes.plot([], [], "D", color="white", markeredgecolor="black", label="the paper")
-        figure.legend(loc="outside lower center", frameon=False)
-    axes.set_yticks(range(len(bars)), labels)
+        axes.plot([], [], "D", color="white", markeredgecolor=RED, label="the paper")
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(bars)), [bar.label for bar in bars], fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(left, max(shown) + 0.08 * spread)
-    axes.set_xlabel(f"{quantity}, %" + (f" (the axis starts at {left:.0f})" if left else ""))
+    figure.suptitle(quantity, fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     return figure
@@ -238,6 +257,9 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str,
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
 
 
-def _finish(figure: Figure, axes: Axes, labels: int) -> None:
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3 if labels > 4 else 2, frameon=False, fontsize=9)
+def _finish(figure: Figure, lines: list[tuple[str, str, Any]], quantity: str) -> None:
+    """Add the quantity of the panels, and a legend of the given labels, colours and line styles."""
+    figure.supylabel(quantity, fontsize=9)
+    handles = [Line2D([], [], color=colour, linestyle=style, label=label) for label, colour, style in lines]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)

@@ -49,11 +49,18 @@ def difference_interval(first: Stat, second: Stat, pool: list[Stat]) -> float:
 
     It uses Student's t and a variance pooled over ``pool``, because arms have few seeds. It is NaN if no arm has two.
     """
-    freedom = sum(stat.n - 1 for stat in pool)
+    deviation, freedom = pooled_deviation(pool)
     if freedom == 0:
         return math.nan
-    variance = sum((stat.n - 1) * stat.sd**2 for stat in pool if stat.n > 1) / freedom
-    return stats.t.ppf(_QUANTILE, freedom) * math.sqrt(variance * (1 / first.n + 1 / second.n))
+    return stats.t.ppf(_QUANTILE, freedom) * deviation * math.sqrt(1 / first.n + 1 / second.n)
+
+
+def pooled_deviation(pool: list[Stat]) -> tuple[float, int]:
+    """Return the standard deviation over seeds, pooled over several arms, and its degrees of freedom."""
+    freedom = sum(stat.n - 1 for stat in pool)
+    if freedom == 0:
+        return math.nan, 0
+    return math.sqrt(sum((stat.n - 1) * stat.sd**2 for stat in pool if stat.n > 1) / freedom), freedom
 
 
 class Group(NamedTuple):
@@ -101,6 +108,14 @@ class Group(NamedTuple):
         epochs = [epoch for epoch in range(1, last + 1) if epoch % every == 0 or epoch == last]
         whole = [run.epoch_lines for run in self.runs if len(run.epoch_lines) == len(epochs)]
         return epochs, [[line[f"{self.split}_accuracy"] for line in log] for log in whole]
+
+    def training_curves(self) -> tuple[list[int], list[list[float]]]:
+        """Return all epochs, and the mean training accuracy (%) in each for every run with a complete log."""
+        epochs = list(range(1, self.num_epochs + 1))
+        logs = [
+            [line["train_accuracy"] for line in run.lines if line["epoch"] == int(line["epoch"])] for run in self.runs
+        ]
+        return epochs, [log for log in logs if len(log) == len(epochs)]
 
 
 class Sweep(NamedTuple):

@@ -17,24 +17,43 @@ from jaxresnet.system.errors import UserError
 MARKDOWN_FILE, PAGE_FILE, FIGURES_FOLDER = "README.md", "index.html", "figures"
 _MARK = '<meta name="generator" content="jaxresnet.report">'
 
+LONG_CELL = 30  # characters; longer cells have several lines, and their rows fold on a phone
+
 _STYLE = """
-:root { color-scheme: light; }
+:root { color-scheme: light dark; }
 body { font: 1rem/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 0 auto;
   padding: 1rem 1rem 4rem; overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.3rem; margin-top: 3rem; border-top: 1px solid #ccc;
   padding-top: 1rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
 a { color: #0b57a4; } code { font-size: 0.92em; background: #f3f3f3; padding: 0.05em 0.25em; border-radius: 3px; }
 pre { background: #f3f3f3; padding: 0.7rem; overflow-x: auto; } pre code { padding: 0; }
-.table { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; margin: 0.8rem 0;
+/* Shadows at the edges show that a wide table scrolls. */
+.table { overflow-x: auto; background: linear-gradient(to right, #fff 30%, #fff0), linear-gradient(to left, #fff 30%,
+  #fff0) 100% 0, radial-gradient(farthest-side at 0 50%, #0004, #0000), radial-gradient(farthest-side at 100% 50%,
+  #0004, #0000) 100% 0; background-repeat: no-repeat; background-size: 2.5rem 100%, 2.5rem 100%, 0.9rem 100%,
+  0.9rem 100%; background-attachment: local, local, scroll, scroll; }
+table { border-collapse: collapse; font-size: 0.92rem; margin: 0.8rem 0;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
 th { border-bottom: 2px solid #888; }
+td.text { white-space: normal; min-width: 10rem; }
 img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
 @media (max-width: 36rem) { body { padding: 0.6rem 0.7rem 3rem; } table { font-size: 0.82rem; }
   th, td { padding: 0.2rem 0.4rem; } }
+@media screen and (max-width: 36rem) { table:has(td.text:first-child) { tr { display: block; padding: 0.5rem 0;
+  border-bottom: 1px solid #ddd; } td { display: block; white-space: normal; border: 0; } thead { display: none; }
+  td:first-child { font-weight: 600; } } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
-  img { max-width: 13cm; break-inside: avoid; } tr { break-inside: avoid; } .table { overflow-x: visible; }
-  table { font-size: 8.5pt; } a { color: inherit; text-decoration: none; } }
+  img { max-width: 11cm; break-inside: avoid; } tr, p, li { break-inside: avoid; }
+  thead { display: table-header-group; } .table { overflow-x: visible; background: none; }
+  table { font-size: 8.5pt; } th, td { white-space: normal; }
+  a { color: inherit; text-decoration: none; } }
+@media screen and (prefers-color-scheme: dark) { body { color: #ddd; background: #161616; } a { color: #7db4ee; }
+  code, pre { background: #262626; } h2 { border-color: #444; } th, td { border-color: #3a3a3a; }
+  img { filter: invert(0.91) hue-rotate(180deg); }
+  .table { background-image: linear-gradient(to right, #161616 30%, #16161600), linear-gradient(to left, #161616 30%,
+    #16161600), radial-gradient(farthest-side at 0 50%, #fff5, #fff0), radial-gradient(farthest-side at 100% 50%,
+    #fff5, #fff0); } }
 """
 
 
@@ -87,6 +106,9 @@ class Page:
         for before, token in zip([None, *tokens], tokens, strict=False):
             if before is not None and before.type == "heading_open":
                 before.attrSet("id", anchor(token.content))
+            text = "".join(child.content for child in token.children or ())
+            if before is not None and before.type == "td_open" and len(text) > LONG_CELL:
+                before.attrSet("class", "text")
             for child in token.children or ():
                 if child.type == "image":
                     child.attrSet("src", _data_uri(self._figures[str(child.attrs["src"])]))
@@ -103,9 +125,9 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Format a Markdown table. The first column is aligned left, the others right."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def table(header: list[str], rows: list[list[str]], is_text: bool = False) -> str:
+    """Format a Markdown table. The first column is aligned left, and the others too if ``is_text``, else right."""
+    lines = [header, ["---"] + ["---" if is_text else "---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 

@@ -2,14 +2,19 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxresnet.cli.config_files import Experiment
+from jaxresnet.core.flop import flop_per_image
+from jaxresnet.datasets.arrays import IMAGE_SHAPE
+from jaxresnet.datasets.cifar import NUM_TRAIN
 from jaxresnet.report import figures, notes
 from jaxresnet.report.figures import Bar, Curve
-from jaxresnet.report.groups import Group, Sweep, changed_sweeps, difference_interval
+from jaxresnet.report.groups import Group, Stat, Sweep, changed_sweeps, difference_interval, group_runs
 from jaxresnet.report.page import Page, table
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.workdir.config import flatten
@@ -27,15 +32,86 @@ class Table(NamedTuple):
     Attributes:
         experiment: config file of the table.
         groups: groups by arm. Runs that differ in more than the seed are separate groups.
+        small: finished runs of the small study, by arm. They are not in ``groups``.
+        small_pool: accuracies of all arms of the small study, of this table or not, to estimate the spread of seeds.
     """
 
     experiment: Experiment
     groups: dict[str, list[Group]]
+    small: dict[str, Group]
+    small_pool: list[Stat]
 
     @property
     def name(self) -> str:
         """Return the name of the config file, without its ending."""
         return self.experiment.path.stem
+
+    @property
+    def full(self) -> dict[str, Group]:
+        """Return the finished runs that are comparable with the paper, by arm."""
+        first = {
+            arm: next((each for each in groups if each.is_full and each.runs), None)
+            for arm, groups in self.groups.items()
+        }
+        return {arm: group for arm, group in first.items() if group}
+
+    def printed(self) -> dict[str, float]:
+        """Return the paper's last-epoch accuracy (%) of each arm that has one."""
+        configs = {arm: self.experiment.get_config(arm).paper for arm in self.experiment.arms}
+        figures = {arm: _paper(self.experiment, arm)[0] for arm, paper in configs.items() if paper.epoch != "cited"}
+        return {arm: figure for arm, figure in figures.items() if figure is not None}
+
+    def accuracies(self) -> dict[str, Stat]:
+        """Return the last-epoch accuracy of each arm, at full length if all arms of the paper have such runs."""
+        return {arm: group.accuracy("last") for arm, group in (self.full if self._is_complete else self.small).items()}
+
+    def pool(self) -> list[Stat]:
+        """Return the accuracies that the spread of the seeds of ``accuracies`` is estimated from."""
+        return [*self.accuracies().values()] if self._is_complete else self.small_pool
+
+    @property
+    def _is_complete(self) -> bool:
+        return set(self.printed()) <= set(self.full)
+
+
+def read_study(runs: list[Run], study: Experiment | None) -> dict[str, Group]:
+    """Return the finished runs of the small study by experiment.
+
+    Args:
+        runs: all runs.
+        study: config file of the study, whose arms are named as the experiments are, or None.
+    """
+    groups = {}
+    for name in study.arms if study else ():
+        assert study is not None
+        unchanged = [each for each in group_runs(runs, study.get_config(name)) if each.is_full and each.runs]
+        if unchanged:
+            groups[name] = unchanged[0]
+    return groups
+
+
+def create_table(experiment: Experiment, runs: list[Run], study: dict[str, Group]) -> Table:
+    """Sort the runs of a table's arms into groups.
+
+    Args:
+        experiment: config file of the table.
+        runs: all runs.
+        study: result of ``read_study``.
+    """
+    ours = {run.path for group in study.values() for run in (*group.runs, *group.unfinished)}
+    others = [run for run in runs if run.path not in ours]
+    configs = {arm: experiment.get_config(arm) for arm in experiment.arms}
+    return Table(
+        experiment,
+        {arm: group_runs(others, config) for arm, config in configs.items()},
+        {arm: study[config.name] for arm, config in configs.items() if config.name in study},
+        [group.accuracy("last") for group in study.values()],
+    )
+
+
+def reference_of(arms: Iterable[str], groups: dict[str, Group]) -> str:
+    """Return the arm that others are compared with: the baseline, or the first arm if it has no runs."""
+    return next((arm for arm in arms if groups[arm].name == "baseline"), next(iter(arms)))
 
 
 def add_table(page: Page, each: Table) -> None:
@@ -45,14 +121,7 @@ def add_table(page: Page, each: Table) -> None:
     sweeps = changed_sweeps(each.groups)
     if each.name != "headline":  # The baseline is in every table. On its own, it is shown only in the first.
         sweeps = [sweep for sweep in sweeps if any(group.name != "baseline" for group in sweep.groups.values())]
-    rows, full = [], {}
-    for arm in experiment.arms:
-        shown = [group for group in each.groups[arm] if group.is_full]
-        not_run = "not run; see below" if any(arm in sweep.groups for sweep in sweeps) else "not run"
-        rows += [_row(experiment, arm, group) for group in shown] or [_row(experiment, arm, None, not_run)]
-        if finished := [group for group in shown if group.runs]:
-            full[arm] = finished[0]
-    page.add(table(["arm", "paper", "last", "best", "n", "difference"], rows))
+    _add_rows(page, each)
     if other_logs := notes.other_logs_note(experiment):
         page.add(other_logs)
     if note := notes.read_note(each.name):
@@ -60,32 +129,62 @@ def add_table(page: Page, each: Table) -> None:
     if each.name == "headline" and (ours := notes.selection_note([*itertools.chain(*each.groups.values())])):
         page.add(ours)
     _add_settings_rates(page, each)
-    if full:
-        paper = {arm: _paper(experiment, arm) for arm in full}
-        _add_accuracy_figures(page, f"{each.name}-full", full, paper)
+    if each.full:
+        paper = {arm: _paper(experiment, arm) for arm in each.full}
+        pool = [group.accuracy("last") for group in each.full.values()]
+        _add_accuracy_figures(page, f"{each.name}-full", each.full, paper, pool)
+    if len(each.small) > 1:
+        paper = {arm: _paper(experiment, arm) for arm in each.small}
+        _add_accuracy_figures(page, f"{each.name}-small", each.small, paper, each.small_pool, is_small=True)
     for number, sweep in enumerate(sweeps, 1):
         _add_sweep(page, each, sweep, number)
 
 
-def _row(experiment: Experiment, arm: str, group: Group | None, not_run: str = "not run") -> list[str]:
-    paper = experiment.get_config(arm).paper
-    printed = "" if paper.accuracy is None else _as_printed(paper.accuracy)
-    if paper.epoch != "last":
-        printed += f" ({paper.epoch})"
-    label = f"`{arm}`"
-    if group is not None and group.changes:
-        label += f" ({', '.join(str(value) for value in group.changes.values())})"
-    if group is None or not group.runs:
-        state = not_run if group is None else _state_of(group.unfinished)
-        return [label, printed, state, "", "", ""]
+def _add_rows(page: Page, each: Table) -> None:
+    """Add a row per arm: the paper's figure, runs at full length in one column, and the small study."""
+    experiment, small = each.experiment, each.small
+    full = {arm: [group for group in groups if group.is_full] for arm, groups in each.groups.items()}
+    reference = reference_of(small, small) if small else None
+    rows = []
+    for arm in experiment.arms:
+        paper = experiment.get_config(arm).paper
+        printed = "" if paper.accuracy is None else _as_printed(paper.accuracy)
+        row = [f"`{arm}`", printed + (f" ({paper.epoch})" if paper.epoch != "last" else "")]
+        if any(full.values()):
+            row.append("; ".join(_at_full_length(paper, group) for group in full[arm]) or "not run")
+        if small and arm not in small:
+            row += ["not run", "", ""]
+        elif small and reference:
+            last, base = small[arm].accuracy("last"), small[reference].accuracy("last")
+            row += [str(last), str(last.n), "" if arm == reference else _difference(last, base, each.small_pool)]
+        rows.append(row)
+    header = ["arm", "paper"]
+    if any(full.values()):
+        header.append("ours, at full length")
+    else:
+        page.add("No arm of this table has been run at full length yet.")
+    page.add(table(header + (["small study", "n", f"against `{reference}`"] if small else []), rows))
+
+
+def _at_full_length(paper: ConfigDict, group: Group) -> str:
+    """Describe runs that are comparable with the paper in one cell."""
+    changes = "".join(f"{value}: " for value in group.changes.values())
+    if not group.runs:
+        return changes + _state_of(group.unfinished)
     last, best = group.accuracy("last"), group.accuracy("best")
-    cells = [label, printed, str(last), str(best), str(last.n)]
+    text = f"{changes}{last}, best {best}, n {last.n}"
     if paper.accuracy is None:
-        return [*cells, ""]
+        return text
     ours = best if paper.epoch == "best" else last
     difference = ours.mean - paper.accuracy
     mark = _mark(abs(difference) > ours.interval()) if ours.n > 1 else "one seed"
-    return [*cells, f"{difference:+.2f} {mark}"]
+    return f"{text}, {difference:+.2f} {mark}"
+
+
+def _difference(ours: Stat, reference: Stat, pool: list[Stat]) -> str:
+    """Format a difference of two arms and whether the spread of the seeds explains it."""
+    difference, interval = ours.mean - reference.mean, difference_interval(ours, reference, pool)
+    return f"{difference:+.2f} " + ("one seed" if math.isnan(interval) else _mark(abs(difference) > interval))
 
 
 def _as_printed(accuracy: float) -> str:
@@ -130,23 +229,38 @@ def _add_settings_rates(page: Page, each: Table) -> None:
 
 
 def _add_accuracy_figures(
-    page: Page, name: str, groups: dict[str, Group], paper: dict[str, tuple[float | None, str | None]]
+    page: Page,
+    name: str,
+    groups: dict[str, Group],
+    paper: dict[str, tuple[float | None, str | None]],
+    pool: list[Stat],
+    is_small: bool = False,
 ) -> None:
-    bars = [Bar(arm, group.accuracy("last"), paper.get(arm, (None, None))[0]) for arm, group in groups.items()]
-    split = next(iter(groups.values())).split
-    if len(bars) > 1:
-        page.add_figure(
-            f"{name}-bars", figures.draw_bars(bars, f"{split} accuracy, last epoch"), "accuracy of each arm"
-        )
+    """Add differences from the reference arm, and curves: of training in the small study, which evaluates seldom."""
+    split, reference = next(iter(groups.values())).split, reference_of(groups, groups)
+    if len(groups) > 1:
+        base, printed = groups[reference].accuracy("last"), paper.get(reference, (None, None))[0]
+        bars = []
+        for arm, group in groups.items():
+            ours, theirs = group.accuracy("last"), paper.get(arm, (None, None))[0]
+            interval = 0.0 if arm == reference else difference_interval(ours, base, pool)
+            known = None if arm == reference or theirs is None or printed is None else theirs - printed
+            bars.append(Bar(arm, ours.mean - base.mean, interval, known))
+        figure = figures.draw_bars(bars, f"{split} accuracy of the last epoch, points above {reference}")
+        page.add_figure(f"{name}-bars", figure, f"accuracy of each arm against {reference}")
     curves = []
     for arm, group in groups.items():
-        epochs, accuracies = group.curves()
+        epochs, accuracies = group.training_curves() if is_small else group.curves()
         if accuracies:
-            curve = paper.get(arm, (None, None))[1]
-            curves.append(Curve(arm, epochs, np.array(accuracies), read_paper_curve(curve) if curve else None))
+            curve = None if is_small else paper.get(arm, (None, None))[1]
+            config = group.runs[0].config
+            images = NUM_TRAIN - config.dataset.validation_size
+            flop = flop_per_image(config, IMAGE_SHAPE) * images
+            curves.append(Curve(arm, epochs, np.array(accuracies), read_paper_curve(curve) if curve else None, flop))
     if curves:
-        figure = figures.draw_curves(curves, split)
-        page.add_figure(f"{name}-curves", figure, f"{split} accuracy of each arm against epochs")
+        quantity = "training accuracy" if is_small else f"{split} accuracy"
+        figure = figures.draw_curves(curves, reference, quantity)
+        page.add_figure(f"{name}-curves", figure, f"{quantity} of each arm against epochs and operations")
 
 
 def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
@@ -160,16 +274,14 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
         f"Every arm has {format_changes(sweep.changes)}, so these are not compared with the paper."
         + ("" if split == "test" else VALIDATION_NOTE)
     )
-    reference = next((arm for arm, group in sweep.groups.items() if group.name == "baseline"), next(iter(sweep.groups)))
+    reference = reference_of(sweep.groups, sweep.groups)
     accuracies = {arm: group.accuracy("last") for arm, group in sweep.groups.items()}
     rows = []
     for arm, group in sweep.groups.items():
         last, best = accuracies[arm], group.accuracy("best")
         row = [f"`{arm}`", str(last), str(best), str(last.n), ""]
         if arm != reference:
-            difference = last.mean - accuracies[reference].mean
-            interval = difference_interval(last, accuracies[reference], list(accuracies.values()))
-            row[4] = f"{difference:+.2f} " + ("one seed" if math.isnan(interval) else _mark(abs(difference) > interval))
+            row[4] = _difference(last, accuracies[reference], list(accuracies.values()))
         rows.append(row if split == "test" else [*row, str(group.test_accuracy())])
     header = ["arm", "last", "best", "n", f"against `{reference}`"]
     page.add(table(header if split == "test" else [*header, "test"], rows))
@@ -178,7 +290,7 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
             "**Outside** means here that 0 is outside of the 95% confidence interval of the difference of the two "
             "means. The interval uses the spread of the seeds, pooled over the arms of this table."
         )
-    _add_accuracy_figures(page, name, sweep.groups, {})
+    _add_accuracy_figures(page, name, sweep.groups, {}, list(accuracies.values()))
     if len(rows) == 1:
         return
     rates = []

@@ -5,12 +5,14 @@ import re
 import pytest
 import torch
 
-from configs import final
+from configs import final, small
 from configs.scheduler import get_config as scheduler_config
+from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.core.layers import describe_layers
 from jaxresnet.core.state import create_model
 from jaxresnet.report import __main__ as report
-from jaxresnet.report.figures import draw_architecture, style_of
+from jaxresnet.report.claims import CLAIMS
+from jaxresnet.report.figures import draw_architecture
 from jaxresnet.report.groups import difference_interval, group_runs
 from jaxresnet.report.page import Page, anchor, table
 from jaxresnet.system.errors import UserError
@@ -62,15 +64,11 @@ def row(text, arm):
 
 def test_means_deviations_differences_and_marks(written):
     rows = section(written[1], "## Table 2: learning-rate schedule").partition("### ")[0].partition("The learning")[0]
-    assert row(rows, "cosine") == [
-        "`cosine`", "95.48", "95.20 ± 0.26", "95.40 ± 0.10", "3", "-0.28 within",
-    ]  # fmt: skip
-    assert row(rows, "polynomial") == [
-        "`polynomial`", "78.413", "78.50 ± 0.71", "78.50 ± 0.71", "2", "+0.09 within",
-    ]  # fmt: skip
-    assert row(rows, "linear") == ["`linear`", "91.048", "91.00", "91.00", "1", "-0.05 one seed"]
-    assert row(rows, "one_cycle")[1:3] == ["91.29", "unfinished: epoch 3 of 200"]
-    assert row(rows, "warm_restarts") == ["`warm_restarts`", "", "not run", "", "", ""]
+    assert row(rows, "cosine") == ["`cosine`", "95.48", "95.20 ± 0.26, best 95.40 ± 0.10, n 3, -0.28 within"]
+    assert row(rows, "polynomial")[1:] == ["78.413", "78.50 ± 0.71, best 78.50 ± 0.71, n 2, +0.09 within"]
+    assert row(rows, "linear") == ["`linear`", "91.048", "91.00, best 91.00, n 1, -0.05 one seed"]
+    assert row(rows, "one_cycle")[1:] == ["91.29", "unfinished: epoch 3 of 200"]
+    assert row(rows, "warm_restarts") == ["`warm_restarts`", "", "not run"]
 
 
 def test_a_difference_beyond_the_seeds_spread_is_marked(tmp_path):
@@ -78,13 +76,13 @@ def test_a_difference_beyond_the_seeds_spread_is_marked(tmp_path):
         write_run(tmp_path / f"runs/{seed}", seeded(scheduler_config, "cosine", seed), [90.0, last])
     report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
     rows = section((tmp_path / "out" / "README.md").read_text(), "## Table 2: learning-rate schedule")
-    assert row(rows.partition("The learning")[0], "cosine")[-1] == "-1.43 **outside**"
+    assert row(rows.partition("The learning")[0], "cosine")[-1].endswith("n 3, -1.43 **outside**")
 
 
 def test_the_paper_printed_the_best_epoch_of_the_final_model(written):
     rows = section(written[1], "## Table 1: models")
     (line,) = [line for line in rows.splitlines() if line.startswith("| `final`")]
-    assert "`final` (bfloat16) | 96.10 (best) | 96.10 | 96.20 | 1 | +0.10 one seed |" in line
+    assert "`final` | 96.10 (best) | bfloat16: 96.10, best 96.20, n 1, +0.10 one seed |" in line
     assert row(rows, "resnet18")[1:3] == ["93.02 (cited)", "not run"]
 
 
@@ -95,8 +93,6 @@ def test_shortened_runs_stand_apart_and_are_not_compared_with_the_paper(written)
     assert row(text, "polynomial")[4] == "-9.00 **outside**"
     assert row(text, "polynomial_fixed")[4] == "+0.10 within"
     assert "78.41" not in text and "95.48" not in text
-    above = section(written[1], "## Table 2: learning-rate schedule").partition("Only cosine")[0]
-    assert row(above, "polynomial_fixed")[2] == "not run; see below"
     # If a table's only shortened runs are the baseline's, only the first table shows them.
     assert "### Shortened runs of table 1" in written[1] and "### Shortened runs of table 3" not in written[1]
 
@@ -108,10 +104,16 @@ def test_the_best_run_is_that_of_the_highest_last_epoch(written):
 
 
 def test_every_row_of_the_paper_is_there_run_or_not(written):
-    rows = [line for line in written[1].splitlines() if re.match(r"\| `[^`]+`( \(bfloat16\))? \| \d\d\.\d+", line)]
-    printed = [line for line in rows if line.split("|")[2].strip() not in ("93.02 (cited)",)]
-    first_columns = [line for line in printed if len(line.strip("|").split("|")) == 6]
-    assert len(first_columns) == 44
+    shown = 0
+    for path in sorted(path for path in CONFIGS.glob("*.py") if path.stem != "arms"):
+        experiment = load_experiment(path)
+        for arm in experiment.arms if experiment.title else ():
+            rows = section(written[1], f"## {experiment.title}").partition("| arm | paper |")[2]
+            printed = row(rows.partition("\n\n")[0], arm)[1]
+            accuracy = experiment.get_config(arm).paper.accuracy
+            assert printed.startswith("" if accuracy is None else f"{accuracy:g}"[:5])
+            shown += accuracy is not None and "cited" not in printed
+    assert shown == 44
     assert "Of the 36 experiments in them, 4 have been run here at full length" in written[1]
 
 
@@ -124,6 +126,8 @@ def test_the_page_stands_alone_and_shows_every_figure(written):
     assert page.count('src="data:image/svg+xml;base64,') == page.count("<img ") == len(sources)
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "http" not in re.sub(r'src="data:[^"]*"', "", page)
     assert all(f'id="{target}"' in page for target in re.findall(r'href="#([^"]+)"', page))
+    assert '<td class="text">The final recipe scores higher' in page and '<td class="text"><a' not in page
+    assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page and "@media print" in page and "nan" not in re.sub(r'"data:[^"]*"', "", page)
 
 
@@ -158,7 +162,8 @@ def test_odd_runs_break_nothing(tmp_path):
     rows = section(markdown, "## Table 2: learning-rate schedule").partition("Only cosine")[0]
     assert row(rows, "linear")[2] == "diverged"
     assert "`runs/d`" not in markdown and "- `d` diverged: the loss became nan at step 7" in markdown
-    assert "`one_cycle` (bfloat16) | 91.29 | 90.00" in rows and "unfinished: epoch 1 of 200" in rows
+    assert "bfloat16: 90.00, best 90.00, n 1" in row(rows, "one_cycle")[2]
+    assert "unfinished: epoch 1 of 200" in row(rows, "one_cycle")[2]
     assert "have the checksums 1, 2." in markdown
     # The one complete log is drawn, although the others are not.
     assert "figures/scheduler-full-curves.svg" in markdown
@@ -175,7 +180,9 @@ def test_no_runs_at_all_are_refused(tmp_path):
 def test_one_run_and_the_rest_not_run(tmp_path):
     write_run(tmp_path / "runs" / "linear", seeded(scheduler_config, "linear"), [80.0, 91.0])
     report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
-    assert (tmp_path / "out" / "README.md").read_text().count("not run") >= 60
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert text.count("No arm of this table has been run at full length yet.") == 8
+    assert text.count("| not run |") == len(CLAIMS) + 7  # claims, and the other arms of Table 2
     # Figures that need no run are drawn anyway.
     drawn = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert {"architecture", "epochs-rates", "optimizer-rates", "scheduler-rates"} <= drawn
@@ -262,6 +269,60 @@ def test_folders_that_are_none(tmp_path):
         report.write_report(tmp_path, tmp_path / "out", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Write a report on made-up runs of the small study: two seeds of Table 2 and of the epochs, and one of dropout."""
+    folder = tmp_path_factory.mktemp("runs")
+    accuracies = {"baseline": 60.0, "scheduler/linear": 55.0, "scheduler/polynomial": 30.0, "scheduler/one_cycle": 40.0}
+    fixed = {"linear": 60.5, "polynomial": 59.8, "one_cycle": 61.0}
+    accuracies |= {f"scheduler/{arm}_fixed": accuracy for arm, accuracy in fixed.items()}
+    accuracies |= {"epochs/100": 61.5, "epochs/300": 60.2, "epochs/400": 59.9, "dropout/0.2": 60.1}
+    for name, last in accuracies.items():
+        for seed in range(2):
+            config = small.get_config(name)
+            config.seed = seed
+            test = {"epoch": 1, "test_accuracy": last, "test_loss": 1.0}
+            logged = [last - 10.0] * (config.num_epochs - 1) + [last + 0.4 * seed]
+            write_run(folder / name / f"seed{seed}", config, logged, test=test)
+    out = tmp_path_factory.mktemp("out") / "report"
+    report.write_report(folder, out, CONFIGS)
+    return (out / "README.md").read_text(), {path.stem for path in (out / "figures").iterdir()}
+
+
+def test_the_report_opens_with_what_was_found(study):
+    """Each arm's seeds differ by 0.4, so the deviation is 0.28 with 11 degrees of freedom, and 0.62 is outside."""
+    findings = section(study[0], "## Findings")
+    claims = {line.split("|")[1].strip(): line for line in findings.splitlines() if line.startswith("|")}
+    assert study[0].index("## Findings") < study[0].index("## Contents") < study[0].index("## Table 1")
+    cosine = next(line for text, line in claims.items() if text.startswith("Cosine decay"))
+    assert "| holds in all 3 comparisons | +5.00 to +30.00 points, each ± 0.62, 2 or more seeds per arm |" in cosine
+    assert "[Table 2](#table-2-learning-rate-schedule)" in cosine
+    corrected = next(line for text, line in claims.items() if text.startswith("The other schedules"))
+    assert "| holds in all 3 comparisons | +5.50 to +29.80 points" in corrected
+    epochs = next(line for text, line in claims.items() if text.startswith("100 epochs"))
+    assert "| in part: reversed in 1 of 3 comparisons, open in 2 of 3 comparisons | -1.50 to +0.10 points" in epochs
+    assert sum("| not run |" in line for line in claims.values()) == len(CLAIMS) - 3
+    order = [line for line in findings.splitlines() if line.startswith("| [Table")]
+    assert order == [
+        "| [Table 2](#table-2-learning-rate-schedule) | 4 | +0.67 | +0.67 to +0.67 | 17% |",
+        order[1],
+    ]
+    assert order[1].startswith("| [Table 5](#table-5-epochs) | 4 | ")
+
+
+def test_the_small_study_stands_beside_the_paper(study):
+    rows = section(study[0], "## Table 2: learning-rate schedule").partition("Only cosine")[0]
+    assert "No arm of this table has been run at full length yet." in rows
+    assert "| arm | paper | small study | n | against `cosine` |" in rows
+    assert row(rows, "cosine") == ["`cosine`", "95.48", "60.20 ± 0.28", "2", ""]
+    assert row(rows, "linear") == ["`linear`", "91.048", "55.20 ± 0.28", "2", "-5.00 **outside**"]
+    assert row(rows, "polynomial_fixed")[2:] == ["60.00 ± 0.28", "2", "-0.20 within"]
+    assert row(rows, "warm_restarts") == ["`warm_restarts`", "", "not run", "", ""]
+    assert {"scheduler-small-bars", "scheduler-small-curves", "epochs-small-curves"} <= study[1]
+    # Its runs are no shortened runs of the tables.
+    assert "### " not in study[0]
+
+
 def test_markdown():
     assert anchor("Table 2: learning-rate schedule") == "table-2-learning-rate-schedule"
     assert table(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
@@ -300,10 +361,3 @@ def test_the_architecture_is_drawn_from_the_model():
         "8x8x256",
     ):
         assert expected in texts
-
-
-def test_a_corrected_arm_has_its_twins_colour_and_other_dashes():
-    labels = ["linear", "one_cycle", "linear_fixed", "linear_fixed_warmup"]
-    styles = [style_of(label, labels) for label in labels]
-    assert styles[0]["color"] == styles[2]["color"] == styles[3]["color"] != styles[1]["color"]
-    assert len({style["linestyle"] for style in (styles[0], styles[2], styles[3])}) == 3

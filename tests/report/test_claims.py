@@ -1,0 +1,96 @@
+"""Claims of the paper are judged by rule, here on made-up accuracies."""
+
+import math
+
+import pytest
+
+from jaxresnet.report.claims import CLAIMS, Claim, judge, rank_correlation
+from jaxresnet.report.groups import Stat
+from tests.report.test_notes import arms_of
+
+
+def judged(claim, accuracies):
+    return judge(claim, accuracies, list(accuracies.values()))
+
+
+def correlated(paper, ours):
+    return rank_correlation(paper, ours, list(ours.values()))
+
+
+TWO = Claim("a over b and c", "table", (("a", "b"), ("a", "c")))
+ONE = Claim("a over b", "table", (("a", "b"),))
+SAME = Claim("a as b and c", "table", (("a", "b"), ("a", "c")), equal=True)
+
+
+def accuracies(a, b, c, spread=0.1, seeds=2):
+    """Return accuracies of arms whose seeds differ by ``spread``. Differences of 2.8 times that are outside."""
+    return {
+        arm: Stat.of([mean + spread * (seed - (seeds - 1) / 2) for seed in range(seeds)])
+        for arm, mean in {"a": a, "b": b, "c": c}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("claim", "means", "verdict"),
+    [
+        (ONE, (70, 60, 50), "holds"),
+        (ONE, (60, 70, 50), "reversed"),
+        (ONE, (60, 60.01, 50), "open: no difference is beyond the spread of the seeds"),
+        (TWO, (70, 60, 50), "holds in all 2 comparisons"),
+        (TWO, (50, 60, 70), "reversed in all 2 comparisons"),
+        (TWO, (60, 50, 70), "in part: holds in 1 of 2 comparisons, reversed in 1 of 2 comparisons"),
+        (TWO, (60, 50, 60.01), "in part: holds in 1 of 2 comparisons, open in 1 of 2 comparisons"),
+        (TWO, (60, 60, 60), "open: no difference is beyond the spread of the seeds"),
+        (SAME, (60, 60.05, 59.95), "holds: no difference is beyond the spread of the seeds"),
+        (SAME, (60, 61, 60), "does not hold: 1 of 2 comparisons beyond the spread of the seeds"),
+    ],
+)
+def test_verdicts(claim, means, verdict):
+    assert judged(claim, accuracies(*means)).verdict == verdict
+
+
+def test_a_difference_counts_if_its_interval_has_no_zero():
+    """Student's t at 3 degrees of freedom is 3.182, the deviation of two seeds 0.1 / sqrt(2), of a mean 0.05."""
+    limit = 3.1824 * 0.1 / math.sqrt(2)
+    for difference, verdict in ((limit + 0.001, "holds"), (limit - 0.001, "open")):
+        finding = judged(ONE, accuracies(60 + difference, 60, 60))
+        assert finding.verdict.startswith(verdict)
+        assert finding.differences[0].interval == pytest.approx(limit, rel=1e-4)
+
+
+def test_one_seed_decides_nothing():
+    finding = judged(ONE, accuracies(70, 60, 50, seeds=1))
+    assert finding.verdict == "open: one seed per arm" and math.isnan(finding.differences[0].interval)
+
+
+def test_a_claim_about_arms_without_runs_is_not_judged():
+    assert judged(TWO, {"a": Stat.of([1.0]), "b": Stat.of([2.0])}) is None
+
+
+def test_every_claim_is_about_arms_of_its_table():
+    assert len(CLAIMS) == 11
+    for claim in CLAIMS:
+        assert {arm for pair in claim.pairs for arm in pair} <= set(arms_of(claim.table))
+
+
+def test_kendalls_tau_and_its_chance():
+    paper = {"a": 3.0, "b": 2.0, "c": 1.0}
+    same = correlated(paper, accuracies(70, 60, 50))
+    assert (same.arms, same.tau, same.low, same.high) == (3, 1, 1, 1)
+    assert same.chance == pytest.approx(1 / 6)  # one of six orders
+    other = correlated(paper, accuracies(50, 60, 70))
+    assert other.tau == -1 and other.chance == pytest.approx(1)
+    one_pair_apart = correlated(paper, accuracies(60, 70, 50))
+    assert one_pair_apart.tau == pytest.approx(1 / 3)
+
+
+def test_the_interval_grows_with_the_spread_of_the_seeds():
+    paper = {"a": 3.0, "b": 2.0, "c": 1.0}
+    near = correlated(paper, accuracies(60.2, 60.1, 60.0))
+    assert near.tau == 1 and near.low < 0 and near.high == 1
+    alone = correlated(paper, accuracies(60.2, 60.1, 60.0, seeds=1))
+    assert alone.tau == 1 and math.isnan(alone.low) and math.isnan(alone.high)
+
+
+def test_two_arms_have_no_order_to_speak_of():
+    assert correlated({"a": 1.0, "b": 2.0, "d": 3.0}, accuracies(1, 2, 3)) is None
