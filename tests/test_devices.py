@@ -156,13 +156,14 @@ import json
 import jax, numpy as np
 from configs import quickstart
 from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.steps import jit_steps, create_mesh
+from jaxresnet.core.steps import DeviceSplit, jit_steps, create_mesh
 from jaxresnet.core.state import create_train_state, create_transform
 
 config = quickstart.get_config()
 config.model.channels, config.model.blocks = (16, 32), (1, 1)
 state = jax.eval_shape(lambda: create_train_state(config, (32, 32, 3)))
-data = {"image": jax.ShapeDtypeStruct((1000, 32, 32, 3), np.uint8), "label": jax.ShapeDtypeStruct((1000,), np.int32)}
+rows, labels = jax.ShapeDtypeStruct((1000, 3072), np.uint8), jax.ShapeDtypeStruct((1000,), np.int32)
+data = DeviceSplit(rows, labels, (32, 32, 3))
 indices, rate = jax.ShapeDtypeStruct((1, 1024), np.int32), jax.ShapeDtypeStruct((1,), np.float32)
 sizes = {}
 for count in (1, 2, 3, 4, 8):

@@ -14,6 +14,7 @@ from jaxresnet.core.model import ResNet
 from jaxresnet.report.paper_curves import Series
 
 WIDTH = 4.8  # inches, so that text of 9 points is legible on a phone
+WIDE = 6.4  # inches, for a figure whose rows of text need it
 COLUMNS = 2  # of panels
 BLUE, RED, GREY = "#1f6fb4", "#c23b22", "#777777"
 
@@ -152,7 +153,7 @@ def draw_bars(bars: list[Bar], quantity: str) -> Figure:
 def draw_confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
     """Draw the share (%) of each class (row) that was predicted as each class (column)."""
     percent = 100 * matrix / matrix.sum(1, keepdims=True)
-    figure = Figure(figsize=(WIDTH, 5.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
     axes = figure.subplots()
     # The diagonal has no colour, because it would use up the scale.
     mistakes = np.where(np.eye(len(names), dtype=bool), np.nan, percent)
@@ -161,18 +162,18 @@ def draw_confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
         dark = row != column and value > 0.6 * np.nanmax(mistakes)
         text = f"{value:.1f}" if value < 99.95 else "100"
         colour = "white" if dark else "black" if row == column or value >= 0.05 else "#bbbbbb"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axes, shrink=0.75, label="mistakes, % of the class")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="mistakes, % of the class")
     return figure
 
 
 def draw_architecture(model: ResNet, image_shape: tuple[int, int, int]) -> Figure:
     """Draw the network from top to bottom, with each part's shape, parameters and multiply-adds, and one block."""
     rows = _architecture_rows(model, image_shape)
-    figure = Figure(figsize=(WIDTH, 0.74 * len(rows) + 2.9), layout="constrained")
+    figure = Figure(figsize=(WIDE, 0.74 * len(rows) + 2.9), layout="constrained")
     axes, block_axes = figure.subplots(2, 1, height_ratios=[0.74 * len(rows) + 0.3, 2.6])
     axes.set(xlim=(0, 10), ylim=(len(rows), -0.75))
     axes.text(6.35, -0.45, "output", ha="center", color=GREY, fontsize=9)
