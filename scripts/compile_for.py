@@ -314,19 +314,12 @@ def main(argv: list[str] | None = None) -> None:
                     print(format_record(record), flush=True)
                     records.append(record)
         if output:
-            packages = ("jax", "jaxlib", *sorted({name for kind in KINDS.values() for name in kind.packages}))
-            versions = {name: importlib.metadata.version(name) for name in packages if _is_installed(name)}
+            compilers = {name for target in arguments.targets for name in KINDS[target.partition(":")[0]].packages}
+            versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *sorted(compilers))}
             facts = {"versions": {"python": platform.python_version()} | versions, "programs": records}
             output.write(json.dumps(facts, indent=1) + "\n")
         if failed := [record for record in records if record["failures"]]:
             raise UserError(f"{len(failed)} of {len(records)} programs are not as expected; see above")
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(package))
-    except importlib.metadata.PackageNotFoundError:
-        return False
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, 
 _BYTES |= {"s64": 8, "u64": 8, "f64": 8}
 
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?(\S+) .*\{$")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][a-z0-9-]*)\(")
 
 # Names of collectives that send arrays. Asynchronous ones have a start, which counts, and a done.
@@ -115,14 +116,14 @@ def structure(text: str) -> dict[str, Any]:
         "loops": sum(each.opcode == "while" for each in every),
         "all_reduces": len(sums),
         "all_reduce_bytes": sum(map(_size, sums)),
-        "all_reduce_types": sorted({kind for shape in sums for kind, _ in _arrays(shape)}),
+        "all_reduce_types": sorted({kind for shape in sums for kind, _ in _ARRAY.findall(shape)}),
         "other_collective_bytes": sum(map(_size, sent)),
         "host_transfers": sorted(
             {each.opcode for each in every if each.opcode in ("infeed", "outfeed", "send", "recv")}
             | {each.opcode for each in every if "MoveToHost" in each.line}
         ),
         # The shape of an asynchronous copy has source and destination.
-        "large_copies": [shape for shape in moved if any(_size(part) > LARGE_COPY for part in _parts(shape))],
+        "large_copies": [shape for shape in moved if max(_sizes(shape), default=0) > LARGE_COPY],
         "other_layouts": any(labels != "b01f" for labels in on_gpu),
         "has_float64": "f64[" in text,
     }
@@ -187,17 +188,13 @@ def _instructions(text: str) -> list[Instruction]:
     return found
 
 
-def _arrays(shape: str) -> list[tuple[str, int]]:
-    """Return type and number of values of each array in a shape."""
+def _sizes(shape: str) -> list[int]:
+    """Return the bytes of each array in a shape."""
     return [
-        (kind, math.prod(int(side) for side in sides.split(",") if side))
-        for kind, sides in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
+        _BYTES.get(kind, 0) * math.prod(int(side) for side in sides.split(",") if side)
+        for kind, sides in _ARRAY.findall(shape)
     ]
 
 
-def _parts(shape: str) -> list[str]:
-    return re.findall(r"[a-z]+\d*\[[\d,]*\]", shape)
-
-
 def _size(shape: str) -> int:
-    return sum(_BYTES.get(kind, 0) * values for kind, values in _arrays(shape))
+    return sum(_sizes(shape))

@@ -27,18 +27,16 @@ def conv_general_dilated(
     def forward(x: Images, kernel: Kernel) -> Images:
         return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
 
-    def backward(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
+    def backward(x: Images, kernel: Kernel, grad: Images, dtype: Any = lhs.dtype) -> tuple[Images, Kernel]:
         (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(grad)
+        x, kernel, grad = (array.astype(dtype) for array in (x, kernel, grad))
         # Not preferred_element_type=float32: for that, GPUs convert all images to float32 first.
         (dkernel,) = jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(grad)
         return dx, dkernel.astype(jnp.float32)
 
     def backward_of_all(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
-        x, kernel = saved
-        (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(grad)
-        x32, kernel32, grad32 = (array.astype(jnp.float32) for array in (x, kernel, grad))
-        (dkernel,) = jax.linear_transpose(lambda kernel: forward(x32, kernel), kernel32)(grad32)
-        return dx, dkernel.astype(kernel.dtype)
+        dx, dkernel = backward(*saved, grad, dtype=jnp.float32)
+        return dx, dkernel.astype(rhs.dtype)
 
     if data_parallel.divides(len(lhs)):
         return data_parallel.convolution(forward, backward)(lhs, rhs)

@@ -10,12 +10,14 @@ from jaxresnet.report.tables import Table
 def add_findings(page: Page, tables: list[Table]) -> None:
     """Append the findings: a row per claim, then a row per table."""
     by_name = {each.name: each for each in tables}
+    accuracies = {each.name: each.accuracies() for each in tables}
+    pools = {each.name: each.pool() for each in tables}
     page.add("## Findings")
     rows = []
     for claim in CLAIMS:
         if each := by_name.get(claim.table):
-            finding = judge(claim, each.accuracies(), each.pool())
-            seeds = min((stat.n for stat in each.accuracies().values()), default=0)
+            finding = judge(claim, accuracies[claim.table], pools[claim.table])
+            seeds = min((stat.n for stat in accuracies[claim.table].values()), default=0)
             rows.append([claim.text, *_cells(finding, seeds), _link(each)])
     page.add(table(["claim of the paper", "found here", "how sure", "more"], rows, is_text=True))
     page.add(
@@ -26,7 +28,7 @@ def add_findings(page: Page, tables: list[Table]) -> None:
     )
     rows = []
     for each in tables:
-        if correlation := rank_correlation(each.printed(), each.accuracies(), each.pool()):
+        if correlation := rank_correlation(each.printed(), accuracies[each.name], pools[each.name]):
             rows.append([_link(each), str(correlation.arms), *_order(correlation)])
     if rows:
         page.add("How far the arms keep the order of the paper's table:")

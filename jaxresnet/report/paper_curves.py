@@ -1,6 +1,7 @@
 """Curves from the authors' own logs."""
 
 import csv
+import functools
 import pathlib
 
 from jaxresnet.system.errors import UserError
@@ -16,8 +17,7 @@ def read_paper_curve(name: str) -> Series:
     Raises:
         UserError: unknown curve.
     """
-    with PAPER_CURVES.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["run"] == name]
+    rows = [row for row in _read_all() if row["run"] == name]
     if not rows:
         raise UserError(f"paper.curve={name!r}: no such run in {PAPER_CURVES.name}")
     return {
@@ -26,3 +26,10 @@ def read_paper_curve(name: str) -> Series:
         **{f"train_{key}": [float(row[f"train_{key}"]) for row in rows] for key in ("loss", "accuracy")},
         **{f"eval_{key}": [float(row[f"test_{key}"]) for row in rows] for key in ("loss", "accuracy")},
     }
+
+
+@functools.cache
+def _read_all() -> list[dict[str, str]]:
+    """Read the file once, because a report draws many curves."""
+    with PAPER_CURVES.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +80,10 @@ def read_study(runs: list[Run], study: Experiment | None) -> dict[str, Group]:
         runs: all runs.
         study: config file of the study, whose arms are named as the experiments are, or None.
     """
-    groups = {}
-    for name in study.arms if study else ():
-        assert study is not None
+    groups: dict[str, Group] = {}
+    if study is None:
+        return groups
+    for name in study.arms:
         unchanged = [each for each in group_runs(runs, study.get_config(name)) if each.is_full and each.runs]
         if unchanged:
             groups[name] = unchanged[0]
@@ -109,9 +109,9 @@ def create_table(experiment: Experiment, runs: list[Run], study: dict[str, Group
     )
 
 
-def reference_of(arms: Iterable[str], groups: dict[str, Group]) -> str:
+def reference_of(groups: dict[str, Group]) -> str:
     """Return the arm that others are compared with: the baseline, or the first arm if it has no runs."""
-    return next((arm for arm in arms if groups[arm].name == "baseline"), next(iter(arms)))
+    return next((arm for arm, group in groups.items() if group.name == "baseline"), next(iter(groups)))
 
 
 def add_table(page: Page, each: Table) -> None:
@@ -144,7 +144,7 @@ def _add_rows(page: Page, each: Table) -> None:
     """Add a row per arm: the paper's figure, runs at full length in one column, and the small study."""
     experiment, small = each.experiment, each.small
     full = {arm: [group for group in groups if group.is_full] for arm, groups in each.groups.items()}
-    reference = reference_of(small, small) if small else None
+    reference = reference_of(small) if small else None
     rows = []
     for arm in experiment.arms:
         paper = experiment.get_config(arm).paper
@@ -237,7 +237,7 @@ def _add_accuracy_figures(
     is_small: bool = False,
 ) -> None:
     """Add differences from the reference arm, and curves: of training in the small study, which evaluates seldom."""
-    split, reference = next(iter(groups.values())).split, reference_of(groups, groups)
+    split, reference = next(iter(groups.values())).split, reference_of(groups)
     if len(groups) > 1:
         base, printed = groups[reference].accuracy("last"), paper.get(reference, (None, None))[0]
         bars = []
@@ -274,7 +274,7 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
         f"Every arm has {format_changes(sweep.changes)}, so these are not compared with the paper."
         + ("" if split == "test" else VALIDATION_NOTE)
     )
-    reference = reference_of(sweep.groups, sweep.groups)
+    reference = reference_of(sweep.groups)
     accuracies = {arm: group.accuracy("last") for arm, group in sweep.groups.items()}
     rows = []
     for arm, group in sweep.groups.items():
