@@ -177,6 +177,41 @@ def test_a_terminal_shows_a_sign_of_life_until_the_command_has_something_to_say(
     assert text.startswith(sign + b"\r" + b" " * len(sign) + b"\r" + first)
 
 
+DROPPED_COROUTINES = """
+import asyncio
+from jaxresnet.cli.command import command
+from jaxresnet.system.errors import UserError
+
+async def write():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise ValueError("a file that was closed")
+
+async def never_begun():
+    pass
+
+async def fail():
+    raise OSError("the disk is full")
+
+with command():
+    loop = asyncio.new_event_loop()
+    begun = loop.create_task(write())
+    try:
+        loop.run_until_complete(asyncio.wait_for(fail(), 1))
+    except OSError as error:
+        dropped = never_begun()
+        del dropped, begun, loop
+        raise UserError(str(error))
+"""
+
+
+def test_what_libraries_drop_after_an_error_is_not_reported_beside_it(subprocess_environment):
+    python = [sys.executable, "-c", DROPPED_COROUTINES]
+    done = subprocess.run(python, env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "jaxresnet: the disk is full\n")
+
+
 def test_an_address_is_no_workdir(run):
     done = run("jaxresnet.main", QUICKSTART, "--workdir=gs://bucket/run")
     assert_one_line(done, "gs://bucket/run is an address: give a path on this machine")

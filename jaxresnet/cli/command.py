@@ -2,10 +2,12 @@
 
 import asyncio.log
 import contextlib
+import inspect
 import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,12 +45,14 @@ def command() -> Iterator[None]:
 def _silence_libraries() -> None:
     """Silence what libraries log of their own work. Their errors are raised as well, and reported once."""
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs about 30 lines per save, and tracebacks of its errors.
-    # If one file of a checkpoint cannot be read or written, orbax raises that error and drops those of the others.
+    # If one file of a checkpoint cannot be read or written, orbax raises that error and drops the coroutines of the
+    # others, which Python reports in four ways.
     asyncio.log.logger.setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     previous = sys.unraisablehook
 
     def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != "Event loop is closed":
             previous(unraisable)
 
     sys.unraisablehook = report

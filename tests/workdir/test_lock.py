@@ -85,8 +85,9 @@ def test_a_disk_that_is_too_small_for_any_run_ends_the_command_in_one_line(small
         timeout=120,
     )
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("jaxresnet: ") and ("No space left" in line or "could not be written" in line)
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("jaxresnet: ")
+    assert "No space left" in done.stderr or "could not be written" in done.stderr
 
 
 def test_a_run_that_can_only_be_read_is_scored_and_not_trained(finished, tiny_npz, small_disk):  # noqa: F811
