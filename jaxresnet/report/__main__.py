@@ -18,8 +18,8 @@ from jaxresnet.datasets.cifar import CIFAR10
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
 from jaxresnet.report.findings import add_findings
-from jaxresnet.report.groups import Stat
 from jaxresnet.report.page import Page, anchor, check_out, table
+from jaxresnet.report.spread import Stat
 from jaxresnet.report.tables import Table, add_table, create_table, format_changes, read_study
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import format_seconds

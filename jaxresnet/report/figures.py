@@ -16,6 +16,10 @@ from jaxresnet.report.paper_curves import Series
 WIDTH = 4.8  # inches, so that text of 9 points is legible on a phone
 WIDE = 6.4  # inches, for a figure whose rows of text need it
 COLUMNS = 2  # of panels
+# Sizes around and between panels, in inches. A layout engine would draw the figure twice more to find them.
+LEFT, RIGHT, BOTTOM, TOP, LEGEND = 0.62, 0.1, 0.45, 0.1, 0.25
+PANEL, GAP = 1.3, 0.12
+ABOVE = 0.4  # for an axis above a panel
 BLUE, RED, GREY = "#1f6fb4", "#c23b22", "#777777"
 
 
@@ -58,9 +62,9 @@ def draw_curves(curves: list[Curve], reference: str, quantity: str) -> Figure:
 
     In grey, each panel repeats the arm ``reference``. The axis above is the operations of training.
     """
-    figure, panels = _panels(curves)
-    base = next((curve for curve in curves if curve.label == reference), None)
     costs = {curve.flop for curve in curves}
+    figure, panels = _panels(curves, above_first=costs != {None}, above_others=len(costs) > 1)
+    base = next((curve for curve in curves if curve.label == reference), None)
     for number, (axes, curve) in enumerate(zip(panels, curves, strict=True)):
         if base and curve is not base:
             axes.plot(base.x, base.values.mean(0), color=GREY, linewidth=1)
@@ -83,24 +87,39 @@ def draw_curves(curves: list[Curve], reference: str, quantity: str) -> Figure:
 
 def draw_rates(rates: list[Curve]) -> Figure:
     """Draw a panel per arm of learning rates against epochs, on an axis that shows both 0 and powers of ten."""
-    figure, panels = _panels(rates)
+    figure, panels = _panels(rates, labels_at_top=True)
     for axes, rate in zip(panels, rates, strict=True):
         axes.plot(rate.x, rate.values[0], color=BLUE)
         axes.set_yscale("symlog", linthresh=1e-4)
-    panels[0].set_ylim(-1e-5, None)
+    panels[0].set_ylim(-1e-5, 10 * max(rate.values.max() for rate in rates))  # A decade of room for the labels.
     _finish(figure, [], "learning rate")
     return figure
 
 
-def _panels(curves: list[Curve]) -> tuple[Figure, list[Axes]]:
-    """Create a panel per arm, in two columns that share their axes."""
+def _panels(
+    curves: list[Curve], labels_at_top: bool = False, above_first: bool = False, above_others: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Create a panel per arm, in two columns that share their axes.
+
+    Args:
+        curves: arms.
+        labels_at_top: True to write the arms' names at the top of their panels, else at the bottom.
+        above_first: True to leave room for an axis above the first row.
+        above_others: True to leave room for an axis above the other rows.
+    """
     columns = min(COLUMNS, len(curves))
     rows = -(-len(curves) // columns)
-    height = 1.6 * rows + 0.9 if columns > 1 else 3.2
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    panel = PANEL if columns > 1 else 2 * PANEL
+    top, gap, bottom = TOP + above_first * ABOVE, GAP + above_others * ABOVE, BOTTOM + LEGEND
+    height = top + rows * panel + (rows - 1) * gap + bottom
+    figure = Figure(figsize=(WIDTH, height))
+    place = {"left": LEFT / WIDTH, "right": 1 - RIGHT / WIDTH, "bottom": bottom / height, "top": 1 - top / height}
+    spaces = {"hspace": gap / panel, "wspace": 2 * GAP / (WIDTH - LEFT - RIGHT - GAP)}
+    every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=place | spaces).ravel()
+    y, alignment = (0.95, "top") if labels_at_top else (0.05, "bottom")
     for axes, curve in zip(every, curves, strict=False):
-        axes.text(0.97, 0.05, curve.label, transform=axes.transAxes, ha="right", fontsize=9, weight="bold")
+        text = axes.text(0.97, y, curve.label, transform=axes.transAxes, ha="right", va=alignment)
+        text.set(fontsize=9, weight="bold")
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
     for axes in every[len(curves) :]:
@@ -263,4 +282,4 @@ def _finish(figure: Figure, lines: list[tuple[str, str, Any]], quantity: str) ->
     figure.supylabel(quantity, fontsize=9)
     handles = [Line2D([], [], color=colour, linestyle=style, label=label) for label, colour, style in lines]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=9, borderaxespad=0)

@@ -1,66 +1,16 @@
-"""Groups of runs that belong together, and their statistics."""
+"""Groups of runs that belong together."""
 
-import math
-import statistics
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from scipy import stats
 
 from jaxresnet.datasets.cifar import CIFAR10
+from jaxresnet.report.spread import Stat
 from jaxresnet.workdir.config import changed_fields, eval_split_name, flatten
 from jaxresnet.workdir.runs import Run
 
 # Fields that may differ between runs of the same experiment.
 NOT_COMPARED = ("seed", "dtype")
-
-_QUANTILE = 0.975  # of a two-sided interval of 95%
-
-
-class Stat(NamedTuple):
-    """Mean and sample standard deviation of ``n`` values. The deviation of a single value is NaN."""
-
-    mean: float
-    sd: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Stat":
-        """Compute the statistics of at least one value."""
-        values = list(values)
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
-
-    def interval(self) -> float:
-        """Return half the width of the 95% prediction interval for one more run, or NaN if there is only one.
-
-        The half width is ``t sd sqrt(1 + 1/n)``, with Student's t at n - 1 degrees of freedom.
-        """
-        if self.n < 2:
-            return math.nan
-        return stats.t.ppf(_QUANTILE, self.n - 1) * self.sd * math.sqrt(1 + 1 / self.n)
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" + (f" ± {self.sd:.2f}" if self.n > 1 else "")
-
-
-def difference_interval(first: Stat, second: Stat, pool: list[Stat]) -> float:
-    """Return half the width of the 95% confidence interval of the difference of two means.
-
-    It uses Student's t and a variance pooled over ``pool``, because arms have few seeds. It is NaN if no arm has two.
-    """
-    deviation, freedom = pooled_deviation(pool)
-    if freedom == 0:
-        return math.nan
-    return stats.t.ppf(_QUANTILE, freedom) * deviation * math.sqrt(1 / first.n + 1 / second.n)
-
-
-def pooled_deviation(pool: list[Stat]) -> tuple[float, int]:
-    """Return the standard deviation over seeds, pooled over several arms, and its degrees of freedom."""
-    freedom = sum(stat.n - 1 for stat in pool)
-    if freedom == 0:
-        return math.nan, 0
-    return math.sqrt(sum((stat.n - 1) * stat.sd**2 for stat in pool if stat.n > 1) / freedom), freedom
 
 
 class Group(NamedTuple):

@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 from jaxresnet.cli.config_files import Experiment
 from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
 from jaxresnet.datasets.cifar import NUM_TRAIN
-from jaxresnet.report.groups import Group, Stat
+from jaxresnet.report.groups import Group
 from jaxresnet.report.page import table
 from jaxresnet.report.paper_curves import read_paper_curve
+from jaxresnet.report.spread import Stat
 
 
 def read_note(name: str) -> str:

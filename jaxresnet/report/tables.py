@@ -13,9 +13,10 @@ from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.cifar import NUM_TRAIN
 from jaxresnet.report import figures, notes
 from jaxresnet.report.figures import Bar, Curve
-from jaxresnet.report.groups import Group, Stat, Sweep, changed_sweeps, difference_interval, group_runs
+from jaxresnet.report.groups import Group, Sweep, changed_sweeps, group_runs
 from jaxresnet.report.page import Page, table
 from jaxresnet.report.paper_curves import read_paper_curve
+from jaxresnet.report.spread import Spread, Stat
 from jaxresnet.workdir.config import flatten
 from jaxresnet.workdir.runs import Run
 
@@ -32,13 +33,13 @@ class Table(NamedTuple):
         experiment: config file of the table.
         groups: groups by arm. Runs that differ in more than the seed are separate groups.
         small: finished runs of the small study, by arm. They are not in ``groups``.
-        small_pool: accuracies of all arms of the small study, of this table or not, to estimate the spread of seeds.
+        small_spread: spread over the seeds of the small study, from all of its arms, of this table or not.
     """
 
     experiment: Experiment
     groups: dict[str, list[Group]]
     small: dict[str, Group]
-    small_pool: list[Stat]
+    small_spread: Spread
 
     @property
     def name(self) -> str:
@@ -64,9 +65,9 @@ class Table(NamedTuple):
         """Return the last-epoch accuracy of each arm, at full length if all arms of the paper have such runs."""
         return {arm: group.accuracy("last") for arm, group in (self.full if self._is_complete else self.small).items()}
 
-    def pool(self) -> list[Stat]:
-        """Return the accuracies that the spread of the seeds of ``accuracies`` is estimated from."""
-        return [*self.accuracies().values()] if self._is_complete else self.small_pool
+    def spread(self) -> Spread:
+        """Return the spread over the seeds of ``accuracies``."""
+        return Spread.of(self.accuracies().values()) if self._is_complete else self.small_spread
 
     @property
     def _is_complete(self) -> bool:
@@ -105,7 +106,7 @@ def create_table(experiment: Experiment, runs: list[Run], study: dict[str, Group
         experiment,
         {arm: group_runs(others, config) for arm, config in configs.items()},
         {arm: study[config.name] for arm, config in configs.items() if config.name in study},
-        [group.accuracy("last") for group in study.values()],
+        Spread.of(group.accuracy("last") for group in study.values()),
     )
 
 
@@ -131,11 +132,11 @@ def add_table(page: Page, each: Table) -> None:
     _add_settings_rates(page, each)
     if each.full:
         paper = {arm: _paper(experiment, arm) for arm in each.full}
-        pool = [group.accuracy("last") for group in each.full.values()]
-        _add_accuracy_figures(page, f"{each.name}-full", each.full, paper, pool)
+        spread = Spread.of(group.accuracy("last") for group in each.full.values())
+        _add_accuracy_figures(page, f"{each.name}-full", each.full, paper, spread)
     if len(each.small) > 1:
         paper = {arm: _paper(experiment, arm) for arm in each.small}
-        _add_accuracy_figures(page, f"{each.name}-small", each.small, paper, each.small_pool, is_small=True)
+        _add_accuracy_figures(page, f"{each.name}-small", each.small, paper, each.small_spread, is_small=True)
     for number, sweep in enumerate(sweeps, 1):
         _add_sweep(page, each, sweep, number)
 
@@ -156,7 +157,7 @@ def _add_rows(page: Page, each: Table) -> None:
             row += ["not run", "", ""]
         elif small and reference:
             last, base = small[arm].accuracy("last"), small[reference].accuracy("last")
-            row += [str(last), str(last.n), "" if arm == reference else _difference(last, base, each.small_pool)]
+            row += [str(last), str(last.n), "" if arm == reference else _difference(last, base, each.small_spread)]
         rows.append(row)
     header = ["arm", "paper"]
     if any(full.values()):
@@ -181,9 +182,9 @@ def _at_full_length(paper: ConfigDict, group: Group) -> str:
     return f"{text}, {difference:+.2f} {mark}"
 
 
-def _difference(ours: Stat, reference: Stat, pool: list[Stat]) -> str:
+def _difference(ours: Stat, reference: Stat, spread: Spread) -> str:
     """Format a difference of two arms and whether the spread of the seeds explains it."""
-    difference, interval = ours.mean - reference.mean, difference_interval(ours, reference, pool)
+    difference, interval = ours.mean - reference.mean, spread.interval(ours, reference)
     return f"{difference:+.2f} " + ("one seed" if math.isnan(interval) else _mark(abs(difference) > interval))
 
 
@@ -221,7 +222,7 @@ def _add_settings_rates(page: Page, each: Table) -> None:
     curves = []
     for arm, config in configs.items():
         rates = hyperparams[arm].learning_rate.ravel()
-        points = np.unique(np.linspace(0, len(rates) - 1, 3000).astype(int))
+        points = np.unique(np.linspace(0, len(rates) - 1, 1000).astype(int))
         curves.append(Curve(arm, points / len(rates) * config.num_epochs, rates[points][None]))
     page.add("The learning rate that each arm trains at, computed from its settings:")
     page.add(notes.rate_table(hyperparams))
@@ -233,7 +234,7 @@ def _add_accuracy_figures(
     name: str,
     groups: dict[str, Group],
     paper: dict[str, tuple[float | None, str | None]],
-    pool: list[Stat],
+    spread: Spread,
     is_small: bool = False,
 ) -> None:
     """Add differences from the reference arm, and curves: of training in the small study, which evaluates seldom."""
@@ -243,7 +244,7 @@ def _add_accuracy_figures(
         bars = []
         for arm, group in groups.items():
             ours, theirs = group.accuracy("last"), paper.get(arm, (None, None))[0]
-            interval = 0.0 if arm == reference else difference_interval(ours, base, pool)
+            interval = 0.0 if arm == reference else spread.interval(ours, base)
             known = None if arm == reference or theirs is None or printed is None else theirs - printed
             bars.append(Bar(arm, ours.mean - base.mean, interval, known))
         figure = figures.draw_bars(bars, f"{split} accuracy of the last epoch, points above {reference}")
@@ -276,12 +277,13 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
     )
     reference = reference_of(sweep.groups)
     accuracies = {arm: group.accuracy("last") for arm, group in sweep.groups.items()}
+    spread = Spread.of(accuracies.values())
     rows = []
     for arm, group in sweep.groups.items():
         last, best = accuracies[arm], group.accuracy("best")
         row = [f"`{arm}`", str(last), str(best), str(last.n), ""]
         if arm != reference:
-            row[4] = _difference(last, accuracies[reference], list(accuracies.values()))
+            row[4] = _difference(last, accuracies[reference], spread)
         rows.append(row if split == "test" else [*row, str(group.test_accuracy())])
     header = ["arm", "last", "best", "n", f"against `{reference}`"]
     page.add(table(header if split == "test" else [*header, "test"], rows))
@@ -290,7 +292,7 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
             "**Outside** means here that 0 is outside of the 95% confidence interval of the difference of the two "
             "means. The interval uses the spread of the seeds, pooled over the arms of this table."
         )
-    _add_accuracy_figures(page, name, sweep.groups, {}, list(accuracies.values()))
+    _add_accuracy_figures(page, name, sweep.groups, {}, spread)
     if len(rows) == 1:
         return
     rates = []

@@ -5,16 +5,16 @@ import math
 import pytest
 
 from jaxresnet.report.claims import CLAIMS, Claim, judge, rank_correlation
-from jaxresnet.report.groups import Stat
+from jaxresnet.report.spread import Spread, Stat
 from tests.report.test_notes import arms_of
 
 
 def judged(claim, accuracies):
-    return judge(claim, accuracies, list(accuracies.values()))
+    return judge(claim, accuracies, Spread.of(accuracies.values()))
 
 
 def correlated(paper, ours):
-    return rank_correlation(paper, ours, list(ours.values()))
+    return rank_correlation(paper, ours, Spread.of(ours.values()))
 
 
 TWO = Claim("a over b and c", "table", (("a", "b"), ("a", "c")))
@@ -68,7 +68,7 @@ def test_a_claim_about_arms_without_runs_is_not_judged():
 
 
 def test_every_claim_is_about_arms_of_its_table():
-    assert len(CLAIMS) == 11
+    assert len(CLAIMS) == 14
     for claim in CLAIMS:
         assert {arm for pair in claim.pairs for arm in pair} <= set(arms_of(claim.table))
 

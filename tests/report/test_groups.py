@@ -1,12 +1,9 @@
-"""Reading, grouping and statistics of runs."""
-
-import math
-
-import pytest
+"""Reading and grouping of runs."""
 
 from configs import arms as configs_arms
 from configs.pooling import ARMS, get_config
-from jaxresnet.report.groups import Stat, changed_sweeps, difference_interval, group_runs
+from jaxresnet.report.groups import changed_sweeps, group_runs
+from jaxresnet.report.spread import Stat
 from jaxresnet.workdir.config import eval_split_name, save_config
 from jaxresnet.workdir.files import write_confusion, write_summary
 from jaxresnet.workdir.runs import read_runs
@@ -51,28 +48,6 @@ def arm(name, **fields):
     config = configs_arms.choose("pooling", ARMS, name)
     config.update_from_flattened_dict(fields)
     return config
-
-
-def test_statistics():
-    stat = Stat.of([95.0, 95.1, 95.5])
-    assert stat.mean == pytest.approx(95.2) and stat.n == 3
-    assert stat.sd == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
-    # Tables give 4.303 for Student's t at 2 degrees of freedom and 97.5%.
-    assert stat.interval() == pytest.approx(4.3027 * stat.sd * math.sqrt(4 / 3), rel=1e-4)
-    assert str(stat) == "95.20 ± 0.26"
-
-
-def test_a_single_run_has_no_spread():
-    stat = Stat.of([95.0])
-    assert math.isnan(stat.sd) and math.isnan(stat.interval()) and str(stat) == "95.00"
-
-
-def test_the_difference_of_two_means_by_a_pooled_variance():
-    pool = [Stat.of([70.0, 71.0]), Stat.of([75.0, 75.2]), Stat.of([60.0])]
-    variance = (0.5 + 0.02) / 2
-    expected = 4.3027 * math.sqrt(variance * (1 / 2 + 1 / 1))
-    assert difference_interval(pool[0], pool[2], pool) == pytest.approx(expected, rel=1e-4)
-    assert math.isnan(difference_interval(pool[2], pool[2], [pool[2]]))
 
 
 def test_groups_differ_in_what_they_change_of_the_arm(tmp_path):

@@ -13,8 +13,9 @@ from jaxresnet.core.state import create_model
 from jaxresnet.report import __main__ as report
 from jaxresnet.report.claims import CLAIMS
 from jaxresnet.report.figures import draw_architecture
-from jaxresnet.report.groups import difference_interval, group_runs
+from jaxresnet.report.groups import group_runs
 from jaxresnet.report.page import Page, anchor, table
+from jaxresnet.report.spread import Spread
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.files import write_failure
@@ -255,11 +256,11 @@ def test_the_papers_puzzle_on_real_data():
         for arm in ("cosine", "polynomial", "polynomial_fixed")
     }
     assert all(stat.n == 2 for stat in last.values())
-    pool = list(last.values())
+    spread = Spread.of(last.values())
     lost = last["cosine"].mean - last["polynomial"].mean
-    assert lost > difference_interval(last["cosine"], last["polynomial"], pool)
+    assert lost > spread.interval(last["cosine"], last["polynomial"])
     gained = last["polynomial_fixed"].mean - last["polynomial"].mean
-    assert gained > difference_interval(last["polynomial_fixed"], last["polynomial"], pool)
+    assert gained > spread.interval(last["polynomial_fixed"], last["polynomial"])
 
 
 def test_folders_that_are_none(tmp_path):
@@ -295,13 +296,15 @@ def test_the_report_opens_with_what_was_found(study):
     claims = {line.split("|")[1].strip(): line for line in findings.splitlines() if line.startswith("|")}
     assert study[0].index("## Findings") < study[0].index("## Contents") < study[0].index("## Table 1")
     cosine = next(line for text, line in claims.items() if text.startswith("Cosine decay"))
-    assert "| holds in all 3 comparisons | +5.00 to +30.00 points, each ± 0.62, 2 or more seeds per arm |" in cosine
+    assert "| holds in all 3 comparisons | +5.00 ± 0.62 to +30.00 ± 0.62 points, 2 or more seeds per arm |" in cosine
     assert "[Table 2](#table-2-learning-rate-schedule)" in cosine
     corrected = next(line for text, line in claims.items() if text.startswith("The other schedules"))
-    assert "| holds in all 3 comparisons | +5.50 to +29.80 points" in corrected
+    assert "| holds in all 3 comparisons | +5.50 ± 0.62 to +29.80 ± 0.62 points" in corrected
     epochs = next(line for text, line in claims.items() if text.startswith("100 epochs"))
-    assert "| in part: reversed in 1 of 3 comparisons, open in 2 of 3 comparisons | -1.50 to +0.10 points" in epochs
-    assert sum("| not run |" in line for line in claims.values()) == len(CLAIMS) - 3
+    assert "| reversed | -1.50 ± 0.62 points, 2 or more seeds per arm |" in epochs
+    longer = next(line for text, line in claims.items() if text.startswith("300 and 400 epochs"))
+    assert "| holds: no difference is beyond the spread of the seeds | -0.20 ± 0.62 to +0.10 ± 0.62 points" in longer
+    assert sum("| not run |" in line for line in claims.values()) == len(CLAIMS) - 4
     order = [line for line in findings.splitlines() if line.startswith("| [Table")]
     assert order == [
         "| [Table 2](#table-2-learning-rate-schedule) | 4 | +0.67 | +0.67 to +0.67 | 17% |",
