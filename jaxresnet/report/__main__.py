@@ -17,7 +17,7 @@ from jaxresnet.datasets.arrays import IMAGE_SHAPE
 from jaxresnet.datasets.cifar import CIFAR10
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
-from jaxresnet.report.findings import add_findings
+from jaxresnet.report.findings import HOW_TO_READ, add_findings
 from jaxresnet.report.page import Page, anchor, check_out, table
 from jaxresnet.report.spread import Stat
 from jaxresnet.report.tables import Table, add_table, create_table, format_changes, read_study
@@ -31,15 +31,17 @@ measurements come from the runs. The paper's figures and the arms come from the 
 """
 TITLE = "The paper's experiments, run again"
 FINAL = "final"
-HOW_TO_READ = """
-- **Paper** is the last epoch of one run, in % of CIFAR-10's 10,000 test images, unless another epoch is said.
+EXPLANATIONS = """
+- **Paper** is the test accuracy of the last epoch of one run, in %, unless it says "best" or "cited".
 - **Ours, at full length** is the mean ± the sample standard deviation over **n** seeds: of the last epoch, and of the
   best one, chosen on the test set. The difference is ours minus the paper's. It is **outside** if the paper's figure
   lies outside of the 95% prediction interval for one more run, mean ± t s √(1 + 1/n). One seed has no spread to judge
   by.
-- **Small study** is the last epoch's accuracy on training images that were held out (`configs/small.py`). A difference
-  of two arms is **outside** if 0 lies outside of its 95% confidence interval. The interval uses the spread of the
-  seeds, pooled over all arms of the study. Bars show differences with their intervals, and diamonds the paper's.
+- **Small study** is the last epoch's accuracy on 45,000 training images that are held out (`configs/small.py`). All
+  runs train on the same 5,000 images, so no interval has the choice of images in it.
+- A difference of two of our arms is **outside** if 0 lies outside of its 95% confidence interval, from Student's t. The
+  spread over seeds is pooled over all arms of the study, or of a table that is no part of it. An arm whose spread is an
+  outlier, by Cochran's test, counts with its own. Bars show differences with their intervals, and diamonds the paper's.
 - Runs that were shortened or changed otherwise have tables of their own and are never compared with the paper.
 """.strip()
 STUDY = "small.py"  # config file with every arm of every table at a small size
@@ -76,8 +78,8 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
     headings = [*(each.experiment.title for each in tables), "The final model", "The best run", "The runs"]
     page.add("## Contents")
     page.add("\n".join(f"- [{heading}](#{anchor(heading)})" for heading in headings))
-    page.add("## How to read the tables")
-    page.add(HOW_TO_READ)
+    page.add(f"## {HOW_TO_READ}")
+    page.add(EXPLANATIONS)
     for each in tqdm(tables, "drawing the tables", leave=False, disable=None):
         add_table(page, each)
     _add_final_model(page, tables)

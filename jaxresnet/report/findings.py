@@ -1,43 +1,51 @@
 """The report's opening: what the runs say of the paper's claims, and how far they keep its order."""
 
 import math
+import statistics
 
-from jaxresnet.report.claims import CLAIMS, Finding, RankCorrelation, judge, rank_correlation
+from jaxresnet.report.claims import CLAIMS, CORRECTIONS
 from jaxresnet.report.page import Page, anchor, table
 from jaxresnet.report.tables import Table
+from jaxresnet.report.verdicts import MARGIN, RankCorrelation, judge, rank_correlation
+
+HOW_TO_READ = "How to read the tables"
 
 
 def add_findings(page: Page, tables: list[Table]) -> None:
     """Append the findings: a row per claim, then a row per table."""
     by_name = {each.name: each for each in tables}
-    accuracies = {each.name: each.accuracies() for each in tables}
-    spreads = {each.name: each.spread() for each in tables}
-    unsteady = {
-        each.experiment.get_config(arm).name
-        for each in tables
-        for arm, stat in accuracies[each.name].items()
-        if stat in spreads[each.name].unsteady
-    }
     page.add("## Findings")
-    rows = []
-    for claim in CLAIMS:
-        if each := by_name.get(claim.table):
-            finding = judge(claim, accuracies[claim.table], spreads[claim.table])
-            seeds = min((stat.n for stat in accuracies[claim.table].values()), default=0)
-            rows.append([claim.text, *_cells(finding, seeds), _link(each)])
-    page.add(table(["claim of the paper", "found here", "how sure", "more"], rows, is_text=True))
-    comparisons = sum(len(claim.pairs) for claim in CLAIMS)
-    page.add(
-        "A comparison counts if 0 is outside of the 95% confidence interval of the difference of the two means. The "
-        "interval uses the spread of the seeds, pooled over all arms of the study. An arm whose spread is an outlier, "
-        f"by Cochran's test, has its own: {', '.join(f'`{name}`' for name in sorted(unsteady)) or 'here none'}. If no "
-        f"arm differed from another, about {comparisons / 20:.0f} of the {comparisons} comparisons would count by "
-        "chance. The small study has small networks, a tenth of the images and a tenth of the epochs. So it says what "
-        "holds at that size."
+    compared = []
+    for claims, heading in ((CLAIMS, "claim of the paper"), (CORRECTIONS, "about corrected and new arms")):
+        rows = []
+        for claim in claims:
+            if each := by_name.get(claim.table):
+                finding = judge(claim, each.accuracies(), each.spread())
+                verdict, values = (finding.verdict, f"{finding.range} points") if finding else ("not run", "")
+                rows.append([claim.text, verdict, values, _link(each)])
+                compared += [each.uses_baseline(pair) for pair in claim.pairs if finding and not claim.equal]
+        page.add(table([heading, "found here", "how sure: difference ± 95% interval", "more"], rows, is_text=True))
+    text = (
+        f"A difference counts if its interval leaves out 0. For claims of equal arms, it counts if the interval leaves "
+        f"out all that is within {MARGIN:g} point. [{HOW_TO_READ}](#{anchor(HOW_TO_READ)}) says what the interval is."
     )
+    if compared:
+        text += (
+            f" If no arm differed from another, about {len(compared) / 20:.0f} of {len(compared)} comparisons would "
+            f"count by chance. {sum(compared)} of them are with the baseline, whose runs move them together."
+        )
+    page.add(text)
+    if baseline := next((group for each in tables for group in each.small.values() if group.name == "baseline"), None):
+        last = statistics.fmean(curve[-1] for curve in baseline.training_curves()[1])
+        page.add(
+            "**What the small study can say.** It has small networks, a tenth of the training images, a tenth of the "
+            f"epochs, and so a hundredth of the steps. Its baseline ends at a training accuracy of {last:.0f}%, the "
+            "paper's at 100%. Crops and dropout keep a network from fitting its images too well, so they can cost "
+            "accuracy there and gain some at full length."
+        )
     rows = []
     for each in tables:
-        if correlation := rank_correlation(each.printed(), accuracies[each.name], spreads[each.name]):
+        if correlation := rank_correlation(each.printed(), each.accuracies(), each.spread()):
             rows.append([_link(each), str(correlation.arms), *_order(correlation)])
     if rows:
         page.add("How far the arms keep the order of the paper's table:")
@@ -47,16 +55,6 @@ def add_findings(page: Page, tables: list[Table]) -> None:
             "the spread of our seeds. The paper has one run per arm, whose spread is not known. **By chance** is the "
             "probability of a correlation at least as high if the order were random."
         )
-
-
-def _cells(finding: Finding | None, seeds: int) -> list[str]:
-    if finding is None:
-        return ["not run", ""]
-    ordered = sorted(finding.differences, key=lambda each: each.value)
-    known = not any(math.isnan(each.interval) for each in ordered)
-    ends = [f"{each.value:+.2f}" + (f" ± {each.interval:.2f}" if known else "") for each in (ordered[0], ordered[-1])]
-    values = " to ".join(ends if len(ordered) > 1 else ends[:1])
-    return [finding.verdict, f"{values} points, " + (f"{seeds} or more seeds per arm" if known else "one seed per arm")]
 
 
 def _order(correlation: RankCorrelation) -> list[str]:

@@ -72,7 +72,7 @@ def other_logs_note(experiment: Experiment) -> str:
 def selection_note(groups: list[Group]) -> str:
     """State the gain from choosing the best epoch on the test set in our runs. Return an empty text without runs."""
     sentences = []
-    for is_full, what in ((True, "at full length"), (False, "shortened or changed")):
+    for is_full, what in ((True, "at full length"), (False, "that are shortened or changed")):
         gains = [
             run.summary["best"]["accuracy"] - run.summary["last"]["accuracy"]
             for group in groups
@@ -81,7 +81,7 @@ def selection_note(groups: list[Group]) -> str:
         ]
         if gains:
             sentences.append(
-                f"In our own {len(gains)} runs of this table {what} the choice is worth {Stat.of(gains)} points, at "
-                f"most {max(gains):.2f}."
+                f"In our {len(gains)} runs of this table {what}, choosing the best epoch on the test set gains "
+                f"{Stat.of(gains)} points, at most {max(gains):.2f}."
             )
     return " ".join(sentences)

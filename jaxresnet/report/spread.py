@@ -24,7 +24,7 @@ class Stat(NamedTuple):
         values = list(values)
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
 
-    def interval(self) -> float:
+    def prediction_interval(self) -> float:
         """Return half the width of the 95% prediction interval for one more run, or NaN if there is only one.
 
         The half width is ``t sd sqrt(1 + 1/n)``, with Student's t at n - 1 degrees of freedom.
@@ -37,24 +37,17 @@ class Stat(NamedTuple):
         return f"{self.mean:.2f}" + (f" ± {self.sd:.2f}" if self.n > 1 else "")
 
 
-class Variance(NamedTuple):
-    """Estimate of a variance, NaN if there is none, and its degrees of freedom."""
-
-    value: float
-    freedom: float
-
-
 class Spread(NamedTuple):
     """Spread over the seeds of several arms. Arms have few seeds, so their variances are pooled.
 
-    An arm whose variance is too large to be of the same spread has its own.
-
     Attributes:
-        pooled: variance over seeds of all arms that are not in ``unsteady``.
-        unsteady: arms with a variance of their own.
+        variance: variance over seeds, pooled over all arms that are not in ``unsteady``. It is NaN if none has two.
+        freedom: its degrees of freedom.
+        unsteady: arms whose own variance counts, because it is too large to be of the same spread.
     """
 
-    pooled: Variance
+    variance: float
+    freedom: int
     unsteady: frozenset[Stat]
 
     @classmethod
@@ -68,34 +61,33 @@ class Spread(NamedTuple):
         unsteady = set()
         while len(steady) > 1:
             *others, largest = steady
-            rest = _pool(others)
-            if rest.value == 0:
+            variance, freedom = _pool(others)
+            if variance == 0:
                 break
-            chance = len(steady) * stats.f.sf(largest.sd**2 / rest.value, largest.n - 1, rest.freedom)
+            chance = len(steady) * stats.f.sf(largest.sd**2 / variance, largest.n - 1, freedom)
             if chance >= _OUTLIER:
                 break
             unsteady.add(largest)
             steady = others
-        return cls(_pool(steady), frozenset(unsteady))
+        return cls(*_pool(steady), frozenset(unsteady))
 
-    def of_mean(self, arm: Stat) -> Variance:
+    def variance_of_mean(self, arm: Stat) -> float:
         """Return the variance of an arm's mean over its seeds."""
-        value, freedom = Variance(arm.sd**2, arm.n - 1) if arm in self.unsteady else self.pooled
-        return Variance(value / arm.n, freedom)
+        return (arm.sd**2 if arm in self.unsteady else self.variance) / arm.n
 
     def interval(self, first: Stat, second: Stat) -> float:
         """Return half the width of the 95% confidence interval of the difference of two means.
 
-        It uses Student's t, with Welch's degrees of freedom if an arm has a variance of its own. It is NaN if no arm
-        has two seeds.
+        It uses Student's t at the pooled degrees of freedom, also with an arm's own variance. Such a variance is the
+        largest of many, so it errs on the safe side. The result is NaN if no arm has two seeds.
         """
-        one, two = self.of_mean(first), self.of_mean(second)
-        variance, freedom = one.value + two.value, self.pooled.freedom
-        if {first, second} & self.unsteady:
-            freedom = variance**2 / sum(each.value**2 / each.freedom for each in (one, two))
-        return float(stats.t.ppf(_QUANTILE, freedom) * math.sqrt(variance)) if freedom else math.nan
+        if not self.freedom:
+            return math.nan
+        variance = self.variance_of_mean(first) + self.variance_of_mean(second)
+        return float(stats.t.ppf(_QUANTILE, self.freedom) * math.sqrt(variance))
 
 
-def _pool(arms: list[Stat]) -> Variance:
+def _pool(arms: list[Stat]) -> tuple[float, int]:
+    """Return the pooled variance, or NaN if no arm has two seeds, and its degrees of freedom."""
     freedom = sum(arm.n - 1 for arm in arms)
-    return Variance(sum((arm.n - 1) * arm.sd**2 for arm in arms) / freedom if freedom else math.nan, freedom)
+    return sum((arm.n - 1) * arm.sd**2 for arm in arms) / freedom if freedom else math.nan, freedom

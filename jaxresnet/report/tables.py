@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,12 +59,16 @@ class Table(NamedTuple):
     def printed(self) -> dict[str, float]:
         """Return the paper's last-epoch accuracy (%) of each arm that has one."""
         configs = {arm: self.experiment.get_config(arm).paper for arm in self.experiment.arms}
-        figures = {arm: _paper(self.experiment, arm)[0] for arm, paper in configs.items() if paper.epoch != "cited"}
-        return {arm: figure for arm, figure in figures.items() if figure is not None}
+        printed = {arm: _paper(self.experiment, arm)[0] for arm, paper in configs.items() if paper.epoch != "cited"}
+        return {arm: accuracy for arm, accuracy in printed.items() if accuracy is not None}
 
     def accuracies(self) -> dict[str, Stat]:
         """Return the last-epoch accuracy of each arm, at full length if all arms of the paper have such runs."""
         return {arm: group.accuracy("last") for arm, group in (self.full if self._is_complete else self.small).items()}
+
+    def uses_baseline(self, arms: Iterable[str]) -> bool:
+        """Return True if one of the arms is the baseline."""
+        return any(self.experiment.get_config(arm).name == "baseline" for arm in arms)
 
     def spread(self) -> Spread:
         """Return the spread over the seeds of ``accuracies``."""
@@ -155,7 +160,7 @@ def _add_rows(page: Page, each: Table) -> None:
             row.append("; ".join(_at_full_length(paper, group) for group in full[arm]) or "not run")
         if small and arm not in small:
             row += ["not run", "", ""]
-        elif small and reference:
+        elif reference:
             last, base = small[arm].accuracy("last"), small[reference].accuracy("last")
             row += [str(last), str(last.n), "" if arm == reference else _difference(last, base, each.small_spread)]
         rows.append(row)
@@ -178,7 +183,7 @@ def _at_full_length(paper: ConfigDict, group: Group) -> str:
         return text
     ours = best if paper.epoch == "best" else last
     difference = ours.mean - paper.accuracy
-    mark = _mark(abs(difference) > ours.interval()) if ours.n > 1 else "one seed"
+    mark = _mark(abs(difference) > ours.prediction_interval()) if ours.n > 1 else "one seed"
     return f"{text}, {difference:+.2f} {mark}"
 
 
@@ -287,11 +292,6 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
         rows.append(row if split == "test" else [*row, str(group.test_accuracy())])
     header = ["arm", "last", "best", "n", f"against `{reference}`"]
     page.add(table(header if split == "test" else [*header, "test"], rows))
-    if len(rows) > 1:
-        page.add(
-            "**Outside** means here that 0 is outside of the 95% confidence interval of the difference of the two "
-            "means. The interval uses the spread of the seeds, pooled over the arms of this table."
-        )
     _add_accuracy_figures(page, name, sweep.groups, {}, spread)
     if len(rows) == 1:
         return

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from jaxresnet.report.claims import CLAIMS, Claim, judge, rank_correlation
+from jaxresnet.report.claims import CLAIMS, CORRECTIONS, Claim
 from jaxresnet.report.spread import Spread, Stat
+from jaxresnet.report.verdicts import judge, rank_correlation
 from tests.report.test_notes import arms_of
 
 
@@ -19,11 +20,12 @@ def correlated(paper, ours):
 
 TWO = Claim("a over b and c", "table", (("a", "b"), ("a", "c")))
 ONE = Claim("a over b", "table", (("a", "b"),))
+THREE = Claim("a over b, and b over c", "table", (("a", "b"), ("a", "c"), ("b", "c")))
 SAME = Claim("a as b and c", "table", (("a", "b"), ("a", "c")), equal=True)
 
 
 def accuracies(a, b, c, spread=0.1, seeds=2):
-    """Return accuracies of arms whose seeds differ by ``spread``. Differences of 2.8 times that are outside."""
+    """Return accuracies of arms whose seeds differ by ``spread``. Differences of 2.25 times that are outside."""
     return {
         arm: Stat.of([mean + spread * (seed - (seeds - 1) / 2) for seed in range(seeds)])
         for arm, mean in {"a": a, "b": b, "c": c}.items()
@@ -36,13 +38,17 @@ def accuracies(a, b, c, spread=0.1, seeds=2):
         (ONE, (70, 60, 50), "holds"),
         (ONE, (60, 70, 50), "reversed"),
         (ONE, (60, 60.01, 50), "open: no difference is beyond the spread of the seeds"),
-        (TWO, (70, 60, 50), "holds in all 2 comparisons"),
-        (TWO, (50, 60, 70), "reversed in all 2 comparisons"),
-        (TWO, (60, 50, 70), "in part: holds in 1 of 2 comparisons, reversed in 1 of 2 comparisons"),
-        (TWO, (60, 50, 60.01), "in part: holds in 1 of 2 comparisons, open in 1 of 2 comparisons"),
+        (TWO, (70, 60, 50), "holds in both comparisons"),
+        (TWO, (50, 60, 70), "reversed in both comparisons"),
+        (TWO, (60, 50, 70), "in part: holds in 1, reversed in 1 of 2 comparisons"),
+        (THREE, (60, 50, 40), "holds in all 3 comparisons"),
+        (TWO, (60, 50, 60.01), "in part: holds in 1, open in 1 of 2 comparisons"),
+        (TWO, (50, 60, 50.01), "not confirmed: reversed in 1, open in 1 of 2 comparisons"),
         (TWO, (60, 60, 60), "open: no difference is beyond the spread of the seeds"),
-        (SAME, (60, 60.05, 59.95), "holds: no difference is beyond the spread of the seeds"),
-        (SAME, (60, 61, 60), "does not hold: 1 of 2 comparisons beyond the spread of the seeds"),
+        (SAME, (60, 60.7, 59.3), "holds: all differences are within 1 point"),
+        (SAME, (60, 60.9, 60), "open: differences of 1 point are within the spread of the seeds"),
+        (SAME, (60, 61.1, 60), "open: differences of 1 point are within the spread of the seeds"),
+        (SAME, (60, 61.3, 60), "does not hold: 1 of 2 differences are larger than 1 point"),
     ],
 )
 def test_verdicts(claim, means, verdict):
@@ -68,8 +74,7 @@ def test_a_claim_about_arms_without_runs_is_not_judged():
 
 
 def test_every_claim_is_about_arms_of_its_table():
-    assert len(CLAIMS) == 14
-    for claim in CLAIMS:
+    for claim in (*CLAIMS, *CORRECTIONS):
         assert {arm for pair in claim.pairs for arm in pair} <= set(arms_of(claim.table))
 
 
