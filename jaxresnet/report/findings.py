@@ -21,10 +21,12 @@ def add_findings(page: Page, tables: list[Table]) -> None:
         for claim in claims:
             if each := by_name.get(claim.table):
                 finding = judge(claim, each.accuracies(), each.spread())
-                verdict, values = (finding.verdict, f"{finding.range} points") if finding else ("not run", "")
+                verdict, values = (finding.verdict, finding.range) if finding else ("not run", "")
                 rows.append([claim.text, verdict, values, _link(each)])
                 compared += [each.uses_baseline(pair) for pair in claim.pairs if finding and not claim.equal]
-        page.add(table([heading, "found here", "how sure: difference ± 95% interval", "more"], rows, is_text=True))
+        page.add(
+            table([heading, "found here", "how sure: difference ± 95% interval, points", "more"], rows, is_text=True)
+        )
     text = (
         f"A difference counts if its interval leaves out 0. For claims of equal arms, it counts if the interval leaves "
         f"out all that is within {MARGIN:g} point. [{HOW_TO_READ}](#{anchor(HOW_TO_READ)}) says what the interval is."

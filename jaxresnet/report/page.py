@@ -35,7 +35,7 @@ pre { background: #f3f3f3; padding: 0.7rem; overflow-x: auto; } pre code { paddi
 table { border-collapse: collapse; font-size: 0.92rem; margin: 0.8rem 0;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
-th { border-bottom: 2px solid #888; }
+th { border-bottom: 2px solid #888; white-space: normal; vertical-align: bottom; }
 td.text { white-space: normal; min-width: 10rem; }
 img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
 @media (max-width: 36rem) { body { padding: 0.6rem 0.7rem 3rem; } table { font-size: 0.82rem; }

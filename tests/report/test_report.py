@@ -296,14 +296,14 @@ def test_the_report_opens_with_what_was_found(study):
     claims = {line.split("|")[1].strip(): line for line in findings.splitlines() if line.startswith("|")}
     assert study[0].index("## Findings") < study[0].index("## Contents") < study[0].index("## Table 1")
     cosine = next(line for text, line in claims.items() if text.startswith("Cosine decay"))
-    assert "| holds in all 3 comparisons | +5.00 ± 0.62 to +30.00 ± 0.62 points |" in cosine
+    assert "| holds in all 3 comparisons | +5.00 ± 0.62 to +30.00 ± 0.62 |" in cosine
     assert "[Table 2](#table-2-learning-rate-schedule)" in cosine
     corrected = next(line for text, line in claims.items() if text.startswith("Schedules that run"))
-    assert "| holds in all 3 comparisons | +5.50 ± 0.62 to +29.80 ± 0.62 points" in corrected
+    assert "| holds in all 3 comparisons | +5.50 ± 0.62 to +29.80 ± 0.62 |" in corrected
     epochs = next(line for text, line in claims.items() if text.startswith("100 epochs"))
-    assert "| reversed | -1.50 ± 0.62 points |" in epochs
+    assert "| reversed | -1.50 ± 0.62 |" in epochs
     longer = next(line for text, line in claims.items() if text.startswith("300 and 400 epochs"))
-    assert "| holds: all differences are within 1 point | -0.20 ± 0.62 to +0.10 ± 0.62 points" in longer
+    assert "| holds: all differences are within 1 point | -0.20 ± 0.62 to +0.10 ± 0.62 |" in longer
     assert sum("| not run |" in line for line in claims.values()) == len(CLAIMS) + len(CORRECTIONS) - 5
     order = [line for line in findings.splitlines() if line.startswith("| [Table")]
     assert order == [
