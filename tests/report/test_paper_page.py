@@ -39,6 +39,13 @@ def last_rate(name, arm):
     return hyperparams_by_epoch(arms_of(name)[arm]).learning_rate[-1, -1]
 
 
+def rectification(step, beta2=0.999):
+    """Return RAdam's factor of Adam's step (Liu et al. 2020, On the Variance of the Adaptive Learning Rate)."""
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    return (((length - 4) * (length - 2) * longest) / ((longest - 4) * (longest - 2) * length)) ** 0.5
+
+
 def count_parameters(config):
     return sum(layer.parameters for layer in describe_layers(create_model(config), (32, 32, 3)))
 
@@ -103,6 +110,9 @@ def test_optimizers():
     low, high = min(paper.values()), max(accuracy for name, accuracy in paper.items() if name != "sgd")
     assert f"{paper['sgd']:.2f}% for SGD" in text and f"differ by {high - low:.2f}: {high:.2f} and {low:.2f}" in text
     assert {arms[name].schedule.learning_rate for name in paper} == {0.1} and "SGD's learning rate of 0.1" in text
+    radam = small.get_config("optimizer/radam")
+    step = radam.num_epochs * -(-small.TRAINING_IMAGES // radam.batch_size)
+    assert f"in step {step}, the last of the study, they are {rectification(step):.2f} times Adam's" in text
     assert arms["rmsprop_longer"].num_epochs == 400 and "`rmsprop_longer` has 400 epochs" in text
 
 
