@@ -54,7 +54,7 @@ class Finding(NamedTuple):
     def range(self) -> str:
         """Return the lowest and the highest difference with their intervals, in points."""
         ordered = sorted(self.differences, key=lambda each: each.value)
-        return " to ".join(map(str, (ordered[0], ordered[-1]) if len(ordered) > 1 else ordered))
+        return " to ".join(dict.fromkeys([str(ordered[0]), str(ordered[-1])]))  # once if they are the same
 
 
 def judge(claim: Claim, accuracies: Mapping[str, Stat], spread: Spread) -> Finding | None:

@@ -1,6 +1,7 @@
 """Claims of the paper are judged by rule, here on made-up accuracies."""
 
 import math
+import re
 
 import pytest
 
@@ -62,6 +63,13 @@ def test_a_difference_counts_if_its_interval_has_no_zero():
         finding = judged(ONE, accuracies(60 + difference, 60, 60))
         assert finding.verdict.startswith(verdict)
         assert finding.differences[0].interval == pytest.approx(limit, rel=1e-4)
+
+
+def test_the_range_of_differences():
+    different = judged(TWO, accuracies(70, 60, 50))
+    assert re.fullmatch(r"\+10\.00 ± 0\.\d\d to \+20\.00 ± 0\.\d\d", different.range)
+    assert re.fullmatch(r"\+10\.00 ± 0\.\d\d", judged(TWO, accuracies(70, 60, 60)).range)
+    assert judged(TWO, accuracies(70, 60, 50, seeds=1)).range == "+10.00 to +20.00"
 
 
 def test_one_seed_decides_nothing():
