@@ -54,21 +54,16 @@ class Spread(NamedTuple):
     def of(cls, arms: Iterable[Stat]) -> "Spread":
         """Pool the variances of ``arms``, after Cochran's test has taken out the outlying ones.
 
-        The largest variance is compared with that of all others, by an F test with Bonferroni's correction, until
-        it passes (W. G. Cochran, Annals of Eugenics 11, 1941).
+        Each variance is compared with that of all others, by an F test with Bonferroni's correction. The least likely
+        one is taken out, until all pass (W. G. Cochran, Annals of Eugenics 11, 1941).
         """
-        steady = sorted((arm for arm in arms if arm.n > 1), key=lambda arm: arm.sd)
+        steady = [arm for arm in arms if arm.n > 1]
         unsteady = set()
         while len(steady) > 1:
-            *others, largest = steady
-            variance, freedom = _pool(others)
-            if variance == 0:
+            chances = [_chance(arm, steady[:number] + steady[number + 1 :]) for number, arm in enumerate(steady)]
+            if len(steady) * min(chances) >= _OUTLIER:
                 break
-            chance = len(steady) * stats.f.sf(largest.sd**2 / variance, largest.n - 1, freedom)
-            if chance >= _OUTLIER:
-                break
-            unsteady.add(largest)
-            steady = others
+            unsteady.add(steady.pop(chances.index(min(chances))))
         return cls(*_pool(steady), frozenset(unsteady))
 
     def variance_of_mean(self, arm: Stat) -> float:
@@ -85,6 +80,12 @@ class Spread(NamedTuple):
             return math.nan
         variance = self.variance_of_mean(first) + self.variance_of_mean(second)
         return float(stats.t.ppf(_QUANTILE, self.freedom) * math.sqrt(variance))
+
+
+def _chance(arm: Stat, others: list[Stat]) -> float:
+    """Return the probability of a variance at least as large as the arm's if its spread is that of the others."""
+    variance, freedom = _pool(others)
+    return float(stats.f.sf(arm.sd**2 / variance, arm.n - 1, freedom)) if variance else 1.0
 
 
 def _pool(arms: list[Stat]) -> tuple[float, int]:

@@ -48,6 +48,14 @@ def test_several_arms_can_have_outlying_spreads():
     assert Spread.of([*STEADY, WILD, other]).unsteady == {WILD, other}
 
 
+def test_an_arm_of_two_seeds_does_not_hide_an_outlier_of_four():
+    four, two = Stat.of([20.0, 22.0, 24.0, 26.0]), Stat.of([60.0, 62.0])
+    steady = [Stat.of([mean, mean + 1.0]) for mean in range(60, 90)]
+    assert Spread.of([*steady, two, four]).unsteady == {four}
+    wider = Stat.of([60.0, 64.2])  # its deviation is the largest, but of 1 degree of freedom
+    assert wider.sd > four.sd and four in Spread.of([*steady, wider, four]).unsteady
+
+
 def test_spreads_that_chance_explains_are_pooled():
     arms = [Stat.of([60.0, 60.1]), Stat.of([61.0, 61.5]), Stat.of([62.0, 64.0])]
     assert not Spread.of(arms).unsteady
