@@ -148,21 +148,25 @@ def _add_operations(axes: Axes, flop: float) -> None:
 
 def draw_bars(bars: list[Bar], quantity: str) -> Figure:
     """Draw a bar from 0 per arm or class, with its interval. Diamonds are the paper's values."""
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.3 * len(bars)), layout="constrained")
-    axes = figure.subplots()
+    has_paper = any(bar.paper is not None for bar in bars)
+    top, bottom, left = 0.3, BOTTOM - 0.15 + has_paper * LEGEND, 0.2 + 0.08 * max(len(bar.label) for bar in bars)
+    height = top + 0.3 * len(bars) + 0.2 + bottom
+    figure = Figure(figsize=(WIDTH, height))
+    place = {"left": left / WIDTH, "right": 1 - RIGHT / WIDTH, "bottom": bottom / height, "top": 1 - top / height}
+    axes = figure.subplots(gridspec_kw=place)
     for position, bar in enumerate(bars):
         axes.barh(position, bar.value, color=BLUE, alpha=0.6, height=0.6)
         if bar.interval > 0:  # not NaN
             axes.errorbar(bar.value, position, xerr=bar.interval, color="black", capsize=3, linewidth=1.2)
         if bar.paper is not None:
             axes.plot(bar.paper, position, "D", color="white", markeredgecolor=RED, markersize=6, zorder=5)
-    if any(bar.paper is not None for bar in bars):
+    if has_paper:
         axes.plot([], [], "D", color="white", markeredgecolor=RED, label="the paper")
-        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+        figure.legend(loc="lower center", frameon=False, fontsize=9, borderaxespad=0)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(bars)), [bar.label for bar in bars], fontsize=9)
     axes.invert_yaxis()
-    figure.suptitle(quantity, fontsize=9)
+    figure.suptitle(quantity, fontsize=9, y=1 - 0.08 / height)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
