@@ -112,10 +112,9 @@ def _panels(
     panel = PANEL if columns > 1 else 2 * PANEL
     top, gap, bottom = TOP + above_first * ABOVE, GAP + above_others * ABOVE, BOTTOM + LEGEND
     height = top + rows * panel + (rows - 1) * gap + bottom
-    figure = Figure(figsize=(WIDTH, height))
-    place = {"left": LEFT / WIDTH, "right": 1 - RIGHT / WIDTH, "bottom": bottom / height, "top": 1 - top / height}
+    figure = _create_figure(height, LEFT, bottom, top)
     spaces = {"hspace": gap / panel, "wspace": 2 * GAP / (WIDTH - LEFT - RIGHT - GAP)}
-    every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=place | spaces).ravel()
+    every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False, gridspec_kw=spaces).ravel()
     y, alignment = (0.95, "top") if labels_at_top else (0.05, "bottom")
     for axes, curve in zip(every, curves, strict=False):
         text = axes.text(0.97, y, curve.label, transform=axes.transAxes, ha="right", va=alignment)
@@ -128,6 +127,13 @@ def _panels(
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("epoch", fontsize=9)
     return figure, [*every[: len(curves)]]
+
+
+def _create_figure(height: float, left: float, bottom: float, top: float) -> Figure:
+    """Create a figure of a height and with margins in inches."""
+    figure = Figure(figsize=(WIDTH, height))
+    figure.subplots_adjust(left / WIDTH, bottom / height, 1 - RIGHT / WIDTH, 1 - top / height)
+    return figure
 
 
 def _add_operations(axes: Axes, flop: float) -> None:
@@ -151,9 +157,8 @@ def draw_bars(bars: list[Bar], quantity: str) -> Figure:
     has_paper = any(bar.paper is not None for bar in bars)
     top, bottom, left = 0.3, BOTTOM - 0.15 + has_paper * LEGEND, 0.2 + 0.08 * max(len(bar.label) for bar in bars)
     height = top + 0.3 * len(bars) + 0.2 + bottom
-    figure = Figure(figsize=(WIDTH, height))
-    place = {"left": left / WIDTH, "right": 1 - RIGHT / WIDTH, "bottom": bottom / height, "top": 1 - top / height}
-    axes = figure.subplots(gridspec_kw=place)
+    figure = _create_figure(height, left, bottom, top)
+    axes = figure.subplots()
     for position, bar in enumerate(bars):
         axes.barh(position, bar.value, color=BLUE, alpha=0.6, height=0.6)
         if bar.interval > 0:  # not NaN

@@ -14,16 +14,22 @@ HOW_TO_READ = "How to read the tables"
 def add_findings(page: Page, tables: list[Table]) -> None:
     """Append the findings: a row per claim, then a row per table."""
     by_name = {each.name: each for each in tables}
+    judged = {each.name: each.judged() for each in tables}  # once, because it loads the config of every arm
+    accuracies = {
+        name: {arm: group.accuracy("last") for arm, group in groups.items()} for name, (groups, _) in judged.items()
+    }
     page.add("## Findings")
     compared = []
     for claims, heading in ((CLAIMS, "claim of the paper"), (CORRECTIONS, "about corrected and new arms")):
         rows = []
         for claim in claims:
             if each := by_name.get(claim.table):
-                finding = judge(claim, each.accuracies(), each.spread())
+                groups, spread = judged[claim.table]
+                finding = judge(claim, accuracies[claim.table], spread)
                 verdict, values = (finding.verdict, finding.range) if finding else ("not run", "")
                 rows.append([claim.text, verdict, values, _link(each)])
-                compared += [each.uses_baseline(pair) for pair in claim.pairs if finding and not claim.equal]
+                if finding and not claim.equal:
+                    compared += [any(groups[arm].name == "baseline" for arm in pair) for pair in claim.pairs]
         page.add(
             table([heading, "found here", "how sure: difference ± 95% interval, points", "more"], rows, is_text=True)
         )
@@ -47,7 +53,7 @@ def add_findings(page: Page, tables: list[Table]) -> None:
         )
     rows = []
     for each in tables:
-        if correlation := rank_correlation(each.printed(), each.accuracies(), each.spread()):
+        if correlation := rank_correlation(each.printed(), accuracies[each.name], judged[each.name][1]):
             rows.append([_link(each), str(correlation.arms), *_order(correlation)])
     if rows:
         page.add("How far the arms keep the order of the paper's table:")

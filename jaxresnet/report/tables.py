@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,13 @@ VALIDATION_NOTE = (
     " Here **last** and **best** are accuracies on training images that were held out; **test** is that of the best "
     "epoch on the test set, which was scored once."
 )
+
+
+class Study(NamedTuple):
+    """Finished runs of the small study, by experiment, and the spread over their seeds."""
+
+    groups: dict[str, Group]
+    spread: Spread
 
 
 class Table(NamedTuple):
@@ -62,41 +68,35 @@ class Table(NamedTuple):
         printed = {arm: _paper(self.experiment, arm)[0] for arm, paper in configs.items() if paper.epoch != "cited"}
         return {arm: accuracy for arm, accuracy in printed.items() if accuracy is not None}
 
-    def accuracies(self) -> dict[str, Stat]:
-        """Return the last-epoch accuracy of each arm, at full length if all arms of the paper have such runs."""
-        return {arm: group.accuracy("last") for arm, group in (self.full if self._is_complete else self.small).items()}
+    def judged(self) -> tuple[dict[str, Group], Spread]:
+        """Return the runs that claims are judged from, by arm, and the spread over their seeds.
 
-    def uses_baseline(self, arms: Iterable[str]) -> bool:
-        """Return True if one of the arms is the baseline."""
-        return any(self.experiment.get_config(arm).name == "baseline" for arm in arms)
-
-    def spread(self) -> Spread:
-        """Return the spread over the seeds of ``accuracies``."""
-        return Spread.of(self.accuracies().values()) if self._is_complete else self.small_spread
-
-    @property
-    def _is_complete(self) -> bool:
-        return set(self.printed()) <= set(self.full)
+        They are those at full length if all arms of the paper have such runs, else those of the small study.
+        """
+        full = self.full
+        if set(self.printed()) <= set(full):
+            return full, Spread.of(group.accuracy("last") for group in full.values())
+        return self.small, self.small_spread
 
 
-def read_study(runs: list[Run], study: Experiment | None) -> dict[str, Group]:
-    """Return the finished runs of the small study by experiment.
+def read_study(runs: list[Run], study: Experiment | None) -> Study:
+    """Return the finished runs of the small study.
 
     Args:
         runs: all runs.
         study: config file of the study, whose arms are named as the experiments are, or None.
     """
-    groups: dict[str, Group] = {}
     if study is None:
-        return groups
+        return Study({}, Spread.of([]))
+    groups: dict[str, Group] = {}
     for name in study.arms:
         unchanged = [each for each in group_runs(runs, study.get_config(name)) if each.is_full and each.runs]
         if unchanged:
             groups[name] = unchanged[0]
-    return groups
+    return Study(groups, Spread.of(group.accuracy("last") for group in groups.values()))
 
 
-def create_table(experiment: Experiment, runs: list[Run], study: dict[str, Group]) -> Table:
+def create_table(experiment: Experiment, runs: list[Run], study: Study) -> Table:
     """Sort the runs of a table's arms into groups.
 
     Args:
@@ -104,14 +104,14 @@ def create_table(experiment: Experiment, runs: list[Run], study: dict[str, Group
         runs: all runs.
         study: result of ``read_study``.
     """
-    ours = {run.path for group in study.values() for run in (*group.runs, *group.unfinished)}
+    ours = {run.path for group in study.groups.values() for run in (*group.runs, *group.unfinished)}
     others = [run for run in runs if run.path not in ours]
     configs = {arm: experiment.get_config(arm) for arm in experiment.arms}
     return Table(
         experiment,
         {arm: group_runs(others, config) for arm, config in configs.items()},
-        {arm: study[config.name] for arm, config in configs.items() if config.name in study},
-        Spread.of(group.accuracy("last") for group in study.values()),
+        {arm: study.groups[config.name] for arm, config in configs.items() if config.name in study.groups},
+        study.spread,
     )
 
 

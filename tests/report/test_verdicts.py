@@ -82,6 +82,7 @@ def test_a_claim_about_arms_without_runs_is_not_judged():
 
 
 def test_every_claim_is_about_arms_of_its_table():
+    assert (len(CLAIMS), len(CORRECTIONS)) == (13, 9)
     for claim in (*CLAIMS, *CORRECTIONS):
         assert {arm for pair in claim.pairs for arm in pair} <= set(arms_of(claim.table))
 
