@@ -20,6 +20,7 @@ COLUMNS = 2  # of panels
 LEFT, RIGHT, BOTTOM, TOP, LEGEND = 0.62, 0.1, 0.45, 0.1, 0.25
 PANEL, GAP = 1.3, 0.12
 ABOVE = 0.4  # for an axis above a panel
+TICKS = 4  # intervals on an axis of a panel at most; ticks take most of the time of drawing
 BLUE, RED, GREY = "#1f6fb4", "#c23b22", "#777777"
 
 
@@ -121,6 +122,7 @@ def _panels(
         text.set(fontsize=9, weight="bold")
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)
+    every[0].locator_params(nbins=TICKS)  # All panels share it.
     for axes in every[len(curves) :]:
         axes.remove()
     for axes in every[max(len(curves) - columns, 0) : len(curves)]:  # the lowest of each column
@@ -149,6 +151,7 @@ def _add_operations(axes: Axes, flop: float) -> None:
 
     above = axes.secondary_xaxis("top", functions=(to_operations, to_epochs))
     above.tick_params(labelsize=8)
+    above.locator_params(axis="x", nbins=TICKS)
     above.set_xlabel(name, fontsize=8, labelpad=2)
 
 
@@ -201,7 +204,8 @@ def draw_confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
 def draw_architecture(model: ResNet, image_shape: tuple[int, int, int]) -> Figure:
     """Draw the network from top to bottom, with each part's shape, parameters and multiply-adds, and one block."""
     rows = _architecture_rows(model, image_shape)
-    figure = Figure(figsize=(WIDE, 0.74 * len(rows) + 2.9), layout="constrained")
+    figure = Figure(figsize=(WIDE, 0.74 * len(rows) + 2.9))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, hspace=0)
     axes, block_axes = figure.subplots(2, 1, height_ratios=[0.74 * len(rows) + 0.3, 2.6])
     axes.set(xlim=(0, 10), ylim=(len(rows), -0.75))
     axes.text(6.35, -0.45, "output", ha="center", color=GREY, fontsize=9)

@@ -46,7 +46,7 @@ img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem 
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
   img { max-width: 11cm; break-inside: avoid; } tr, p, li { break-inside: avoid; }
   thead { display: table-header-group; } .table { overflow-x: visible; background: none; }
-  table { font-size: 8.5pt; } th, td { white-space: normal; }
+  table { font-size: 8.5pt; } th, td { padding: 0.2rem 0.4rem; }
   a { color: inherit; text-decoration: none; } }
 @media screen and (prefers-color-scheme: dark) { body { color: #ddd; background: #161616; } a { color: #7db4ee; }
   code, pre { background: #262626; } h2 { border-color: #444; } th, td { border-color: #3a3a3a; }

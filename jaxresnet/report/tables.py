@@ -293,16 +293,6 @@ def _add_sweep(page: Page, each: Table, sweep: Sweep, number: int) -> None:
     header = ["arm", "last", "best", "n", f"against `{reference}`"]
     page.add(table(header if split == "test" else [*header, "test"], rows))
     _add_accuracy_figures(page, name, sweep.groups, {}, spread)
-    if len(rows) == 1:
-        return
-    rates = []
-    for arm, group in sweep.groups.items():
-        if lines := group.runs[0].lines:
-            logged = np.array([[line["learning_rate"] for line in lines]])
-            rates.append(Curve(arm, [line["epoch"] for line in lines], logged))
-    if rates:
-        page.add("The learning rate as it was logged:")
-        page.add_figure(f"{name}-rates", figures.draw_rates(rates), "logged learning rate of each arm against epochs")
 
 
 def format_changes(changes: dict[str, Any]) -> str:
