@@ -137,7 +137,8 @@ def test_validation_chooses_the_epoch_and_the_test_set_is_scored_once(tiny_confi
         scored.append(size)
         return original(compiled, state, data, size, *rest)
 
-    monkeypatch.setattr(loop, "evaluate", count)
+    for module in ("loop", "summary"):
+        monkeypatch.setattr(f"jaxresnet.training.{module}.evaluate", count)
     summary = train_and_evaluate(tiny_config, str(tmp_path / "run"))
     assert scored == [40, 40, 50]  # validation after each epoch, then the 50 test images
     assert summary["best"]["selected_on"] == summary["evaluated_on"] == "validation"
@@ -195,7 +196,7 @@ def test_a_run_stopped_while_evaluating_resumes_bit_for_bit(finished, tmp_path, 
 def test_a_signal_after_the_last_epoch_is_not_lost(tiny_config, tmp_path, monkeypatch):
     """There is nothing to save while the best epoch is restored for its test score, so the signal acts as usual."""
     tiny_config.dataset.validation_size = 40
-    monkeypatch.setattr(loop._Trainer, "_best_state", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Checkpointer, "restore", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
 

@@ -8,31 +8,30 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.core.evaluation import Sums, evaluate
 from jaxresnet.core.flop import flop_until
 from jaxresnet.core.model import count_parameters
-from jaxresnet.core.state import TrainState, create_transform
+from jaxresnet.core.state import create_transform
 from jaxresnet.core.steps import (
     Metrics,
     dispatch,
     epoch_order,
     jit_steps,
     put_on_devices,
-    replicate,
     steps_per_dispatch,
     train_batches,
 )
-from jaxresnet.datasets.cifar import CIFAR10
 from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.training.resume import restore
+from jaxresnet.training.summary import summarise
 from jaxresnet.training.task import Task, create_task
-from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
+from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, eval_split_name
 from jaxresnet.workdir.files import (
     format_epoch,
@@ -44,7 +43,6 @@ from jaxresnet.workdir.files import (
 )
 from jaxresnet.workdir.lock import check_workdir, explaining_full_disks, opened
 from jaxresnet.workdir.log import MetricsWriter, NoWriter
-from jaxresnet.workdir.progress import Progress
 from jaxresnet.workdir.tracking import check_tracker, create_tracker
 
 
@@ -155,7 +153,7 @@ class _Trainer:
         self.eval_name = eval_split_name(self.config)
         self.eval_steps = jit_steps(create_transform(self.config), self.mesh)
 
-        self.state, self.progress = self._restore()
+        self.state, self.progress = restore(task, checkpointer, workdir)
         self.train_data = put_on_devices(task.train_split.images, task.train_split.labels, self.mesh)
         self.eval_data = put_on_devices(task.eval_split.images, task.eval_split.labels, self.mesh)
         step, epoch = int(self.state.step), self.progress.epoch
@@ -190,34 +188,6 @@ class _Trainer:
                 self._finish_epoch()
             self._wait_for_save()
         return self._summarise()
-
-    def _restore(self) -> tuple[TrainState, Progress]:
-        """Return the state and progress of the newest checkpoint, or the initial ones if there is none."""
-        fingerprint = self.task.data_fingerprint
-        restored = self.checkpointer.restore_newest(self.task.first_state)
-        if restored is None:
-            return self.task.first_state, Progress(data_fingerprint=fingerprint)
-        state, progress = restored
-        if progress.data_fingerprint is None:
-            return self._begin_with_imported(state, progress)
-        if progress.data_fingerprint != fingerprint:
-            raise UserError(
-                f"{self.workdir} holds a run on other data (checksum {progress.data_fingerprint}, now {fingerprint}); "
-                "give another --workdir, or the data that this run was started with"
-            )
-        return state, progress
-
-    def _begin_with_imported(self, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
-        """Set the step of imported weights to the end of their epochs. The steps per epoch depend on the data."""
-        epoch = progress.epoch
-        if epoch >= self.config.num_epochs:
-            raise UserError(
-                f"{self.workdir} holds weights imported after epoch {epoch} of {self.config.num_epochs}, so nothing is "
-                "left to train; score them with jaxresnet.evaluate, or import them again with another --epoch"
-            )
-        progress.data_fingerprint = self.task.data_fingerprint
-        progress.first_step = epoch * self.steps_per_epoch
-        return state.replace(step=replicate(jnp.int32(progress.first_step), self.mesh)), progress
 
     def _train_epoch(self) -> None:
         """Train the remaining steps of the current epoch."""
@@ -359,41 +329,14 @@ class _Trainer:
             )
 
     def _summarise(self) -> dict[str, Any]:
-        progress = self.progress
-        assert progress.best is not None and progress.confusion is not None  # Every evaluation sets them.
-        epochs_here = self.config.num_epochs - progress.first_step // self.steps_per_epoch
-        summary = {
-            "best": progress.best | {"selected_on": self.eval_name},
-            "last": progress.last_scores(self.eval_name),
-            "evaluated_on": self.eval_name,
-            "paper_accuracy": self.config.paper.accuracy if progress.data_fingerprint == CIFAR10.fingerprint else None,
-            "parameters": count_parameters(self.state.params),
-            "wall_seconds": progress.train_seconds + progress.eval_seconds,
-            "train_seconds": progress.train_seconds,
-            "images_per_second": epochs_here * len(self.task.train_split) / progress.train_seconds,
-            "data_fingerprint": progress.data_fingerprint,
-            **devices.describe(),
-        }
-        if self.eval_name != "test":
-            test = self.task.test_split
-            data = put_on_devices(test.images, test.labels, self.mesh)
-            best_state = self._best_state(progress.best["step"])
-            scores = evaluate(self.eval_steps, best_state, data, len(test), self.config.eval_batch_size)
-            summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}
+        """Summarise the run, and write its results."""
+        summary = summarise(self.task, self.state, self.progress, self.checkpointer, self.eval_steps)
         self.check_place()
         if processes.is_first():
-            write_confusion(progress.confusion, self.task.class_names, self.workdir)
+            assert self.progress.confusion is not None  # Every evaluation sets it.
+            write_confusion(self.progress.confusion, self.task.class_names, self.workdir)
             write_summary(summary, self.workdir)
         return summary
-
-    def _best_state(self, step: int) -> TrainState:
-        try:
-            return self.checkpointer.restore(self.state, step)[0]
-        except DamagedCheckpoint as error:
-            raise UserError(
-                f"{error}, but the best epoch's test score needs it; restore it from a copy, or score the last one: "
-                "jaxresnet.evaluate --checkpoint=last"
-            ) from error
 
 
 def _crosses(every: int, before: int, after: int) -> bool:
