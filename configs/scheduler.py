@@ -6,9 +6,7 @@
 Paper: 95.48, 91.048, 78.413 and 91.29% test accuracy, last of 200 epochs, one run each, V100. Except for cosine, the
 paper's settings do not give the schedule that the name promises. The arms linear, polynomial and one_cycle have those
 settings. The arms that end in _fixed, and warm_restarts, follow the named schedule over the whole run.
-Measured here: not yet at full size. At the size of configs/cpu.py and 8 epochs, 2 seeds on CPU, in the same order:
-78.03, 62.14, 72.78 and 51.68%; linear_fixed 75.80, polynomial_fixed 76.50, one_cycle_fixed 78.62%
-(`results/scheduler-cpu`).
+Measured here: small, by configs/small.py; not yet at full length.
 """
 
 from configs import arms

@@ -137,7 +137,7 @@ def test_validation_chooses_the_epoch_and_the_test_set_is_scored_once(tiny_confi
         scored.append(size)
         return original(compiled, state, data, size, *rest)
 
-    for module in ("loop", "summary"):
+    for module in ("loop", "results"):
         monkeypatch.setattr(f"jaxresnet.training.{module}.evaluate", count)
     summary = train_and_evaluate(tiny_config, str(tmp_path / "run"))
     assert scored == [40, 40, 50]  # validation after each epoch, then the 50 test images

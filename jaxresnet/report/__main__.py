@@ -171,6 +171,8 @@ def _add_best_run(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
 
 def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
     page.add("## The runs")
+    page.add("Accuracies are of the test set, or of the validation split: training images that were held out.")
+    header = ["run", "seed", "epochs", "last", "best (epoch)", "of", "time", "images/s", "device", "jax"]
     rows = []
     for run in runs:
         epochs = f"{run.epochs_done} of {run.config.num_epochs}"
@@ -180,13 +182,13 @@ def _add_runs(page: Page, runs: list[Run], workdir: pathlib.Path) -> None:
             row += [
                 f"{summary['last']['accuracy']:.2f}",
                 f"{summary['best']['accuracy']:.2f} ({summary['best']['epoch']:g})",
+                str(summary["evaluated_on"]),
                 format_seconds(summary["wall_seconds"]),
                 f"{summary['images_per_second']:,.0f}",
                 _devices(summary),
                 summary["versions"]["jax"],
             ]
-        rows.append(row + [""] * (9 - len(row)))
-    header = ["run", "seed", "epochs", "last", "best (epoch)", "time", "images/s", "device", "jax"]
+        rows.append(row + [""] * (len(header) - len(row)))
     page.add(table(header, rows))
     failures = [f"- `{run.path.relative_to(workdir)}` diverged: {run.failure}" for run in runs if run.failure]
     if failures:

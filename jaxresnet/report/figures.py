@@ -14,7 +14,6 @@ from jaxresnet.core.model import ResNet
 from jaxresnet.report.paper_curves import Series
 
 WIDTH = 4.8  # inches, so that text of 9 points is legible on a phone
-WIDE = 6.4  # inches, for a figure whose rows of text need it
 COLUMNS = 2  # of panels
 # Sizes around and between panels, in inches. A layout engine would draw the figure twice more to find them.
 LEFT, RIGHT, BOTTOM, TOP, LEGEND = 0.62, 0.1, 0.45, 0.1, 0.25
@@ -184,41 +183,40 @@ def draw_bars(bars: list[Bar], quantity: str) -> Figure:
 def draw_confusion(names: Sequence[str], matrix: np.ndarray) -> Figure:
     """Draw the share (%) of each class (row) that was predicted as each class (column)."""
     percent = 100 * matrix / matrix.sum(1, keepdims=True)
-    figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
+    figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
     axes = figure.subplots()
     # The diagonal has no colour, because it would use up the scale.
     mistakes = np.where(np.eye(len(names), dtype=bool), np.nan, percent)
-    image = axes.imshow(mistakes, cmap="Reds", vmin=0)
+    axes.imshow(mistakes, cmap="Reds", vmin=0)
     for (row, column), value in np.ndenumerate(percent):
         dark = row != column and value > 0.6 * np.nanmax(mistakes)
         text = f"{value:.1f}" if value < 99.95 else "100"
         colour = "white" if dark else "black" if row == column or value >= 0.05 else "#bbbbbb"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+        axes.text(column, row, text, ha="center", va="center", fontsize=8.5, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="mistakes, % of the class")
     return figure
 
 
 def draw_architecture(model: ResNet, image_shape: tuple[int, int, int]) -> Figure:
     """Draw the network from top to bottom, with each part's shape, parameters and multiply-adds, and one block."""
     rows = _architecture_rows(model, image_shape)
-    figure = Figure(figsize=(WIDE, 0.74 * len(rows) + 2.9))
+    figure = Figure(figsize=(WIDTH, 0.74 * len(rows) + 2.9))
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, hspace=0)
     axes, block_axes = figure.subplots(2, 1, height_ratios=[0.74 * len(rows) + 0.3, 2.6])
     axes.set(xlim=(0, 10), ylim=(len(rows), -0.75))
-    axes.text(6.35, -0.45, "output", ha="center", color=GREY, fontsize=9)
-    axes.text(8.0, -0.45, "parameters", ha="center", color=GREY, fontsize=9)
-    axes.text(9.4, -0.45, "multiply-adds", ha="center", color=GREY, fontsize=9)
+    columns = {"output": 5.5, "parameters": 7.4, "multiply-\nadds": 9.2}
+    for text, x in columns.items():
+        axes.text(x, -0.1, text, ha="center", va="bottom", color=GREY, fontsize=9)
     for number, (text, count, shape, parameters, cost) in enumerate(rows):
         if not shape:  # The last row holds the sums.
-            axes.text(2.6, number + 0.5, text, ha="center", va="center", fontsize=9)
+            axes.text(2.2, number + 0.5, text, ha="center", va="center", fontsize=9)
         else:
             if number:
-                axes.annotate("", (2.6, number + 0.12), (2.6, number - 0.12), arrowprops={"arrowstyle": "->"})
-            _box(axes, 0.2, number + 0.14, 4.8, 0.72, text, "#dde8f5" if count else "#f0f0f0", count)
-        for x, value in ((6.35, "x".join(map(str, shape))), (8.0, parameters), (9.4, cost)):
+                axes.annotate("", (2.2, number + 0.12), (2.2, number - 0.12), arrowprops={"arrowstyle": "->"})
+            _box(axes, 0.2, number + 0.14, 4.0, 0.72, text, "#dde8f5" if count else "#f0f0f0", count)
+        for x, value in zip(columns.values(), ("x".join(map(str, shape)), parameters, cost), strict=True):
             axes.text(x, number + 0.5, value, ha="center", va="center", fontsize=9)
     _draw_block(block_axes, model)
     for each in (axes, block_axes):
@@ -243,7 +241,7 @@ def _architecture_rows(
     ]
     for stage, (channels, blocks) in enumerate(zip(model.channels, model.blocks, strict=True), 1):
         of = [layer for layer in layers if layer.path.startswith(f"layer{stage}_")]
-        stride = ", the first at stride 2" if stage > 1 else ""
+        stride = ",\nthe first at stride 2" if stage > 1 else ""
         rows.append((f"{blocks} blocks of {channels}{stride}", blocks, of[-1].output_shape, *totals(of)))
     linear = [layer for layer in layers if layer.kind == "linear"]
     features = (linear[0].parameters - model.num_classes) // model.num_classes
@@ -274,10 +272,10 @@ def _draw_block(axes: Axes, model: ResNet) -> None:
     axes.text(
         (0.35 + plus) / 2,
         0.85,
-        f"shortcut: the identity; where the shape changes, a {shortcut}x{shortcut} conv and BN",
+        f"shortcut: the identity;\nwhere the shape changes, a {shortcut}x{shortcut} conv and BN",
         ha="center",
         va="bottom",
-        fontsize=8.5,
+        fontsize=9,
     )
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -17,7 +18,7 @@ from jaxresnet.system.errors import UserError
 MARKDOWN_FILE, PAGE_FILE, FIGURES_FOLDER = "README.md", "index.html", "figures"
 _MARK = '<meta name="generator" content="jaxresnet.report">'
 
-LONG_CELL = 30  # characters; longer cells have several lines, and their rows fold on a phone
+LONG_CELL = 30  # characters; longer cells have several lines
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -40,9 +41,11 @@ td.text { white-space: normal; min-width: 10rem; }
 img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
 @media (max-width: 36rem) { body { padding: 0.6rem 0.7rem 3rem; } table { font-size: 0.82rem; }
   th, td { padding: 0.2rem 0.4rem; } }
-@media screen and (max-width: 36rem) { table:has(td.text:first-child) { tr { display: block; padding: 0.5rem 0;
-  border-bottom: 1px solid #ddd; } td { display: block; white-space: normal; border: 0; } thead { display: none; }
-  td:first-child { font-weight: 600; } } }
+/* Tables of text, which have no numbers at the right, fold on a phone. Each cell then has the header's words. */
+@media screen and (max-width: 36rem) { table:has(td.text:first-child):not(:has([style])) {
+  tr { display: block; padding: 0.5rem 0; border-bottom: 1px solid #ddd; } thead { display: none; }
+  td { display: block; white-space: normal; border: 0; } td:first-child { font-weight: 600; }
+  td:not(:first-child)::before { content: attr(data-label) ": "; opacity: 0.7; } } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
   img { max-width: 11cm; break-inside: avoid; } tr, p, li { break-inside: avoid; }
   thead { display: table-header-group; } .table { overflow-x: visible; background: none; }
@@ -103,12 +106,21 @@ class Page:
         parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
         parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
         tokens = parser.parse(markdown)
-        for before, token in zip([None, *tokens], tokens, strict=False):
-            if before is not None and before.type == "heading_open":
-                before.attrSet("id", anchor(token.content))
+        header: list[str] = []
+        column = 0
+        for before, token in itertools.pairwise(tokens):
             text = "".join(child.content for child in token.children or ())
-            if before is not None and before.type == "td_open" and len(text) > LONG_CELL:
-                before.attrSet("class", "text")
+            if before.type == "heading_open":
+                before.attrSet("id", anchor(token.content))
+            elif before.type == "tr_open":
+                header, column = [] if token.type == "th_open" else header, 0
+            elif before.type == "th_open":
+                header.append(text)
+            elif before.type == "td_open":
+                if len(text) > LONG_CELL:
+                    before.attrSet("class", "text")
+                before.attrSet("data-label", header[column])
+                column += 1
             for child in token.children or ():
                 if child.type == "image":
                     child.attrSet("src", _data_uri(self._figures[str(child.attrs["src"])]))
@@ -144,6 +156,8 @@ def check_out(out: pathlib.Path) -> None:
         return
     if not out.is_dir():
         raise UserError(f"--out={out} is a file; give a folder")
+    if not os.access(out, os.W_OK):
+        raise UserError(f"--out={out} cannot be written; give another folder")
     page = out / PAGE_FILE
     if any(out.iterdir()) and not (
         page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:1000]

@@ -57,7 +57,8 @@ class Spread(NamedTuple):
         Each variance is compared with that of all others, by an F test with Bonferroni's correction. The least likely
         one is taken out, until all pass (W. G. Cochran, Annals of Eugenics 11, 1941).
         """
-        steady = [arm for arm in arms if arm.n > 1]
+        # Arms with equal statistics are one function under two names, and count once.
+        steady = [arm for arm in dict.fromkeys(arms) if arm.n > 1]
         unsteady = set()
         while len(steady) > 1:
             chances = [_chance(arm, steady[:number] + steady[number + 1 :]) for number, arm in enumerate(steady)]
@@ -66,6 +67,10 @@ class Spread(NamedTuple):
             unsteady.add(steady.pop(chances.index(min(chances))))
         return cls(*_pool(steady), frozenset(unsteady))
 
+    def freedom_of(self, arm: Stat) -> int:
+        """Return the degrees of freedom of ``variance_of_mean``."""
+        return arm.n - 1 if arm in self.unsteady else self.freedom
+
     def variance_of_mean(self, arm: Stat) -> float:
         """Return the variance of an arm's mean over its seeds."""
         return (arm.sd**2 if arm in self.unsteady else self.variance) / arm.n
@@ -73,13 +78,19 @@ class Spread(NamedTuple):
     def interval(self, first: Stat, second: Stat) -> float:
         """Return half the width of the 95% confidence interval of the difference of two means.
 
-        It uses Student's t at the pooled degrees of freedom, also with an arm's own variance. Such a variance is the
-        largest of many, so it errs on the safe side. The result is NaN if no arm has two seeds.
+        It uses Student's t. If an arm counts with its own variance, the degrees of freedom are those of Welch and
+        Satterthwaite, else the pooled ones. The result is NaN if no arm has two seeds.
         """
         if not self.freedom:
             return math.nan
-        variance = self.variance_of_mean(first) + self.variance_of_mean(second)
-        return float(stats.t.ppf(_QUANTILE, self.freedom) * math.sqrt(variance))
+        steady = [arm for arm in (first, second) if arm not in self.unsteady]
+        parts = [(sum(map(self.variance_of_mean, steady)), self.freedom)]
+        parts += [(self.variance_of_mean(arm), self.freedom_of(arm)) for arm in (first, second) if arm in self.unsteady]
+        variance = sum(part for part, _ in parts)
+        if variance == 0:
+            return 0.0
+        freedom = variance**2 / sum(part**2 / its_own for part, its_own in parts)
+        return float(stats.t.ppf(_QUANTILE, freedom) * math.sqrt(variance))
 
 
 def _chance(arm: Stat, others: list[Stat]) -> float:

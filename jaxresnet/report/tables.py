@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,20 @@ class Study(NamedTuple):
 
     groups: dict[str, Group]
     spread: Spread
+
+
+class Evidence(NamedTuple):
+    """Runs that a claim is judged from.
+
+    Attributes:
+        groups: runs by arm.
+        spread: spread over their seeds.
+        is_full: True for runs at full length, False for those of the small study.
+    """
+
+    groups: dict[str, Group]
+    spread: Spread
+    is_full: bool
 
 
 class Table(NamedTuple):
@@ -68,15 +83,12 @@ class Table(NamedTuple):
         printed = {arm: _paper(self.experiment, arm)[0] for arm, paper in configs.items() if paper.epoch != "cited"}
         return {arm: accuracy for arm, accuracy in printed.items() if accuracy is not None}
 
-    def judged(self) -> tuple[dict[str, Group], Spread]:
-        """Return the runs that claims are judged from, by arm, and the spread over their seeds.
-
-        They are those at full length if all arms of the paper have such runs, else those of the small study.
-        """
+    def evidence(self, arms: Iterable[str]) -> Evidence:
+        """Return the runs at full length if each of ``arms`` has at least two, else those of the small study."""
         full = self.full
-        if set(self.printed()) <= set(full):
-            return full, Spread.of(group.accuracy("last") for group in full.values())
-        return self.small, self.small_spread
+        if all(arm in full and len(full[arm].runs) > 1 for arm in arms):
+            return Evidence(full, Spread.of(group.accuracy("last") for group in full.values()), True)
+        return Evidence(self.small, self.small_spread, False)
 
 
 def read_study(runs: list[Run], study: Experiment | None) -> Study:

@@ -10,7 +10,6 @@ from scipy import stats
 from jaxresnet.report.claims import Claim
 from jaxresnet.report.spread import Spread, Stat
 
-MARGIN = 1.0  # points; arms that differ by less score the same
 RESAMPLES = 10_000
 
 
@@ -30,15 +29,13 @@ class Difference(NamedTuple):
         """Return True if 0 is outside of the interval."""
         return abs(self.value) > self.interval
 
-    @property
-    def is_small(self) -> bool:
-        """Return True if the whole interval is within ``MARGIN``."""
-        return abs(self.value) + self.interval <= MARGIN
+    def is_within(self, margin: float) -> bool:
+        """Return True if the whole interval is within ``margin`` points."""
+        return abs(self.value) + self.interval <= margin
 
-    @property
-    def is_large(self) -> bool:
-        """Return True if no part of the interval is within ``MARGIN``."""
-        return abs(self.value) - self.interval > MARGIN
+    def is_beyond(self, margin: float) -> bool:
+        """Return True if no part of the interval is within ``margin`` points."""
+        return abs(self.value) - self.interval > margin
 
     def __str__(self) -> str:
         return f"{self.value:+.2f}" + ("" if math.isnan(self.interval) else f" ± {self.interval:.2f}")
@@ -52,15 +49,18 @@ class Finding(NamedTuple):
 
     @property
     def range(self) -> str:
-        """Return the lowest and the highest difference with their intervals, in points."""
+        """Return the lowest and the highest difference with their intervals, in points, and the widest interval."""
         ordered = sorted(self.differences, key=lambda each: each.value)
-        return " to ".join(dict.fromkeys([str(ordered[0]), str(ordered[-1])]))  # once if they are the same
+        ends = " to ".join(dict.fromkeys([str(ordered[0]), str(ordered[-1])]))  # once if they are the same
+        widest = f"± {max(each.interval for each in ordered):.2f}"
+        return ends if widest in ends or math.isnan(ordered[0].interval) else f"{ends}, up to {widest}"
 
 
-def judge(claim: Claim, accuracies: Mapping[str, Stat], spread: Spread) -> Finding | None:
+def judge(claim: Claim, accuracies: Mapping[str, Stat], spread: Spread, margin: float) -> Finding | None:
     """Judge a claim from the accuracy (%) of each arm. Return None if an arm of the claim has no run.
 
-    A difference counts if 0 is outside of its 95% confidence interval, whose variance is that of ``spread``.
+    A difference counts if 0 is outside of its 95% confidence interval, whose variance is that of ``spread``. Arms score
+    the same if they differ by no more than ``margin`` points.
     """
     if not all(arm in accuracies for pair in claim.pairs for arm in pair):
         return None
@@ -68,15 +68,16 @@ def judge(claim: Claim, accuracies: Mapping[str, Stat], spread: Spread) -> Findi
     differences = [Difference(higher.mean - lower.mean, spread.interval(higher, lower)) for higher, lower in arms]
     if any(math.isnan(each.interval) for each in differences):
         return Finding("open: one seed per arm", differences)
-    return Finding(_same(differences) if claim.equal else _higher(differences), differences)
+    return Finding(_same(differences, margin) if claim.equal else _higher(differences), differences)
 
 
-def _same(differences: list[Difference]) -> str:
-    if all(each.is_small for each in differences):
-        return f"holds: all differences are within {MARGIN:g} point"
-    if large := sum(each.is_large for each in differences):
-        return f"does not hold: {large} of {len(differences)} differences are larger than {MARGIN:g} point"
-    return f"open: differences of {MARGIN:g} point are within the spread of the seeds"
+def _same(differences: list[Difference], margin: float) -> str:
+    points = f"{margin:g} point{'' if margin == 1 else 's'}"
+    if all(each.is_within(margin) for each in differences):
+        return f"holds: all differences are within {points}"
+    if larger := sum(each.is_beyond(margin) for each in differences):
+        return f"does not hold: {larger} of {len(differences)} differences are larger than {points}"
+    return f"open: differences of {points} are within the spread of the seeds"
 
 
 def _higher(differences: list[Difference]) -> str:
@@ -102,7 +103,8 @@ class RankCorrelation(NamedTuple):
             the same order minus that of pairs in the other.
         low: lower end of its 95% interval over the spread of the seeds, or NaN without two seeds of any arm.
         high: upper end.
-        chance: probability of at least this correlation if the order were random.
+        chance: probability of at least this correlation if the order were random: exact for up to 7 arms, else from
+            ``RESAMPLES`` random orders.
     """
 
     arms: int
@@ -122,12 +124,28 @@ def rank_correlation(paper: Mapping[str, float], ours: Mapping[str, Stat], sprea
     if len(arms) < 3:
         return None
     printed, means = np.array([paper[arm] for arm in arms]), np.array([ours[arm].mean for arm in arms])
-    result = stats.kendalltau(printed, means, alternative="greater")
+    # SciPy's kendalltau approximates the probability if two arms score the same, as one function under two names does.
+    test = stats.permutation_test(
+        (printed,),
+        lambda order, axis: _kendall(order, means),
+        permutation_type="pairings",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    )
     low = high = math.nan
     if spread.freedom:
-        scale = np.sqrt([spread.variance_of_mean(ours[arm]) for arm in arms])
-        draws = means + scale * np.random.default_rng(0).standard_t(spread.freedom, (RESAMPLES, len(arms)))
-        first, second = np.triu_indices(len(arms), 1)
-        same = np.sign(draws[:, first] - draws[:, second]) * np.sign(printed[first] - printed[second])
-        low, high = np.quantile(same.mean(1), [0.025, 0.975])
-    return RankCorrelation(len(arms), float(result.statistic), float(low), float(high), float(result.pvalue))
+        distinct = [*dict.fromkeys(ours[arm] for arm in arms)]
+        freedom, scale = [*map(spread.freedom_of, distinct)], np.sqrt([*map(spread.variance_of_mean, distinct)])
+        noise = scale * np.random.default_rng(0).standard_t(freedom, (RESAMPLES, len(distinct)))
+        draws = means + noise[:, [distinct.index(ours[arm]) for arm in arms]]
+        low, high = np.quantile(_kendall(printed, draws), [0.025, 0.975])
+    return RankCorrelation(len(arms), float(test.statistic), float(low), float(high), float(test.pvalue))
+
+
+def _kendall(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return Kendall's rank correlation of values along the last axis. Pairs with equal values count as 0."""
+    one, other = np.triu_indices(first.shape[-1], 1)
+    signs = [np.sign(values[..., one] - values[..., other]) for values in (first, second)]
+    return (signs[0] * signs[1]).mean(-1)

@@ -28,8 +28,8 @@ from jaxresnet.datasets.loading import load_dataset
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.training.results import summarise
 from jaxresnet.training.resume import restore
-from jaxresnet.training.summary import summarise
 from jaxresnet.training.task import Task, create_task
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, eval_split_name

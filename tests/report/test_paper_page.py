@@ -9,10 +9,10 @@ from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.core.layers import describe_layers
 from jaxresnet.core.state import create_model
 from jaxresnet.report.claims import CLAIMS, CORRECTIONS
+from jaxresnet.report.findings import judge_claim
 from jaxresnet.report.notes import hyperparams_by_epoch
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.report.tables import create_table, read_study
-from jaxresnet.report.verdicts import judge
 from jaxresnet.workdir.config import changed_fields
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY
@@ -50,6 +50,10 @@ def count_parameters(config):
     return sum(layer.parameters for layer in describe_layers(create_model(config), (32, 32, 3)))
 
 
+def small_steps(config):
+    return config.num_epochs * -(-small.TRAINING_IMAGES // config.batch_size)
+
+
 def test_what_it_measures():
     text, final, baseline = section("What it measures"), read_paper_curve("final"), read_paper_curve("baseline")
     accuracies, losses = final["eval_accuracy"], final["eval_loss"]
@@ -79,6 +83,11 @@ def test_models():
     assert f"dropout of {arms['final'].model.dropout_rate} and no normalisation" in text
     assert f"last epochs are {final[-1]:.2f} and {baseline[-1]:.2f}" in text
     assert f"the best {max(final):.2f} and {max(baseline):.2f}" in text
+    ratios = [count_parameters(arms["resnet18"]) / count_parameters(arms["baseline"])]
+    ratios.append(count_parameters(small.get_config("resnet18")) / count_parameters(small.get_config("baseline")))
+    assert (
+        "ResNet-18 has {1:.1f} times the parameters of its baseline, the full one {0:.1f} times".format(*ratios) in text
+    )
     relatives = [curve(f"final_try{number}")[-1] for number in (1, 2, 4)]
     assert "end at {:.2f}, {:.2f} and {:.2f}".format(*relatives) in text
 
@@ -108,7 +117,7 @@ def test_optimizers():
     assert f"{paper['sgd']:.2f}% for SGD" in text and f"differ by {high - low:.2f}: {high:.2f} and {low:.2f}" in text
     assert {arms[name].schedule.learning_rate for name in paper} == {0.1} and "SGD's learning rate of 0.1" in text
     radam = small.get_config("optimizer/radam")
-    step = radam.num_epochs * -(-small.TRAINING_IMAGES // radam.batch_size)
+    step = small_steps(radam)
     assert f"in step {step}, the last of the study, they are {rectification(step):.2f} times Adam's" in text
     assert arms["rmsprop_longer"].num_epochs == 400 and "`rmsprop_longer` has 400 epochs" in text
 
@@ -158,6 +167,8 @@ def test_batch_sizes():
     assert (
         "{:.2f}% at a batch of 16, then {:.2f}, {:.2f}, {:.2f} at 128, {:.2f}, and {:.2f} at".format(*ordered) in text
     )
+    steps = [small_steps(small.get_config(name)) for name in ("batch_size/16", "baseline")]
+    assert "a batch of 16 takes {:,} and one of 128 takes {:,}".format(*steps) in text
     assert f"From 64 to 512, the last epochs lie within {max(ordered[2:]) - min(ordered[2:]):.2f} points" in text
 
 
@@ -175,7 +186,6 @@ def tables():
 def test_what_was_found_here(tables, claim):
     each = tables[claim.table]
     title = each.experiment.title
-    groups, spread = each.judged()
-    finding = judge(claim, {arm: group.accuracy("last") for arm, group in groups.items()}, spread)
+    finding, _, _ = judge_claim(claim, each)
     found = f"{finding.verdict} ({finding.range} points)." if finding else "not run yet."
     assert f"- *{claim.text}*: {found}" in section(title if title.startswith("Text") else title.partition(":")[0])

@@ -1,11 +1,12 @@
 """The report's tables, notes and page for given runs."""
 
+import os
 import re
 
 import pytest
 import torch
 
-from configs import final, small
+from configs import final, headline, small
 from configs.scheduler import get_config as scheduler_config
 from jaxresnet.cli.config_files import load_experiment
 from jaxresnet.core.layers import describe_layers
@@ -13,9 +14,8 @@ from jaxresnet.core.state import create_model
 from jaxresnet.report import __main__ as report
 from jaxresnet.report.claims import CLAIMS, CORRECTIONS
 from jaxresnet.report.figures import draw_architecture
-from jaxresnet.report.groups import group_runs
 from jaxresnet.report.page import Page, anchor, table
-from jaxresnet.report.spread import Spread
+from jaxresnet.report.tables import read_study
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.files import write_failure
@@ -112,7 +112,7 @@ def test_every_row_of_the_paper_is_there_run_or_not(written):
             rows = section(written[1], f"## {experiment.title}").partition("| arm | paper |")[2]
             printed = row(rows.partition("\n\n")[0], arm)[1]
             accuracy = experiment.get_config(arm).paper.accuracy
-            assert printed.startswith("" if accuracy is None else f"{accuracy:g}"[:5])
+            assert printed == "" if accuracy is None else printed.startswith(f"{accuracy:g}"[:5])
             shown += accuracy is not None and "cited" not in printed
     assert shown == 44
     assert "Of the 36 experiments in them, 4 have been run here at full length" in written[1]
@@ -127,7 +127,8 @@ def test_the_page_stands_alone_and_shows_every_figure(written):
     assert page.count('src="data:image/svg+xml;base64,') == page.count("<img ") == len(sources)
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page) and "http" not in re.sub(r'src="data:[^"]*"', "", page)
     assert all(f'id="{target}"' in page for target in re.findall(r'href="#([^"]+)"', page))
-    assert '<td class="text">The final recipe scores higher' in page and '<td class="text"><a' not in page
+    assert '<td class="text" data-label="claim of the paper">The final recipe scores higher' in page
+    assert '<td data-label="more"><a href="#table-1-models">' in page
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page and "@media print" in page and "nan" not in re.sub(r'"data:[^"]*"', "", page)
 
@@ -158,6 +159,8 @@ def test_odd_runs_break_nothing(tmp_path):
     write_failure("the loss became nan at step 7", tmp_path / "runs/d")
     write_run(tmp_path / "runs/e", seeded(scheduler_config, "one_cycle"), [60.0], finished=False)
     write_run(tmp_path / "runs/f", seeded(scheduler_config, "one_cycle", dtype="bfloat16"), [90.0] * 200)
+    write_run(tmp_path / "runs/g", small.get_config(), [50.0] * 20, test={"epoch": 1, "test_accuracy": 50.0})
+    (tmp_path / "runs/g/metrics.jsonl").unlink()
     report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
     markdown = (tmp_path / "out" / "README.md").read_text()
     rows = section(markdown, "## Table 2: learning-rate schedule").partition("Only cosine")[0]
@@ -166,6 +169,8 @@ def test_odd_runs_break_nothing(tmp_path):
     assert "bfloat16: 90.00, best 90.00, n 1" in row(rows, "one_cycle")[2]
     assert "unfinished: epoch 1 of 200" in row(rows, "one_cycle")[2]
     assert "have the checksums 1, 2." in markdown
+    # The small study's baseline has no log.
+    assert "What the small study can say" in markdown and "ends at a training accuracy" not in markdown
     # The one complete log is drawn, although the others are not.
     assert "figures/scheduler-full-curves.svg" in markdown
     assert "figures/scheduler-changed-1-curves.svg" not in markdown
@@ -189,6 +194,26 @@ def test_one_run_and_the_rest_not_run(tmp_path):
     assert {"architecture", "epochs-rates", "optimizer-rates", "scheduler-rates"} <= drawn
 
 
+def test_a_claim_is_judged_from_full_runs_once_all_of_its_arms_have_two(tmp_path):
+    """The ResNet-18 has no run at full length, so claims about it still rest on the small study."""
+    for seed in range(2):
+        for name, last in {"headline/final": 96.0, "headline/baseline": 95.0}.items():
+            arm = name.partition("/")[2]
+            write_run(tmp_path / f"runs/{name}{seed}", seeded(headline.get_config, arm, seed), [90.0, last + seed / 10])
+        for name, last in {"baseline": 60.0, "final": 50.0, "resnet18": 55.0}.items():
+            test = {"epoch": 1, "test_accuracy": last, "test_loss": 1.0}
+            write_run(
+                tmp_path / f"runs/small/{name}{seed}", seeded(small.get_config, name, seed), [last + seed], test=test
+            )
+    report.write_report(tmp_path / "runs", tmp_path / "out", CONFIGS)
+    findings = section((tmp_path / "out" / "README.md").read_text(), "## Findings").splitlines()
+    final, resnet = (
+        next(line for line in findings if line.startswith(f"| {text}")) for text in ("The final recipe", "Both score")
+    )
+    assert "| holds | +1.00 ± 0.30 | [Table 1](#table-1-models), full length |" in final
+    assert "| in part: holds in 1, reversed in 1 of 2 comparisons | -5.00 ± " in resnet and "length" not in resnet
+
+
 def test_an_out_that_cannot_be_a_report_is_refused_before_anything_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxresnet.report.__main__.read_runs", None)  # fails if it is called
     (tmp_path / "mine").mkdir()
@@ -197,6 +222,10 @@ def test_an_out_that_cannot_be_a_report_is_refused_before_anything_is_read(tmp_p
     for out, message in refused.items():
         with pytest.raises(UserError, match=message):
             report.write_report(tmp_path, tmp_path / out, CONFIGS)
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(UserError, match="cannot be written"):
+        report.write_report(tmp_path, tmp_path / "closed", CONFIGS)
 
 
 @pytest.mark.reliability
@@ -241,26 +270,22 @@ def test_the_report_in_the_repository_is_that_of_its_runs(tmp_path):
     """If this fails, run ``python -m jaxresnet.report --workdir=results --out=results/report``."""
     results = REPOSITORY / "results"
     report.write_report(results, tmp_path / "out", CONFIGS)
-    assert (tmp_path / "out" / "README.md").read_text() == (results / "report" / "README.md").read_text()
     drawn, kept = (
-        sorted(path.name for path in folder.glob("figures/*")) for folder in (tmp_path / "out", results / "report")
+        {path.relative_to(folder): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "out", results / "report")
     )
-    assert drawn == kept
+    assert drawn.keys() == kept.keys()
+    assert [path for path in drawn if drawn[path] != kept[path]] == []
 
 
 def test_the_papers_puzzle_on_real_data():
     """Polynomial at PyTorch's defaults loses to cosine and to its corrected arm by more than the seeds' spread."""
-    runs = read_runs(REPOSITORY / "results" / "scheduler-cpu")
-    last = {
-        arm: group_runs(runs, scheduler_config(arm))[0].accuracy("last")
-        for arm in ("cosine", "polynomial", "polynomial_fixed")
-    }
-    assert all(stat.n == 2 for stat in last.values())
-    spread = Spread.of(last.values())
-    lost = last["cosine"].mean - last["polynomial"].mean
-    assert lost > spread.interval(last["cosine"], last["polynomial"])
-    gained = last["polynomial_fixed"].mean - last["polynomial"].mean
-    assert gained > spread.interval(last["polynomial_fixed"], last["polynomial"])
+    groups, spread = read_study(read_runs(REPOSITORY / "results" / "small"), load_experiment(CONFIGS / "small.py"))
+    cosine, polynomial, fixed = (
+        groups[name].accuracy("last") for name in ("baseline", "scheduler/polynomial", "scheduler/polynomial_fixed")
+    )
+    assert cosine.mean - polynomial.mean > spread.interval(cosine, polynomial)
+    assert fixed.mean - polynomial.mean > spread.interval(fixed, polynomial)
 
 
 def test_folders_that_are_none(tmp_path):
@@ -358,7 +383,7 @@ def test_the_architecture_is_drawn_from_the_model():
     figure = draw_architecture(create_model(final.get_config()), (32, 32, 3))
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     for expected in (
-        "4 blocks of 128, the first at stride 2",
+        "4 blocks of 128,\nthe first at stride 2",
         "global mean, dropout 0.4",
         "4,697,162",
         "798.7 M",

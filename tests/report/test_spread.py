@@ -39,8 +39,20 @@ def test_an_arm_with_an_outlying_spread_has_its_own():
     spread = Spread.of([*STEADY, WILD])
     assert spread.unsteady == {WILD} and (spread.variance, spread.freedom) == pytest.approx((0.125, 10))
     assert [spread.variance_of_mean(arm) for arm in (WILD, STEADY[0])] == pytest.approx([25, 0.0625])
-    assert spread.interval(WILD, STEADY[0]) == pytest.approx(stats.t.ppf(0.975, 10) * math.sqrt(25.0625))
+    freedom = 25.0625**2 / (25**2 / 1 + 0.0625**2 / 10)  # Welch and Satterthwaite
+    assert spread.interval(WILD, STEADY[0]) == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(25.0625))
     assert spread.interval(STEADY[0], STEADY[1]) == pytest.approx(stats.t.ppf(0.975, 10) * math.sqrt(0.125))
+
+
+def test_two_arms_with_outlying_spreads_are_compared_as_by_welch():
+    first, second = WILD, Stat.of([20.0, 22.0, 40.0])
+    welch = stats.ttest_ind([20.0, 30.0], [20.0, 22.0, 40.0], equal_var=False).confidence_interval()
+    expected = (welch.high - welch.low) / 2
+    assert Spread.of([*STEADY, first, second]).interval(first, second) == pytest.approx(expected)
+
+
+def test_one_function_under_two_names_counts_once():
+    assert Spread.of([*STEADY, *STEADY]) == Spread.of(STEADY)
 
 
 def test_several_arms_can_have_outlying_spreads():

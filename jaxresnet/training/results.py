@@ -1,4 +1,4 @@
-"""Summary of a finished run."""
+"""Results of a finished run."""
 
 from typing import Any
 
