@@ -1,7 +1,7 @@
 """Every arm of every table at a size that a core trains in minutes.
 
     python -m jaxresnet.main --config=configs/small.py:scheduler/linear --workdir=runs/small/scheduler/linear/seed0
-    python -m jaxresnet.sweep --config=configs/small.py --seeds=2 --workdir=runs/small
+    python -m jaxresnet.sweep --config=configs/small.py --seeds=3 --workdir=runs/small
 
 The size is the same for all arms. A stage has a quarter of the arm's channels, and a quarter of its blocks, rounded
 down, but at least one. All lengths in epochs are a tenth, 20 for 200. Training uses a tenth of the training images, and the other 45,000 are the validation
