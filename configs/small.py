@@ -4,9 +4,9 @@
     python -m jaxresnet.sweep --config=configs/small.py --seeds=3 --workdir=runs/small
 
 The size is the same for all arms. A stage has a quarter of the arm's channels, and a quarter of its blocks, rounded
-down, but at least one. All lengths in epochs are a tenth, 20 for 200. Training uses a tenth of the training images, and the other 45,000 are the validation
-split. So a run has a hundredth of the steps, in which most arms do not fit their images. The learning rate changes
-every step, because 20 values are coarser than the paper's 200.
+down, but at least one. All lengths in epochs are a tenth, 20 for 200. Training uses a tenth of the training images, and
+the other 45,000 are the validation split. So a run has a hundredth of the steps, in which most arms do not fit their
+images. The learning rate changes every step, because 20 values are coarser than the paper's 200.
 
 Paper: no such experiment. Measured here: results/report/README.md.
 """

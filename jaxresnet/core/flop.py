@@ -13,7 +13,8 @@ def flop_by_epoch(config: ConfigDict, image_shape: tuple[int, int, int]) -> Floa
 
     A multiply-add is two operations. Backward takes twice as many as forward. Smaller images take fewer.
     """
-    model, (height, width, channels) = create_model(config), image_shape
+    # Dropout has no multiply-adds. Without it, models that differ in its rate share their count in the cache.
+    model, (height, width, channels) = create_model(config).clone(dropout_rate=0.0), image_shape
     sides = [create_transform(config, epoch).side for epoch in range(config.num_epochs)]
     return np.array([6.0 * multiply_adds(model, (side or height, side or width, channels)) for side in sides])
 

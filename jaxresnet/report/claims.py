@@ -37,7 +37,9 @@ CLAIMS = (
         "augmentation",
         (("crop", "none"), ("flip", "none"), ("crop_flip", "none"), ("crop_flip", "crop"), ("crop_flip", "flip")),
     ),
-    Claim("Normalisation alone scores lower than no augmentation", "augmentation", _over("none", "norm_0.49", "norm_0.5")),
+    Claim(
+        "Normalisation alone scores lower than no augmentation", "augmentation", _over("none", "norm_0.49", "norm_0.5")
+    ),
     Claim("SGD is the best optimizer", "optimizer", _over("sgd", "adam", "rmsprop", "adamw", "adagrad", "adadelta")),
     Claim(
         "RMSprop needs more epochs: with twice as many it scores higher, and higher than SGD",

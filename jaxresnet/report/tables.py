@@ -236,12 +236,18 @@ def _add_settings_rates(page: Page, each: Table) -> None:
     if len(kinds) == 1:
         return
     hyperparams = {arm: notes.hyperparams_by_epoch(config) for arm, config in configs.items()}
+    equal: dict[bytes, list[str]] = {}
+    for arm, (rates, _) in hyperparams.items():
+        equal.setdefault(rates.tobytes(), []).append(arm)
     curves = []
-    for arm, config in configs.items():
-        rates = hyperparams[arm].learning_rate.ravel()
+    for arm, *others in equal.values():
+        rates, epochs = hyperparams[arm].learning_rate.ravel(), configs[arm].num_epochs
         points = np.unique(np.linspace(0, len(rates) - 1, 1000).astype(int))
-        curves.append(Curve(arm, points / len(rates) * config.num_epochs, rates[points][None]))
-    page.add("The learning rate that each arm trains at, computed from its settings:")
+        label = f"{arm} and {len(others)} more" if others else arm
+        curves.append(Curve(label, points / len(rates) * epochs, rates[points][None]))
+    page.add(
+        "The learning rate that each arm trains at, computed from its settings. Arms with the same rates share a panel."
+    )
     page.add(notes.rate_table(hyperparams))
     page.add_figure(f"{each.name}-rates", figures.draw_rates(curves), "learning rate of each arm against epochs")
 

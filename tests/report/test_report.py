@@ -192,6 +192,9 @@ def test_one_run_and_the_rest_not_run(tmp_path):
     # Figures that need no run are drawn anyway.
     drawn = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert {"architecture", "epochs-rates", "optimizer-rates", "scheduler-rates"} <= drawn
+    svg = (tmp_path / "out" / "figures" / "optimizer-rates.svg").read_text()
+    panels = re.findall("<!-- ([a-z_]+(?: and . more)?) -->", svg)
+    assert panels[:3] == ["sgd and 5 more", "adam_fixed and 2 more", "adam_fixed_warmup and 1 more"]
 
 
 def test_a_claim_is_judged_from_full_runs_once_all_of_its_arms_have_two(tmp_path):
