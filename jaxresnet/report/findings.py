@@ -104,7 +104,7 @@ def _limits(small: dict[str, Group], spread: Spread) -> str:
         )
     if unsteady := [f"`{name}`" for name, group in small.items() if group.accuracy("last") in spread.unsteady]:
         text += (
-            f" The seeds of {' and '.join(sorted(unsteady))} differ more than those of other arms, by Cochran's test. "
+            f" The seeds of {', '.join(sorted(unsteady))} differ more than those of other arms, by Cochran's test. "
             "So the intervals of those arms are wider."
         )
     return text
