@@ -149,19 +149,14 @@ def check_out(out: pathlib.Path) -> None:
     Raises:
         UserError: ``out`` is a file, holds other files, or cannot be written.
     """
-    if not out.exists():
-        parent = next(folder for folder in out.absolute().parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"--out={out} cannot be written; give another folder")
-        return
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; give a folder")
-    if not os.access(out, os.W_OK):
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"--out={out} cannot be written; give another folder")
     page = out / PAGE_FILE
-    if any(out.iterdir()) and not (
-        page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:1000]
-    ):
+    is_report = page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:1000]
+    if out.exists() and any(out.iterdir()) and not is_report:
         raise UserError(f"--out={out} holds other files and no report; give an empty or a new folder")
 
 

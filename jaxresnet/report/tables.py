@@ -87,7 +87,7 @@ class Table(NamedTuple):
         """Return the runs at full length if each of ``arms`` has at least two, else those of the small study."""
         full = self.full
         if all(arm in full and len(full[arm].runs) > 1 for arm in arms):
-            return Evidence(full, Spread.of(group.accuracy("last") for group in full.values()), True)
+            return Evidence(full, _spread_of(full), True)
         return Evidence(self.small, self.small_spread, False)
 
 
@@ -105,7 +105,11 @@ def read_study(runs: list[Run], study: Experiment | None) -> Study:
         unchanged = [each for each in group_runs(runs, study.get_config(name)) if each.is_full and each.runs]
         if unchanged:
             groups[name] = unchanged[0]
-    return Study(groups, Spread.of(group.accuracy("last") for group in groups.values()))
+    return Study(groups, _spread_of(groups))
+
+
+def _spread_of(groups: dict[str, Group]) -> Spread:
+    return Spread.of(group.accuracy("last") for group in groups.values())
 
 
 def create_table(experiment: Experiment, runs: list[Run], study: Study) -> Table:
@@ -149,8 +153,7 @@ def add_table(page: Page, each: Table) -> None:
     _add_settings_rates(page, each)
     if each.full:
         paper = {arm: _paper(experiment, arm) for arm in each.full}
-        spread = Spread.of(group.accuracy("last") for group in each.full.values())
-        _add_accuracy_figures(page, f"{each.name}-full", each.full, paper, spread)
+        _add_accuracy_figures(page, f"{each.name}-full", each.full, paper, _spread_of(each.full))
     if len(each.small) > 1:
         paper = {arm: _paper(experiment, arm) for arm in each.small}
         _add_accuracy_figures(page, f"{each.name}-small", each.small, paper, each.small_spread, is_small=True)
