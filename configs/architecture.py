@@ -4,7 +4,8 @@
     python -m jaxresnet.sweep --config=configs/architecture.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 94.87, 93.41 and 95.39% test accuracy, last of 200 epochs, one run each, V100. No script of the second
-and the third survives. They are assumed to have a stem of C[0] channels and global pooling.
+and the third survives. They are assumed to have a stem of C[0] channels and global pooling. The arms 64-128-256_global
+and 32-64-128_stem_32 give the two others the same pooling and stem.
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
@@ -30,6 +31,10 @@ ARMS = {
         },
         95.39,
         "architecture/32-64-128_13-13-13",
+    ),
+    "64-128-256_global": Arm({"model.pooling": "global"}, shares_runs_with="pooling/adaptive"),
+    "32-64-128_stem_32": Arm(
+        {"model.channels": (32, 64, 128), "model.blocks": (13, 13, 13), "model.pooling": "global"}
     ),
 }
 

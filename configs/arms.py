@@ -20,11 +20,14 @@ class Arm:
         changes: changed fields of the baseline, as in ``{"schedule.name": "linear"}``; empty for the baseline itself.
         paper: test accuracy that the paper reports, in %; ``None`` for arms that it does not have.
         curve: name of the authors' log in ``jaxresnet/report/paper_curves.csv``; ``None`` if no log survives.
+        shares_runs_with: name of the experiment of another table that has the same config, such as
+            ``"pooling/adaptive"``; ``None`` if the arm has runs of its own.
     """
 
     changes: dict[str, Any]
     paper: float | None = None
     curve: str | None = None
+    shares_runs_with: str | None = None
 
 
 # Every table has this row.
@@ -42,7 +45,7 @@ def choose(table: str, arms: dict[str, Arm], name: str) -> ConfigDict:
     arm = arms[name]
     config = baseline.get_config()
     if arm.changes:
-        config.name = f"{table}/{name}"
+        config.name = arm.shares_runs_with or f"{table}/{name}"
     config.update_from_flattened_dict(arm.changes)
     config.paper.accuracy = arm.paper
     config.paper.curve = arm.curve

@@ -4,6 +4,7 @@
     python -m jaxresnet.sweep --config=configs/batch_size.py --seeds=3 --workdir=runs
 
 Paper: 94.34, 94.65, 95.40, 95.48, 95.32 and 95.37% test accuracy, last of 200 epochs, one run each, V100.
+In the arms that end in _scaled, the learning rate is proportional to the batch size (Goyal et al., 2017).
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
@@ -18,6 +19,11 @@ ARMS = {
     "128": BASELINE,
     "256": Arm({"batch_size": 256}, 95.32, "batch/256"),
     "512": Arm({"batch_size": 512}, 95.37, "batch/512"),
+    "16_scaled": Arm({"batch_size": 16, "schedule.learning_rate": 0.0125}),
+    "32_scaled": Arm({"batch_size": 32, "schedule.learning_rate": 0.025}),
+    "64_scaled": Arm({"batch_size": 64, "schedule.learning_rate": 0.05}),
+    "256_scaled": Arm({"batch_size": 256, "schedule.learning_rate": 0.2}),
+    "512_scaled": Arm({"batch_size": 512, "schedule.learning_rate": 0.4}),
 }
 
 

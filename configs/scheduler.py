@@ -5,7 +5,8 @@
 
 Paper: 95.48, 91.048, 78.413 and 91.29% test accuracy, last of 200 epochs, one run each, V100. Except for cosine, the
 paper's settings do not give the schedule that the name promises. The arms linear, polynomial and one_cycle have those
-settings. The arms that end in _fixed, and warm_restarts, follow the named schedule over the whole run.
+settings. The arms that end in _fixed, and warm_restarts, follow the named schedule over the whole run. The arm
+one_cycle_stepped differs from one_cycle in nothing but when it steps.
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
@@ -32,6 +33,10 @@ ARMS = {
         {"schedule.name": "one_cycle", "schedule.learning_rate": 0.01, "schedule.total_epochs": 128.0 * 200},
         paper=91.29,
         curve="scheduler/one_cycle",
+    ),
+    # The rate that the paper gave OneCycle, stepped once a batch, as OneCycle is meant to be.
+    "one_cycle_stepped": Arm(
+        {"schedule.name": "one_cycle", "schedule.learning_rate": 0.01, "schedule.step_per": "step"}
     ),
     "linear_fixed": Arm({"schedule.name": "linear"}),
     # At PyTorch's default power of 1 it would equal linear_fixed.
