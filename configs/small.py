@@ -3,9 +3,9 @@
     python -m jaxresnet.main --config=configs/small.py:scheduler/linear --workdir=runs/small/scheduler/linear/seed0
     python -m jaxresnet.sweep --config=configs/small.py --seeds=2 --workdir=runs/small
 
-Training uses 2,560 images, and a stage has a quarter of the arm's channels and a quarter of its blocks, rounded down, but
-at least one. Nothing else is scaled: epochs, schedules, batch sizes and learning rates are the paper's, because a run
-with a hundredth of the paper's steps underfits, and there crops, dropout and pooling do something else than in the
+Training uses 2,560 images, and a stage has a quarter of the arm's channels and a quarter of its blocks, rounded down,
+but at least one. Nothing else is scaled: epochs, schedules, batch sizes and learning rates are the paper's, because a
+run with a hundredth of the paper's steps underfits, and there crops, dropout and pooling do something else than in the
 paper. At 1,160 images/s and core, measured, all runs take some 11 hours of two cores; 5,120 images would take 21. The
 other 47,440 training images are the validation split. No epoch is chosen on it: the result is the last one.
 

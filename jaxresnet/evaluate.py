@@ -8,7 +8,7 @@ from jaxresnet import cli
 from jaxresnet.core.evaluation import Scores, evaluate
 from jaxresnet.core.state import create_transform
 from jaxresnet.core.steps import jit_steps, put_on_devices
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.inference import restore_run
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path

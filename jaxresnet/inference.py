@@ -25,8 +25,8 @@ from jaxresnet.core.state import (
     split_seed,
 )
 from jaxresnet.core.steps import ambient, create_mesh, replicate
-from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.datasets.images import ImageLike, to_pixels
+from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
 from jaxresnet.workdir.config import load_config

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
         # Imported here so that a mistyped flag is reported before JAX starts.
         from jaxresnet.core.layers import describe_layers, format_layers
         from jaxresnet.core.state import create_model
-        from jaxresnet.datasets.arrays import IMAGE_SHAPE
+        from jaxresnet.data.arrays import IMAGE_SHAPE
         from jaxresnet.workdir.config import check_config
 
         config = CONFIG.value

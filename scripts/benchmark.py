@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.config import check_config

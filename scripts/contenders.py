@@ -39,8 +39,8 @@ from jaxresnet.core.steps import (
     replicate,
     steps_per_dispatch,
 )
-from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.datasets.loading import Dataset, load_dataset
+from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system import devices, malloc
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.workdir.config import load_config

@@ -42,7 +42,7 @@ from configs import quickstart
 from jaxresnet import cli
 from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.steps import Steps, jit_steps
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.training import loop
 from jaxresnet.workdir.checkpoint import Checkpointer

@@ -22,7 +22,7 @@ from configs import skips as experiment
 from jaxresnet import cli
 from jaxresnet.core import model as model_module
 from jaxresnet.core.model import ResNet
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import user_path
 from jaxresnet.workdir.log import read_metrics

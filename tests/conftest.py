@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
 # Modules whose signatures state shapes. The hook must be installed before anything imports the package.
-_CHECKED = ("core.augment", "core.model", "core.steps", "datasets.loading", "inference")
+_CHECKED = ("core.augment", "core.model", "core.steps", "data.loading", "inference")
 jaxtyping.install_import_hook([f"jaxresnet.{module}" for module in _CHECKED], "beartype.beartype")
 
 # Property-based tests draw the same examples in every quick run, and other ones in every thorough run.
@@ -114,7 +114,7 @@ def save_digits(path, train_size, test_size):
     """Save some of scikit-learn's digits as a .npz file, and return its path."""
     import numpy as np
 
-    from jaxresnet.datasets.loading import load_dataset
+    from jaxresnet.data.loading import load_dataset
 
     digits = load_dataset("digits", None, 10)
     np.savez(

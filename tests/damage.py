@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from jaxresnet.datasets import batches, cifar, download, loading
+from jaxresnet.data import batches, cifar, download, loading
 from jaxresnet.system.errors import UserError
-from tests.datasets.test_loading import official_archive
+from tests.data.test_loading import official_archive
 
 DAMAGED = "damaged or random data files answered in one line or read rightly"
 REFUSED = "files built to execute code, refused"

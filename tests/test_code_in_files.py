@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from jaxresnet.convert.files import read_torch_file
-from jaxresnet.datasets import arrays, batches, unpickle
-from jaxresnet.datasets.images import read_image
+from jaxresnet.data import arrays, batches, unpickle
+from jaxresnet.data.images import read_image
 from jaxresnet.predict.inputs import FileReader
 from jaxresnet.system.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.convert.test_convert import saved
 from tests.damage import FINGERPRINT_OF_FEW, REFUSED, Calls, batch_of, few_images, replace, write_batches, write_tfds
-from tests.datasets.test_loading import load, small_arrays
+from tests.data.test_loading import load, small_arrays
 
 pytestmark = pytest.mark.reliability
 

@@ -85,7 +85,7 @@ def test_public_names():
     for name in jaxresnet.__all__:
         assert callable(getattr(jaxresnet, name))
     assert callable(jaxresnet.torch_weights.from_state_dict) and callable(jaxresnet.torch_weights.to_state_dict)
-    assert callable(jaxresnet.datasets.load_dataset) and callable(jaxresnet.predict.main)
+    assert callable(jaxresnet.data.load_dataset) and callable(jaxresnet.predict.main)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         jaxresnet.nothing  # noqa: B018
 

@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxresnet.convert.files import read_torch_file
-from jaxresnet.datasets import arrays, batches
-from jaxresnet.datasets.images import read_image
+from jaxresnet.data import arrays, batches
+from jaxresnet.data.images import read_image
 from jaxresnet.predict.inputs import UNLABELLED, FileReader
 from jaxresnet.system.errors import UserError
 from tests import damage
 from tests.conftest import REPOSITORY
 from tests.convert.test_convert import ARCHIVE, CHECKPOINT, WEIGHTS, assert_the_checkpoint, saved
 from tests.damage import DAMAGED, IMAGES, Calls
-from tests.datasets.test_damaged_data import NPZ, assert_a_data_set, npz_bytes
-from tests.datasets.test_loading import load, small_arrays
+from tests.data.test_damaged_data import NPZ, assert_a_data_set, npz_bytes
+from tests.data.test_loading import load, small_arrays
 from tests.workdir.test_damaged_run_files import READERS, small_files
 
 pytestmark = pytest.mark.reliability
@@ -260,10 +260,10 @@ HUGE = {
 MEASURE = """
 import pathlib, resource, sys
 import torch
-from jaxresnet.datasets.batches import load_pickle
-from jaxresnet.datasets import load_dataset
+from jaxresnet.data.batches import load_pickle
+from jaxresnet.data import load_dataset
 from jaxresnet.system.errors import UserError
-from jaxresnet.datasets.images import read_image
+from jaxresnet.data.images import read_image
 from jaxresnet.convert.files import read_torch_file
 for path in map(pathlib.Path, sys.argv[1:]):
     read = {".npz": lambda path: load_dataset("cifar10", str(path), 10), ".pkl": load_pickle}.get(path.suffix)

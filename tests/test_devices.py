@@ -21,7 +21,7 @@ from jaxresnet.core.steps import (
     replicate,
     train_batches,
 )
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.workdir.files import read_confusion
 from jaxresnet.workdir.log import read_metrics
 from scripts.same_run import checkpointed

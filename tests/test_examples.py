@@ -26,7 +26,7 @@ from jaxresnet.core.steps import (
     replicate,
     train_batches,
 )
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"

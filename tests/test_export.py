@@ -13,7 +13,7 @@ import pytest
 
 import jaxresnet
 from jaxresnet import export
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from tests.conftest import REPOSITORY, make_tiny_config
 
 ONNX_PYTHON = REPOSITORY / ".venv-onnx" / "bin" / "python"

@@ -13,7 +13,7 @@ import pytest
 
 from configs import quickstart
 from jaxresnet import cli
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.system import signals
 from jaxresnet.system.errors import Interrupted
 from jaxresnet.training import train_and_evaluate

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.datasets.test_loading import save_folders
+from tests.data.test_loading import save_folders
 
 pytestmark = pytest.mark.reliability
 

@@ -15,7 +15,7 @@ import jaxresnet
 from jaxresnet import evaluate, export, predict
 from jaxresnet.convert.runs import export_weights
 from jaxresnet.core.model import count_parameters
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from tests.conftest import REPOSITORY
 from tests.torch_reference import TorchResNet
 

@@ -11,7 +11,7 @@ import pytest
 import jaxresnet
 from jaxresnet import evaluate, export, predict
 from jaxresnet.convert.runs import import_weights
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.export.release import in_half_precision, write_release
 from jaxresnet.system.errors import UserError

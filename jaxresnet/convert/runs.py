@@ -14,7 +14,7 @@ from jaxresnet.convert.files import MAX_EPOCHS, read_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import begin_with
-from jaxresnet.datasets.loading import usual_class_names
+from jaxresnet.data.loading import usual_class_names
 from jaxresnet.inference import restore_run
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.torch_weights import (

@@ -1,4 +1,4 @@
 """Model, augmentation, optimizers, schedules and training step: everything that determines the results.
 
-``layers`` and ``flop`` only describe a model. ``cpu_convolution`` and the two modules that it uses only make it faster.
+``layers`` and ``flop`` only describe a model.
 """

@@ -188,8 +188,8 @@ class ResNet(nn.Module):
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
         param_dtype: dtype of parameters and BatchNorm statistics.
         conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``. Models of
-            a config get that of ``core.convolution``.
-        relu: activation function. Models of a config get that of ``core.cpu_convolution``.
+            a config get that of ``kernels.convolution``.
+        relu: activation function. Models of a config get that of ``kernels.cpu``.
     """
 
     channels: Sequence[int] = (64, 128, 256)

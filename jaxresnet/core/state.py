@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax.training import train_state
 from ml_collections import ConfigDict
 
-from jaxresnet.core import convolution, cpu_convolution
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet, count_parameters
 from jaxresnet.core.optim import create_optimizer
+from jaxresnet.kernels import convolution, cpu
 from jaxresnet.system.errors import UserError
 
 MAX_PARAMETERS = 10**9  # The largest model of this project has 11 million.
@@ -58,7 +58,7 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
         **fields,
         dtype=jnp.dtype(dtype),
         conv_general_dilated=convolution.conv_general_dilated,
-        relu=cpu_convolution.relu,
+        relu=cpu.relu,
     )
 
 

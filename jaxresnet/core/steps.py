@@ -159,7 +159,7 @@ def put_on_devices(
 
 
 def ambient(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
-    """Make ``mesh`` visible to code being traced. ``core.convolution`` needs its platform and its size."""
+    """Make ``mesh`` visible to code being traced. ``kernels.convolution`` needs its platform and its size."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 

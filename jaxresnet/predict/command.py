@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxresnet import cli
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.inference import Classifier, load
 from jaxresnet.predict.inputs import FileReader, Images, find_files, split_batches
 from jaxresnet.predict.results import (

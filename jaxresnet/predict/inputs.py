@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.datasets.batches import load_pickle
-from jaxresnet.datasets.images import read_image
-from jaxresnet.datasets.loading import Split
+from jaxresnet.data.batches import load_pickle
+from jaxresnet.data.images import read_image
+from jaxresnet.data.loading import Split
 from jaxresnet.system.errors import UserError, user_path
 
 UNLABELLED = -1

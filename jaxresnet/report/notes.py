@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet.cli.config_files import Experiment
 from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
-from jaxresnet.datasets.cifar import NUM_TRAIN
+from jaxresnet.data.cifar import NUM_TRAIN
 from jaxresnet.report.groups import Group
 from jaxresnet.report.page import table
 from jaxresnet.report.paper_curves import read_paper_curve

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 
 from jaxresnet.cli.config_files import Experiment
 from jaxresnet.core.flop import flop_per_image
-from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.datasets.cifar import NUM_TRAIN
+from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import NUM_TRAIN
 from jaxresnet.report import figures, notes
 from jaxresnet.report.figures import Bar, Curve
 from jaxresnet.report.groups import Group, Sweep, changed_sweeps, group_runs

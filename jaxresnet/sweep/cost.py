@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.core.flop import flop_per_image, flop_until
-from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.sweep.plan import Job
 from jaxresnet.system.devices import device_name
 from jaxresnet.system.errors import UserError

@@ -24,7 +24,7 @@ from jaxresnet.core.steps import (
     steps_per_dispatch,
     train_batches,
 )
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds

@@ -6,7 +6,7 @@ from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.state import TrainState
 from jaxresnet.core.steps import Steps, put_on_devices
-from jaxresnet.datasets.cifar import CIFAR10
+from jaxresnet.data.cifar import CIFAR10
 from jaxresnet.system import devices
 from jaxresnet.system.errors import UserError
 from jaxresnet.training.task import Task

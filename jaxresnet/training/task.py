@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
 from jaxresnet.core.state import TrainState, create_train_state, create_transform
 from jaxresnet.core.steps import create_mesh, replicate
-from jaxresnet.datasets.loading import Dataset, Split, hold_out
+from jaxresnet.data.loading import Dataset, Split, hold_out
 from jaxresnet.system.errors import UserError
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxresnet.datasets.loading import usual_class_names
+from jaxresnet.data.loading import usual_class_names
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError
 from jaxresnet.system.terminal import format_seconds

@@ -15,7 +15,7 @@ from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_model, create_train_state, create_transform
 from jaxresnet.core.steps import create_mesh, jit_steps, put_on_devices, replicate
-from jaxresnet.datasets.loading import Split
+from jaxresnet.data.loading import Split
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, flatten

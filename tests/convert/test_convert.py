@@ -16,7 +16,7 @@ from jaxresnet import evaluate
 from jaxresnet.convert.files import read_torch_file, to_torch_file
 from jaxresnet.convert.runs import explain_misfit, export_weights, guess_configs, import_weights
 from jaxresnet.core.steps import epoch_order
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError
 from jaxresnet.torch_weights import UnfitWeights
 from jaxresnet.training import train_and_evaluate

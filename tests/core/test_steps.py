@@ -23,7 +23,7 @@ from jaxresnet.core.steps import (
     replicate,
     train_batches,
 )
-from jaxresnet.datasets.loading import Split
+from jaxresnet.data.loading import Split
 
 TRANSFORM = Transform(4, True, (0.5,) * 3, (0.25,) * 3)
 

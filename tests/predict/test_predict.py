@@ -16,7 +16,7 @@ from PIL import Image
 
 import jaxresnet
 from jaxresnet import predict
-from jaxresnet.datasets.loading import load_dataset
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.predict.grid import Gallery
 from jaxresnet.predict.inputs import UNLABELLED, FileReader, find_files

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxresnet.datasets.images import read_image
+from jaxresnet.data.images import read_image
 from jaxresnet.system.errors import UserError
 
 RNG = np.random.default_rng(0)

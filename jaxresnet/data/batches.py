@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxresnet.datasets.arrays import IMAGE_SHAPE, Arrays
-from jaxresnet.datasets.unpickle import to_array, unpickle
+from jaxresnet.data.arrays import IMAGE_SHAPE, Arrays
+from jaxresnet.data.unpickle import to_array, unpickle
 from jaxresnet.system.errors import UserError, one_line
 
 BATCHES_FOLDER = "cifar-10-batches-py"

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxresnet.core import cpu_convolution_bfloat16, cpu_winograd, data_parallel
-from jaxresnet.core.cpu_winograd import interleave, transpose
-from jaxresnet.core.data_parallel import Images, Kernel, convolution, on_each_device
+from jaxresnet.kernels import bfloat16, sharding, winograd
+from jaxresnet.kernels.sharding import Images, Kernel, convolution, on_each_device
+from jaxresnet.kernels.winograd import interleave, transpose
 
 # Smallest inputs these algorithms handle. No gain was measured for smaller float32 images or fewer channels.
 MIN_PIXELS = 8 * 8
@@ -60,7 +60,7 @@ def is_served(images: jax.Array) -> bool:
         "float32": channels >= FEW.start and height * width >= MIN_PIXELS and is_even(images),
         "bfloat16": channels >= MANY.start,
     }
-    fits_here = data_parallel.platform() == "cpu" and data_parallel.divides(batch)
+    fits_here = sharding.platform() == "cpu" and sharding.divides(batch)
     return fits_here and fits.get(images.dtype.name, False)
 
 
@@ -95,31 +95,29 @@ def _relu_forward(images: Images) -> tuple[Images, Images]:
 _relu_in_a_loop.defvjp(_relu_forward, lambda output, grad: (jnp.where(output > 0, grad, 0),))
 
 
-# 3x3, stride 1, padding 1: see cpu_winograd.py.
+# 3x3, stride 1, padding 1: see winograd.py.
 
 
 def _winograd(x: Images, kernel: Kernel) -> Images:
-    u = cpu_winograd.transform_kernel(kernel)
-    return _by_chunks(lambda part: cpu_winograd.convolve(part, u), x)
+    u = winograd.transform_kernel(kernel)
+    return _by_chunks(lambda part: winograd.convolve(part, u), x)
 
 
 def _winograd_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
     # The input gradient is the output gradient convolved with the kernel, rotated by 180 degrees and transposed.
-    u = cpu_winograd.transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
+    u = winograd.transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
 
     def accumulate(totals: list[jax.Array], parts: tuple[Images, Images]) -> tuple[list[jax.Array], Images]:
         x_part, grad_part = parts
-        products = (
-            g @ v for g, v in zip(cpu_winograd.grad_tiles(grad_part), cpu_winograd.input_tiles(x_part), strict=True)
-        )
-        return [total + du for total, du in zip(totals, products, strict=True)], cpu_winograd.convolve(grad_part, u)
+        products = (g @ v for g, v in zip(winograd.grad_tiles(grad_part), winograd.input_tiles(x_part), strict=True))
+        return [total + du for total, du in zip(totals, products, strict=True)], winograd.convolve(grad_part, u)
 
     shape = kernel.shape[:1:-1]  # (features, channels)
     du, dx = lax.scan(accumulate, [jnp.zeros(shape, x.dtype)] * 16, (_chunks(x, x), _chunks(grad, x)))
-    return dx.reshape(x.shape), cpu_winograd.kernel_gradient(du)
+    return dx.reshape(x.shape), winograd.kernel_gradient(du)
 
 
-winograd = convolution(_winograd, _winograd_gradients)
+winograd_3x3 = convolution(_winograd, _winograd_gradients)
 
 
 # 3x3, stride 2, padding 1: the nine pixels that an output needs, side by side, times the kernel as a matrix.
@@ -172,28 +170,28 @@ def _sum_patches(patches: Float[Array, "batch h w 3 3 channels"]) -> Images:
 strided = convolution(_strided, _strided_gradients)
 
 
-# 3x3, stride 1, padding 1, in bfloat16: see cpu_convolution_bfloat16.py.
+# 3x3, stride 1, padding 1, in bfloat16: see bfloat16.py.
 
 
 def _rows(x: Images, kernel: Kernel) -> Images:
-    parts = _chunks(cpu_convolution_bfloat16.pack(x), x)
-    y = lax.map(lambda part: cpu_convolution_bfloat16.convolve(part, kernel), parts)
-    return cpu_convolution_bfloat16.unpack(y).reshape(*x.shape[:3], -1)
+    parts = _chunks(bfloat16.pack(x), x)
+    y = lax.map(lambda part: bfloat16.convolve(part, kernel), parts)
+    return bfloat16.unpack(y).reshape(*x.shape[:3], -1)
 
 
 def _rows_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
-    pack, unpack = cpu_convolution_bfloat16.pack, cpu_convolution_bfloat16.unpack
+    pack, unpack = bfloat16.pack, bfloat16.unpack
     channels, features = kernel.shape[2:]
 
     def accumulate(total: jax.Array, parts: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x_part, grad_part = parts
         transposed = transpose(unpack(x_part).reshape(-1, channels))
-        dkernel, dx = cpu_convolution_bfloat16.gradients(transposed, grad_part, kernel)
+        dkernel, dx = bfloat16.gradients(transposed, grad_part, kernel)
         return total + dkernel, dx
 
     zeros = jnp.zeros((3, channels, 3 * features), jnp.float32)
     dkernel, dx = lax.scan(accumulate, zeros, (_chunks(pack(x), x), _chunks(pack(grad), x)))
-    return unpack(dx).reshape(x.shape), cpu_convolution_bfloat16.kernel_gradient(dkernel)
+    return unpack(dx).reshape(x.shape), bfloat16.kernel_gradient(dkernel)
 
 
 rows = convolution(_rows, _rows_gradients)
@@ -241,7 +239,7 @@ paired.defvjp(lambda x, kernel: (paired(x, kernel), (x, kernel)), _paired_gradie
 # Algorithms by (kernel size, strides, padding), each with the numbers of channels and of features that it supports.
 Algorithms = dict[tuple[Any, ...], tuple[tuple[Callable[[Images, Kernel], Images], range], ...]]
 _ALGORITHMS: Algorithms = {
-    ((3, 3), (1, 1), ((1, 1), (1, 1))): ((paired, FEW), (winograd, MANY)),
+    ((3, 3), (1, 1), ((1, 1), (1, 1))): ((paired, FEW), (winograd_3x3, MANY)),
     ((3, 3), (2, 2), ((1, 1), (1, 1))): ((strided, MANY),),
     ((1, 1), (2, 2), ((0, 0), (0, 0))): ((pointwise_strided, range(FEW.start, sys.maxsize)),),
 }

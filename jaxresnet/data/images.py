@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxresnet.datasets.arrays import IMAGE_SHAPE
+from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.system.errors import UserError, one_line
 
 # A small file can claim enough pixels to fill the memory. JPEGs may be larger, as they are decoded at reduced size.

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.datasets.arrays import IMAGE_SHAPE
-from jaxresnet.datasets.batches import BATCHES_FOLDER
-from jaxresnet.datasets.cifar import Cifar
+from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.batches import BATCHES_FOLDER
+from jaxresnet.data.cifar import Cifar
 from jaxresnet.system.errors import UserError
 
 TIMEOUT_SECONDS = 10.0  # for each address that is tried, and for each read

@@ -1,5 +1,5 @@
 """Images and labels as NumPy arrays."""
 
-from jaxresnet.datasets.loading import Dataset, Split, load_dataset
+from jaxresnet.data.loading import Dataset, Split, load_dataset
 
 __all__ = ["Dataset", "Split", "load_dataset"]

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.datasets.arrays import Arrays
-from jaxresnet.datasets.images import read_image
+from jaxresnet.data.arrays import Arrays
+from jaxresnet.data.images import read_image
 from jaxresnet.system.errors import UserError
 
 SPLITS = ("train", "test")

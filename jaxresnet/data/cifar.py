@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.datasets.arrays import ARRAYS, IMAGE_SHAPE, Arrays, read_npz
+from jaxresnet.data.arrays import ARRAYS, IMAGE_SHAPE, Arrays, read_npz
 from jaxresnet.system.atomic_files import cache_folder
 from jaxresnet.system.errors import UserError, one_line
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxresnet.core import cpu_convolution, data_parallel
-from jaxresnet.core.data_parallel import Images, Kernel
+from jaxresnet.kernels import cpu, sharding
+from jaxresnet.kernels.sharding import Images, Kernel
 
 
 def conv_general_dilated(
@@ -16,11 +16,11 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Compute ``lax.conv_general_dilated`` for ``flax.linen.Conv``.
 
-    On CPUs, use the algorithms of ``core.cpu_convolution``. On other devices, use XLA's. With a bfloat16 kernel, XLA
+    On CPUs, use the algorithms of ``kernels.cpu``. On other devices, use XLA's. With a bfloat16 kernel, XLA
     would sum the kernel's gradient over several devices in bfloat16, so sum it in float32.
     """
-    if data_parallel.platform() == "cpu":
-        return cpu_convolution.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    if sharding.platform() == "cpu":
+        return cpu.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
     if jax.sharding.get_abstract_mesh().size <= 1 or lhs.dtype != jnp.bfloat16:
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
 
@@ -38,8 +38,8 @@ def conv_general_dilated(
         dx, dkernel = backward(*saved, grad, dtype=jnp.float32)
         return dx, dkernel.astype(rhs.dtype)
 
-    if data_parallel.divides(len(lhs)):
-        return data_parallel.convolution(forward, backward)(lhs, rhs)
+    if sharding.divides(len(lhs)):
+        return sharding.convolution(forward, backward)(lhs, rhs)
     # The compiler pads a batch that does not divide, and sums its gradients in the type that they are computed in.
     convolve = jax.custom_vjp(forward)
     convolve.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward_of_all)

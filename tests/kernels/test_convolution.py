@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxresnet.core import data_parallel
-from jaxresnet.core.convolution import conv_general_dilated
+from jaxresnet.kernels import sharding
+from jaxresnet.kernels.convolution import conv_general_dilated
 from jaxresnet.core.steps import ambient, create_mesh
 
-data_parallel.platform = lambda: "gpu"
+sharding.platform = lambda: "gpu"
 mesh, results = create_mesh(), {}
 divided, whole = (NamedSharding(mesh, spec) for spec in (PartitionSpec("data"), PartitionSpec()))
 rng = np.random.default_rng(0)

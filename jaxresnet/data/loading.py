@@ -9,8 +9,8 @@ import zlib
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from jaxresnet.datasets import batches, cifar, folders
-from jaxresnet.datasets.arrays import ARRAYS, IMAGE_SHAPE, Arrays, load_npz
+from jaxresnet.data import batches, cifar, folders
+from jaxresnet.data.arrays import ARRAYS, IMAGE_SHAPE, Arrays, load_npz
 from jaxresnet.system.errors import UserError, choose, user_path
 
 NUM_DIGITS_TEST = 360
@@ -178,7 +178,7 @@ def _load_prepared(which: cifar.Cifar, root: pathlib.Path) -> _Source:
     folder = cifar.find_tfds(root, which.name)
     if folder is None:
         # Imported here because only a first run needs it.
-        from jaxresnet.datasets import download
+        from jaxresnet.data import download
 
         download.prepare(root, which)
         folder = cifar.find_tfds(root, which.name)

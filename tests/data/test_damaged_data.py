@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxresnet.datasets import batches, cifar, loading
-from jaxresnet.datasets.batches import load_pickle
+from jaxresnet.data import batches, cifar, loading
+from jaxresnet.data.batches import load_pickle
 from jaxresnet.system.errors import UserError
 from tests.damage import (
     DAMAGED,
@@ -22,7 +22,7 @@ from tests.damage import (
     write_batches,
     write_tfds,
 )
-from tests.datasets.test_loading import load, needs_cifar10, save_npz, small_arrays
+from tests.data.test_loading import load, needs_cifar10, save_npz, small_arrays
 
 pytestmark = pytest.mark.reliability
 
@@ -193,9 +193,7 @@ def test_records_that_are_no_cifar10_are_refused(tmp_path, monkeypatch, change):
 def test_images_that_are_not_cifar10s_own_are_noted_and_the_checksum_is_computed_once(tmp_path, capsys, monkeypatch):
     computed = []
     crc32 = loading.zlib.crc32
-    monkeypatch.setattr(
-        "jaxresnet.datasets.loading.zlib.crc32", lambda *arguments: computed.append(1) or crc32(*arguments)
-    )
+    monkeypatch.setattr("jaxresnet.data.loading.zlib.crc32", lambda *arguments: computed.append(1) or crc32(*arguments))
     with few_images():
         dataset = load(write_batches(tmp_path / batches.BATCHES_FOLDER))
     expected = (

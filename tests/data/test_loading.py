@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxresnet.datasets import batches, cifar, download, loading
+from jaxresnet.data import batches, cifar, download, loading
 from jaxresnet.system.errors import UserError
 
 TFDS_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
