@@ -1,4 +1,4 @@
-"""What a model and its training cost: the layers with their parameters and multiply-adds, and operations by epoch."""
+"""Costs of a model and of its training: layers, parameters, multiply-adds, and operations by epoch."""
 
 import functools
 import math
