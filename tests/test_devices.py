@@ -22,7 +22,7 @@ from jaxresnet.core.steps import (
     train_batches,
 )
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.workdir.files import read_confusion
+from jaxresnet.workdir.folder import read_confusion
 from jaxresnet.workdir.log import read_metrics
 from scripts.same_run import checkpointed
 from tests.conftest import REPOSITORY, arguments_of

@@ -11,7 +11,7 @@ from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state
 from jaxresnet.workdir.config import check_config, check_same_training
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.folder import read_summary
 from jaxresnet.workdir.log import read_metrics
 from scripts.skips import gradient_norms
 from tests.conftest import REPOSITORY
