@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from jaxresnet import cli
 from jaxresnet.core.evaluation import Scores, evaluate
+from jaxresnet.core.programs import jit_steps, put_on_devices
 from jaxresnet.core.state import create_transform
-from jaxresnet.core.steps import jit_steps, put_on_devices
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.inference import restore_run
 from jaxresnet.system.devices import set_up_jax

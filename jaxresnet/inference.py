@@ -16,6 +16,7 @@ from scipy.special import softmax
 
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
+from jaxresnet.core.programs import ambient, create_mesh, replicate
 from jaxresnet.core.state import (
     TrainState,
     begin_with,
@@ -24,7 +25,6 @@ from jaxresnet.core.state import (
     create_transform,
     split_seed,
 )
-from jaxresnet.core.steps import ambient, create_mesh, replicate
 from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.system.errors import UserError, user_path

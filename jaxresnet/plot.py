@@ -106,7 +106,7 @@ def _run_series(lines: list[dict[str, Any]], split: str) -> Series:
 def _to_compute(run: Series, paper: Series | None, config: ConfigDict) -> None:
     """Replace epochs, in place, by the floating-point operations of training up to them, in 1e15."""
     # Imported here so that a mistyped flag is reported before JAX starts.
-    from jaxresnet.core.flop import flop_until
+    from jaxresnet.core.costs import flop_until
 
     images = NUM_TRAIN - config.dataset.validation_size
     for name in ("epoch", "eval_epoch", "rate_epoch"):

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     with cli.command():
         cli.refuse_arguments(argv)
         # Imported here so that a mistyped flag is reported before JAX starts.
-        from jaxresnet.core.layers import describe_layers, format_layers
+        from jaxresnet.core.costs import describe_layers, format_layers
         from jaxresnet.core.state import create_model
         from jaxresnet.data.arrays import IMAGE_SHAPE
         from jaxresnet.workdir.config import check_config
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         check_config(config)
         model = create_model(config)
         terminal.end_sign_of_life()
-        print(format_layers(describe_layers(model, IMAGE_SHAPE), config.dtype, config.batch_size))
+        print(format_layers(describe_layers(model, IMAGE_SHAPE), config.batch_size))
         if out is None:
             return
         from jaxresnet.report.figures import draw_architecture

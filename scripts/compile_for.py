@@ -30,10 +30,10 @@ from ml_collections import ConfigDict
 
 from configs import final
 from jaxresnet import cli
-from jaxresnet.core.flop import flop_per_image
+from jaxresnet.core.costs import flop_per_image
+from jaxresnet.core.programs import DeviceSplit, create_mesh, jit_steps
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
-from jaxresnet.core.steps import DeviceSplit, create_mesh, jit_steps
 from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, one_line

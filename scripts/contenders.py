@@ -25,10 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.core.flop import flop_by_epoch
-from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
-from jaxresnet.core.steps import (
+from jaxresnet.core.costs import flop_by_epoch
+from jaxresnet.core.programs import (
     DeviceSplit,
     Steps,
     create_mesh,
@@ -39,6 +37,8 @@ from jaxresnet.core.steps import (
     replicate,
     steps_per_dispatch,
 )
+from jaxresnet.core.schedules import Hyperparams
+from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
 from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system import devices, malloc

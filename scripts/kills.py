@@ -41,7 +41,7 @@ from tqdm import tqdm
 from configs import quickstart
 from jaxresnet import cli
 from jaxresnet.core.evaluation import evaluate
-from jaxresnet.core.steps import Steps, jit_steps
+from jaxresnet.core.programs import Steps, jit_steps
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.training import loop

@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 
 # Modules whose signatures state shapes. The hook must be installed before anything imports the package.
-_CHECKED = ("core.augment", "core.model", "core.steps", "data.loading", "inference")
+_CHECKED = ("core.augment", "core.model", "core.programs", "core.steps", "data.loading", "inference")
 jaxtyping.install_import_hook([f"jaxresnet.{module}" for module in _CHECKED], "beartype.beartype")
 
 # Property-based tests draw the same examples in every quick run, and other ones in every thorough run.

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.state import create_train_state, create_transform
-from jaxresnet.core.steps import (
+from jaxresnet.core.programs import (
     create_mesh,
     dispatch,
     epoch_order,
@@ -21,6 +19,8 @@ from jaxresnet.core.steps import (
     replicate,
     train_batches,
 )
+from jaxresnet.core.schedules import Hyperparams
+from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.workdir.files import read_confusion
 from jaxresnet.workdir.log import read_metrics
@@ -156,7 +156,7 @@ import json
 import jax, numpy as np
 from configs import quickstart
 from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.steps import DeviceSplit, jit_steps, create_mesh
+from jaxresnet.core.programs import DeviceSplit, jit_steps, create_mesh
 from jaxresnet.core.state import create_train_state, create_transform
 
 config = quickstart.get_config()

@@ -15,9 +15,7 @@ from flax import nnx
 from configs import final
 from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.model import count_parameters
-from jaxresnet.core.schedules import create_hyperparams_fn
-from jaxresnet.core.state import create_train_state, create_transform
-from jaxresnet.core.steps import (
+from jaxresnet.core.programs import (
     create_mesh,
     dispatch,
     epoch_order,
@@ -26,6 +24,8 @@ from jaxresnet.core.steps import (
     replicate,
     train_batches,
 )
+from jaxresnet.core.schedules import create_hyperparams_fn
+from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.data.loading import load_dataset
 from tests.conftest import REPOSITORY
 

@@ -5,7 +5,7 @@ import pytest
 
 from configs import fast, quickstart
 from jaxresnet import plot
-from jaxresnet.core.flop import flop_by_epoch, flop_per_image
+from jaxresnet.core.costs import flop_by_epoch, flop_per_image
 from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.config import save_config
 from jaxresnet.workdir.names import METRICS_FILE

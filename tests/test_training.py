@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jaxresnet.core import steps
+from jaxresnet.core import programs
 from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import Interrupted, UserError
@@ -44,7 +44,7 @@ def finished(tmp_path_factory, tiny_npz):
 def stop_after(monkeypatch, number, action):
     """Call ``action`` right after training dispatch ``number``, counted from 1."""
     calls = 0
-    jit_steps = steps.jit_steps
+    jit_steps = programs.jit_steps
 
     def jit_and_count(*arguments):
         compiled = jit_steps(*arguments)
@@ -57,7 +57,7 @@ def stop_after(monkeypatch, number, action):
                 action()
             return result
 
-        return steps.Steps(train=train, evaluate=compiled.evaluate)
+        return programs.Steps(train=train, evaluate=compiled.evaluate)
 
     monkeypatch.setattr("jaxresnet.training.loop.jit_steps", jit_and_count)
 
@@ -547,7 +547,7 @@ def test_a_loss_that_turns_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 def return_nan_at(monkeypatch, step, steps_per_dispatch):
     """Make the loss of a step NaN. Return the list of the steps before each dispatch, which grows."""
-    jit_steps, dispatched = steps.jit_steps, []
+    jit_steps, dispatched = programs.jit_steps, []
 
     def jit_with_nan(*arguments):
         compiled = jit_steps(*arguments)
@@ -561,7 +561,7 @@ def return_nan_at(monkeypatch, step, steps_per_dispatch):
                 loss[step - before - 1] = np.nan
             return state, {**metrics, "loss": loss}
 
-        return steps.Steps(train=train, evaluate=compiled.evaluate)
+        return programs.Steps(train=train, evaluate=compiled.evaluate)
 
     monkeypatch.setattr("jaxresnet.training.loop.jit_steps", jit_with_nan)
     monkeypatch.setattr("jaxresnet.training.loop.steps_per_dispatch", lambda configured: steps_per_dispatch)

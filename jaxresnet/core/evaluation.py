@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from jaxresnet.core.programs import DeviceSplit, Steps, dispatch, eval_batches, steps_per_dispatch
 from jaxresnet.core.state import TrainState
-from jaxresnet.core.steps import DeviceSplit, Steps, dispatch, eval_batches, steps_per_dispatch
 
 
 @dataclasses.dataclass

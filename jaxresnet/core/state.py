@@ -11,12 +11,10 @@ from flax.training import train_state
 from ml_collections import ConfigDict
 
 from jaxresnet.core.augment import Transform
-from jaxresnet.core.model import ResNet, count_parameters
+from jaxresnet.core.model import ResNet
 from jaxresnet.core.optim import create_optimizer
 from jaxresnet.kernels import convolution, cpu
 from jaxresnet.system.errors import UserError
-
-MAX_PARAMETERS = 10**9  # The largest model of this project has 11 million.
 
 
 class TrainState(train_state.TrainState):
@@ -103,18 +101,11 @@ def create_train_state(config: ConfigDict, image_shape: tuple[int, int, int]) ->
     Args:
         config: run config (see ``configs/default.py``).
         image_shape: (height, width, channels).
-
-    Raises:
-        UserError: the network has more than ``MAX_PARAMETERS`` parameters.
     """
     # lazy_init draws the parameters without running the model, with programs that models share.
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    draw = functools.partial(create_model(config).lazy_init, split_seed(config.seed).init, images, train=False)
-    count = count_parameters(jax.eval_shape(draw)["params"])
-    if count > MAX_PARAMETERS:
-        fields = ", ".join(f"model.{name}={value!r}" for name, value in config.model.items())
-        raise UserError(f"{fields}: the network has {count:,} parameters; expected at most {MAX_PARAMETERS:,}")
-    return begin_with(config, draw())
+    variables = create_model(config).lazy_init(split_seed(config.seed).init, images, train=False)
+    return begin_with(config, variables)
 
 
 def begin_with(config: ConfigDict, variables: Mapping[str, Any]) -> TrainState:

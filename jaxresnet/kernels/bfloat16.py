@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, BFloat16, Float32, UInt32
 
-Images = BFloat16[Array, "batch height width channels"]
+from jaxresnet.kernels.sharding import Images, Kernel
+
 Packed = UInt32[Array, "batch height width pairs"]
-Kernel = BFloat16[Array, "3 3 channels features"]
 
 
 def pack(images: Images) -> Packed:

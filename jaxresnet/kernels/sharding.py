@@ -1,4 +1,4 @@
-"""The devices of the ambient mesh (``core.steps.ambient``), and computations that they divide by images."""
+"""The devices of the ambient mesh (``core.programs.ambient``), and computations that they divide by images."""
 
 from collections.abc import Callable
 from typing import Any

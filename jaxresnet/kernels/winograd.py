@@ -14,8 +14,8 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
-Images = Float[Array, "batch height width channels"]
-Kernel = Float[Array, "3 3 channels features"]
+from jaxresnet.kernels.sharding import Images, Kernel
+
 Tiles = list[Float[Array, "tiles channels"]]
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 

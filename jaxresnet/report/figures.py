@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from jaxresnet.core.layers import Layer, describe_layers
+from jaxresnet.core.costs import Layer, describe_layers
 from jaxresnet.core.model import ResNet
 from jaxresnet.report.paper_curves import Series
 

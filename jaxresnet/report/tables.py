@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.cli.config_files import Experiment
-from jaxresnet.core.flop import flop_per_image
+from jaxresnet.core.costs import flop_per_image
 from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.cifar import NUM_TRAIN
 from jaxresnet.report import figures, notes

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.core.flop import flop_per_image, flop_until
+from jaxresnet.core.costs import flop_per_image, flop_until
 from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.sweep.plan import Job

@@ -11,19 +11,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxresnet.core.costs import flop_until
 from jaxresnet.core.evaluation import Sums, evaluate
-from jaxresnet.core.flop import flop_until
 from jaxresnet.core.model import count_parameters
+from jaxresnet.core.programs import dispatch, epoch_order, jit_steps, put_on_devices, steps_per_dispatch, train_batches
 from jaxresnet.core.state import create_transform
-from jaxresnet.core.steps import (
-    Metrics,
-    dispatch,
-    epoch_order,
-    jit_steps,
-    put_on_devices,
-    steps_per_dispatch,
-    train_batches,
-)
+from jaxresnet.core.steps import Metrics
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path

@@ -4,8 +4,8 @@ from typing import Any
 
 from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.model import count_parameters
+from jaxresnet.core.programs import Steps, put_on_devices
 from jaxresnet.core.state import TrainState
-from jaxresnet.core.steps import Steps, put_on_devices
 from jaxresnet.data.cifar import CIFAR10
 from jaxresnet.system import devices
 from jaxresnet.system.errors import UserError

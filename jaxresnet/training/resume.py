@@ -4,8 +4,8 @@ import pathlib
 
 import jax.numpy as jnp
 
+from jaxresnet.core.programs import replicate
 from jaxresnet.core.state import TrainState
-from jaxresnet.core.steps import replicate
 from jaxresnet.system.errors import UserError
 from jaxresnet.training.task import Task
 from jaxresnet.workdir.checkpoint import Checkpointer

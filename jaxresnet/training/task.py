@@ -7,9 +7,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from jaxresnet.core.programs import create_mesh, replicate
 from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
 from jaxresnet.core.state import TrainState, create_train_state, create_transform
-from jaxresnet.core.steps import create_mesh, replicate
 from jaxresnet.data.loading import Dataset, Split, hold_out
 from jaxresnet.system.errors import UserError
 

@@ -10,11 +10,11 @@ import pytest
 
 from configs import baseline
 from jaxresnet.cli.config_files import load_experiment
-from jaxresnet.core.layers import multiply_adds
+from jaxresnet.core.costs import multiply_adds
 from jaxresnet.core.model import count_parameters
+from jaxresnet.core.programs import create_mesh, jit_steps, put_on_devices, replicate
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_model, create_train_state, create_transform
-from jaxresnet.core.steps import create_mesh, jit_steps, put_on_devices, replicate
 from jaxresnet.data.loading import Split
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.workdir.checkpoint import Checkpointer

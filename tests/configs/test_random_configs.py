@@ -189,7 +189,7 @@ IMPOSSIBLE = {
     "label_smoothing": no_number(1, 1.0, 2.0),
     "dtype": values("float16", "float64", "", "Float32", *NEITHER_NUMBER_NOR_TEXT),
     "steps_per_dispatch": no_whole_number(1),
-    "model.channels": spoiled((4, 5, 6), 0, -1, 1.5, "4", 10**5, 10**9, 10**400),
+    "model.channels": spoiled((4, 5, 6), 0, -1, 1.5, "4", 10**9, 10**400),
     "model.blocks": spoiled((1, 1, 1), 0, -1, 1.5, "1", 1001, 10**9, 10**400),
     "model.kernel_size": no_whole_number(1, 2, 64, 65, 10**9, 10**9 + 1, 10**400 + 1),
     "model.shortcut_kernel_size": no_whole_number(1, 2, 64, 65, 10**9, 10**9 + 1, 10**400 + 1),
@@ -322,12 +322,6 @@ def test_an_impossible_value_is_refused_in_one_line_that_names_the_field(drawn, 
 def test_a_value_that_did_harm_is_refused(tiny_config, field, value, count):
     assert_refused(tiny_config, field, value)
     count("impossible configs refused in one line")
-
-
-def test_a_linear_layer_that_no_memory_could_hold_is_refused(tiny_config):
-    """The map is hardly pooled. No single field shows how large the layer is."""
-    tiny_config.update_from_flattened_dict({"model.channels": (1000,), "model.blocks": (1,), "model.num_classes": 1000})
-    assert_refused(tiny_config, "model.pooling", "1")
 
 
 @pytest.mark.parametrize("section", ["model", "dataset", "augment", "optimizer", "schedule", "checkpoint", "paper"])

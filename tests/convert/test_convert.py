@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxresnet import evaluate
 from jaxresnet.convert.files import read_torch_file, to_torch_file
 from jaxresnet.convert.runs import explain_misfit, export_weights, guess_configs, import_weights
-from jaxresnet.core.steps import epoch_order
+from jaxresnet.core.programs import epoch_order
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError
 from jaxresnet.torch_weights import UnfitWeights

@@ -174,7 +174,7 @@ def test_batch_norms_gradient_on_several_devices(run_on_devices):
     program = """
 import json, jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxresnet.core.steps import create_mesh
+from jaxresnet.core.programs import create_mesh
 from tests.core.test_model import batch_norm_inputs, first_of_normalize, gradients
 inputs = [np.float32(array) for array in batch_norm_inputs()]
 results = []

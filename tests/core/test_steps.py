@@ -10,9 +10,7 @@ import torch.nn.functional as F
 
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.evaluation import evaluate
-from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.state import create_train_state
-from jaxresnet.core.steps import (
+from jaxresnet.core.programs import (
     _eval_program,
     _train_program,
     create_mesh,
@@ -23,6 +21,8 @@ from jaxresnet.core.steps import (
     replicate,
     train_batches,
 )
+from jaxresnet.core.schedules import Hyperparams
+from jaxresnet.core.state import create_train_state
 from jaxresnet.data.loading import Split
 
 TRANSFORM = Transform(4, True, (0.5,) * 3, (0.25,) * 3)
@@ -180,7 +180,7 @@ ON_MANY_DEVICES = """
 import json
 import jax, numpy as np
 from configs import default
-from jaxresnet.core.steps import *
+from jaxresnet.core.programs import *
 from jaxresnet.evaluate import evaluate
 from jaxresnet.core.state import create_train_state
 from tests.core.test_steps import TRANSFORM, hyperparams, random_split

@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxresnet.kernels import sharding
 from jaxresnet.kernels.convolution import conv_general_dilated
-from jaxresnet.core.steps import ambient, create_mesh
+from jaxresnet.core.programs import ambient, create_mesh
 
 sharding.platform = lambda: "gpu"
 mesh, results = create_mesh(), {}

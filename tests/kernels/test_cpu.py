@@ -197,7 +197,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxresnet.kernels.cpu import conv_general_dilated
-from jaxresnet.core.steps import ambient, create_mesh
+from jaxresnet.core.programs import ambient, create_mesh
 from tests.kernels.test_cpu import BY_DTYPE, DIMENSIONS, arrays, value_and_gradients
 
 results = {}

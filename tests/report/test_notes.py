@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jaxresnet.cli.config_files import load_experiment
-from jaxresnet.core.layers import describe_layers
+from jaxresnet.core.costs import describe_layers
 from jaxresnet.core.state import create_model, create_train_state, create_transform
 from jaxresnet.report import notes
 from jaxresnet.report.notes import hyperparams_by_epoch

@@ -6,7 +6,7 @@ import pytest
 
 from configs import small
 from jaxresnet.cli.config_files import load_experiment
-from jaxresnet.core.layers import describe_layers
+from jaxresnet.core.costs import describe_layers
 from jaxresnet.core.state import create_model
 from jaxresnet.report.claims import CLAIMS, CORRECTIONS
 from jaxresnet.report.findings import judge_claim

@@ -9,7 +9,7 @@ import torch
 from configs import final, headline, small
 from configs.scheduler import get_config as scheduler_config
 from jaxresnet.cli.config_files import load_experiment
-from jaxresnet.core.layers import describe_layers
+from jaxresnet.core.costs import describe_layers
 from jaxresnet.core.state import create_model
 from jaxresnet.report import __main__ as report
 from jaxresnet.report.claims import CLAIMS, CORRECTIONS

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.core.programs import _eval_program, _train_program, create_mesh, jit_steps
 from jaxresnet.core.state import create_transform
-from jaxresnet.core.steps import _eval_program, _train_program, create_mesh, jit_steps
 from jaxresnet.sweep import __main__ as sweep
 from jaxresnet.sweep import cost, plan
 from jaxresnet.system.errors import Interrupted, UserError

@@ -102,7 +102,7 @@ jaxresnet.set_up_jax()
 from configs import cpu
 from jaxresnet.data import Split
 from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.steps import jit_steps, create_mesh, dispatch, put_on_devices, replicate
+from jaxresnet.core.programs import jit_steps, create_mesh, dispatch, put_on_devices, replicate
 from jaxresnet.core.state import create_train_state, create_transform
 
 config, mesh = cpu.get_config(), create_mesh()

@@ -1,15 +1,18 @@
-"""Layers of a model, traced from the model itself: output shapes, parameters and costs."""
+"""Costs of a model and of its training: layers, parameters, multiply-adds, and operations by epoch."""
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from jaxresnet.core.model import BatchNorm, ResNet, count_parameters
+from jaxresnet.core.state import create_model, create_transform
 
 
 class Layer(NamedTuple):
@@ -31,8 +34,6 @@ class Layer(NamedTuple):
     multiply_adds: int
     output_bytes: int
 
-
-_PARAMETER_BYTES = 4  # float32, whatever the compute dtype
 
 _KINDS = {
     (nn.Conv, "__call__"): "conv",
@@ -74,63 +75,48 @@ def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[La
     return layers
 
 
+def format_layers(layers: list[Layer], batch_size: int) -> str:
+    """Format a table with one line per layer and one of totals, followed by their cost for batches of a size."""
+    lines = [f"{'layer':<24}{'kind':<9}{'output':<12}{'parameters':>12}{'multiply-adds':>15}{'memory':>15}"]
+    total = Layer("in all", "", (), *(sum(column) for column in list(zip(*layers, strict=True))[3:]))
+    for layer in (*layers, total):
+        shape, kilobytes = "x".join(map(str, layer.output_shape)), layer.output_bytes / 1024
+        lines.append(
+            f"{layer.path:<24}{layer.kind:<9}{shape:<12}{layer.parameters:>12,}{layer.multiply_adds:>15,}"
+            f"{kilobytes:>11,.1f} KiB"
+        )
+    lines.append(
+        f"{total.multiply_adds / 1e6:,.0f}M multiply-adds per image in the forward pass, about three times as many in "
+        f"training; outputs of {batch_size * total.output_bytes / 2**20:,.0f} MiB per batch of {batch_size}"
+    )
+    return "\n".join(lines)
+
+
 @functools.cache
 def multiply_adds(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     """Count the multiply-adds per image in the forward pass. A training step takes about three times as many."""
     return sum(layer.multiply_adds for layer in describe_layers(model, image_shape))
 
 
-def format_layers(layers: Sequence[Layer], dtype: str, batch_size: int) -> str:
-    """Format a table with one line per layer and one of totals, followed by their cost and memory.
+def flop_by_epoch(config: ConfigDict, image_shape: tuple[int, int, int]) -> Float[np.ndarray, " epochs"]:
+    """Count the floating-point operations per training image in each epoch, a measure of the work of a run.
 
-    Args:
-        layers: layers of a model.
-        dtype: compute dtype of the model.
-        batch_size: batch size for which the memory of the outputs is given.
+    A multiply-add is two operations. Backward takes twice as many as forward. Smaller images take fewer.
     """
-    header = ("layer", "kind", "output", "parameters", "multiply-adds", "memory")
-    rows = [
-        (
-            layer.path,
-            layer.kind,
-            "x".join(map(str, layer.output_shape)),
-            f"{layer.parameters:,}" if layer.parameters else "",
-            f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
-            _bytes(layer.output_bytes),
-        )
-        for layer in layers
-    ]
-    parameters, cost, memory = (
-        sum(getattr(layer, field) for layer in layers) for field in ("parameters", "multiply_adds", "output_bytes")
-    )
-    totals = ("in all", "", "", f"{parameters:,}", f"{cost:,}", _bytes(memory))
-    widths = [max(map(len, column)) for column in zip(header, *rows, totals, strict=True)]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [_line(row, widths) for row in (header, *rows, totals)]
-    return "\n".join(
-        [
-            *(lines[0], rule, *lines[1:-1], rule, lines[-1], ""),
-            f"{parameters:,} parameters: {_bytes(_PARAMETER_BYTES * parameters)}",
-            f"{cost / 1e6:,.0f}M multiply-adds per image in the forward pass, about three times as many in training",
-            f"outputs of these layers in {dtype}: {_bytes(memory)} per image, "
-            f"{_bytes(batch_size * memory)} per batch of {batch_size}",
-        ]
-    )
+    # Dropout has no multiply-adds. Without it, models that differ in its rate share their count in the cache.
+    model, (height, width, channels) = create_model(config).clone(dropout_rate=0.0), image_shape
+    sides = [create_transform(config, epoch).side for epoch in range(config.num_epochs)]
+    return np.array([6.0 * multiply_adds(model, (side or height, side or width, channels)) for side in sides])
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Format a row with its first three cells left-aligned and its numbers right-aligned."""
-    pairs = list(zip(cells, widths, strict=True))
-    return "  ".join(
-        [f"{cell:<{width}}" for cell, width in pairs[:3]] + [f"{cell:>{width}}" for cell, width in pairs[3:]]
-    )
+def flop_per_image(config: ConfigDict, image_shape: tuple[int, int, int]) -> float:
+    """Return the mean of ``flop_by_epoch``."""
+    return float(np.mean(flop_by_epoch(config, image_shape)))
 
 
-def _bytes(number: int) -> str:
-    """Format a number of bytes, such as 40 B, 1.4 KiB or 25.0 MiB."""
-    size, units = float(number), ["KiB", "MiB", "GiB", "TiB"]
-    if size < 1024:
-        return f"{number} B"
-    while size >= 1024 * 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size / 1024:.1f} {units[0]}"
+def flop_until(
+    config: ConfigDict, image_shape: tuple[int, int, int], epochs: Float[np.ndarray, " times"]
+) -> Float[np.ndarray, " times"]:
+    """Count the operations per training image from the start to each time, given in fractional epochs."""
+    ends = np.concatenate([[0.0], np.cumsum(flop_by_epoch(config, image_shape))])
+    return np.interp(epochs, np.arange(len(ends)), ends)
