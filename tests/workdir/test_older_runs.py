@@ -13,7 +13,7 @@ from jaxresnet.workdir.config import check_same_training, flatten, load_config, 
 from jaxresnet.workdir.folder import CONFIG_FILE
 from tests.conftest import REPOSITORY
 
-OLDEST = REPOSITORY / "results" / "final-cpu-110-steps" / CONFIG_FILE
+OLDEST = REPOSITORY / "results" / "runs" / "cpu" / CONFIG_FILE
 
 
 def without(field, workdir):
