@@ -6,7 +6,7 @@ import pytest
 
 from configs import skips, small
 from jaxresnet.workdir.config import check_config, check_same_training, flatten
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.folder import read_summary
 from jaxresnet.workdir.log import read_metrics
 from scripts.skips import gradient_norms
 from tests.conftest import REPOSITORY
@@ -69,7 +69,7 @@ def test_gradients_at_initialisation():
 
 @pytest.mark.parametrize("arm", skips.ARMS)
 def test_the_page_on_skips_has_the_figures_of_the_runs(arm):
-    workdir = REPOSITORY / "results" / "skips" / "skips" / arm / "seed0"
+    workdir = REPOSITORY / "results" / "runs" / f"skips-{arm}"
     check_same_training(skips.get_config(arm), workdir)
     last, minutes = read_metrics(workdir)[-1], read_summary(workdir)["wall_seconds"] / 60
     accuracies = f"{last['train_accuracy']:.2f} | {last['validation_accuracy']:.2f}"

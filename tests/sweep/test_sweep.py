@@ -17,7 +17,7 @@ from jaxresnet.sweep import cost, plan
 from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.config import changed_fields, load_config, save_config
-from jaxresnet.workdir.files import read_failure, read_summary, write_summary
+from jaxresnet.workdir.folder import read_failure, read_summary, write_summary
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY, arguments_of
 
