@@ -13,8 +13,8 @@ import pathlib
 from typing import Any
 
 from jaxresnet import cli
-from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import write_whole
 from jaxresnet.workdir.runs import Run, read_packed, read_runs
 
 

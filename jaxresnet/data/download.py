@@ -79,7 +79,7 @@ def _ways_forward(cifar: Cifar) -> str:
     ways = [
         f"with a network: start again to download {cifar.url}",
         f"with a prepared copy: set TFDS_DATA_DIR to a tfds folder that holds {cifar.name} as array_record",
-        f"with arrays: --config.dataset.data_dir=.../{cifar.name}.npz (docs/data.md says which)",
+        f"with arrays: --config.dataset.data_dir=.../{cifar.name}.npz (docs/training.md says which)",
         "without a download: --config=quickstart trains on images that need none",
     ]
     if cifar.name == "cifar10":

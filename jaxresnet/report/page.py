@@ -12,8 +12,8 @@ import matplotlib
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError
+from jaxresnet.system.files import write_whole
 
 MARKDOWN_FILE, PAGE_FILE, FIGURES_FOLDER = "README.md", "index.html", "figures"
 _MARK = "<!-- written by jaxresnet.report -->\n"  # the first line of MARKDOWN_FILE tells a report from other folders

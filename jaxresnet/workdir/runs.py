@@ -10,11 +10,18 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import eval_split_name, load_config
-from jaxresnet.workdir.files import read_confusion, read_failure, read_imported, read_summary
+from jaxresnet.workdir.config import CONFIG_FILE, load_config
+from jaxresnet.workdir.folder import (
+    FAILURE_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    is_release,
+    read_confusion,
+    read_failure,
+    read_imported,
+    read_summary,
+)
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
-from jaxresnet.workdir.names import CONFIG_FILE, FAILURE_FILE, METRICS_FILE, SUMMARY_FILE
-from jaxresnet.workdir.release import is_release
 
 
 class Run(NamedTuple):
@@ -103,6 +110,5 @@ def _read_run(path: pathlib.Path) -> Run:
         raise UserError(f"{path} is a release, not a run")
     if read_imported(path):
         raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
-    config, summary = load_config(path), read_summary(path)
-    lines = read_metrics(path, eval_split_name(config))
-    return Run(path, config, lines, summary, read_confusion(path), read_failure(path))
+    summary, confusion, failure = read_summary(path), read_confusion(path), read_failure(path)
+    return Run(path, load_config(path), read_metrics(path), summary, confusion, failure)

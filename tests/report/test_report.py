@@ -18,7 +18,7 @@ from jaxresnet.report.page import Page, anchor, table
 from jaxresnet.report.tables import read_study
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.files import write_failure
+from jaxresnet.workdir.folder import write_failure
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY
 from tests.report.test_groups import write_run

@@ -1,11 +1,10 @@
 """Write files atomically: a crash leaves either the old content or the new."""
 
-import contextlib
 import io
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxresnet.system.errors import UserError, user_path
@@ -23,8 +22,12 @@ def cache_folder() -> pathlib.Path:
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Write ``content`` to ``path`` atomically, over what is there."""
-    with _written_beside(path, content) as temporary:
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
@@ -34,32 +37,19 @@ def remove_leftovers(folder: pathlib.Path) -> None:
 
 
 class OutputFile(NamedTuple):
-    """Output file of a command.
-
-    Attributes:
-        path: path of the file.
-        flag: command-line flag that gives the path.
-        force: True to overwrite an existing file.
-    """
+    """Output file of a command: its path, and the command-line flag that gives the path."""
 
     path: pathlib.Path
     flag: str
-    force: bool
 
     def write(self, content: str | bytes) -> None:
-        """Write the file atomically.
+        """Write the file atomically, over what is there.
 
         Raises:
-            UserError: the file exists by now and ``force`` is False, or it cannot be written.
+            UserError: it cannot be written.
         """
         try:
-            with _written_beside(self.path, content) as temporary:
-                if self.force:
-                    temporary.replace(self.path)
-                else:
-                    os.link(temporary, self.path)  # fails if the file exists, unlike replace
-        except FileExistsError as error:
-            raise self._exists() from error
+            write_whole(self.path, content)
         except OSError as error:
             raise UserError(f"{self.flag}={self.path} cannot be written ({error})") from error
 
@@ -68,9 +58,6 @@ class OutputFile(NamedTuple):
         content = io.BytesIO()
         figure.savefig(content, format=self.path.suffix.removeprefix("."), dpi=150)
         self.write(content.getvalue())
-
-    def _exists(self) -> UserError:
-        return UserError(f"{self.flag}={self.path} exists; give another name, or --force to overwrite it")
 
 
 def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) -> OutputFile:
@@ -85,28 +72,15 @@ def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) 
     Raises:
         UserError: the ending is not allowed, the file exists and ``force`` is False, or it cannot be written there.
     """
-    output = OutputFile(user_path(path), flag, force)
-    file = output.path
+    file = user_path(path)
     if endings and file.suffix not in endings:
         raise UserError(f"{flag}={path}: expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}")
     if os.path.lexists(file) and not force:
-        raise output._exists()
+        raise UserError(f"{flag}={file} exists; give another name, or --force to overwrite it")
     if os.path.lexists(file) and not file.is_file():
         raise UserError(f"{flag}={path} is a folder or a device, not a file; give another name")
     if not file.parent.is_dir():
         raise UserError(f"{flag}={path}: there is no folder {file.parent}")
     if not os.access(file.parent, os.W_OK):
         raise UserError(f"{flag}={path}: the folder {file.parent} cannot be written")
-    return output
-
-
-@contextlib.contextmanager
-def _written_beside(path: pathlib.Path, content: str | bytes) -> Iterator[pathlib.Path]:
-    """Write ``content`` to a temporary file beside ``path``. Delete it afterwards unless it was renamed."""
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    return OutputFile(file, flag)
