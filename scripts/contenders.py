@@ -39,7 +39,7 @@ from jaxresnet.core.programs import (
 )
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system import devices, malloc
 from jaxresnet.system.errors import UserError, one_line

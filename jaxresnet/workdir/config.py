@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.workdir.names import CONFIG_FILE
