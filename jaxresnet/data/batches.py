@@ -3,7 +3,7 @@
 import io
 import pathlib
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,14 @@ BATCHES_FOLDER = "cifar-10-batches-py"
 TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST_BATCH = "test_batch"
 NUM_IMAGES = 10_000  # in each batch
+
+
+class PickledImages(NamedTuple):
+    """Images (size, 32, 32, 3) uint8, and their labels (size,) and the file's names of them, or None without any."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    ids: list[str] | None
 
 
 def find_batches(path: pathlib.Path) -> pathlib.Path | None:
@@ -44,14 +52,11 @@ def load_batches(folder: pathlib.Path) -> Arrays:
     return dict(zip(ARRAYS, (*train, images[-1], labels[-1]), strict=True))
 
 
-def load_pickle(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None, list[str] | None]:
+def load_pickle(path: pathlib.Path) -> PickledImages:
     """Read images from a pickled dictionary, such as a batch of CIFAR-10.
 
     ``b"data"`` is uint8 of shape (size, 3072) as in CIFAR-10's own batches, (size, 3, 32, 32) or (size, 32, 32, 3).
     ``b"labels"`` and ``b"ids"`` are optional. Other entries are ignored.
-
-    Returns:
-        Images (size, 32, 32, 3) uint8, labels (size,) or None, and the file's names of the images or None.
 
     Raises:
         UserError: the file is damaged, holds something else, or calls anything but NumPy's constructors.
@@ -83,7 +88,7 @@ def load_pickle(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None, list
         )
     if data.shape[1:] != IMAGE_SHAPE:
         data = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return data, labels, ids
+    return PickledImages(data, labels, ids)
 
 
 class _Unpickler(pickle.Unpickler):

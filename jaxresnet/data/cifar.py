@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.system.atomic_files import cache_folder, write_whole
 from jaxresnet.system.errors import UserError, one_line, user_path
+from jaxresnet.system.files import cache_folder, write_whole
 
 IMAGE_SHAPE = (32, 32, 3)  # of every data set, because others are resized to CIFAR's
 NUM_TRAIN, NUM_TEST = 50_000, 10_000

@@ -13,7 +13,7 @@ from jaxtyping import Int32, UInt8
 from jaxresnet.data.batches import BATCHES_FOLDER, find_batches, load_batches
 from jaxresnet.data.cifar import ARRAYS, CIFAR10_CLASSES, IMAGE_SHAPE, SETS, Arrays, find_tfds, load_cifar, read_npz
 from jaxresnet.data.images import SPLITS, load_folders
-from jaxresnet.system.errors import UserError, choose, one_line, user_path
+from jaxresnet.system.errors import UserError, one_line, user_path
 
 NUM_DIGITS_TEST = 360
 
@@ -151,16 +151,6 @@ def _checked_names(names: Sequence[str], origin: pathlib.Path, num_classes: int)
             f"--config.model.num_classes={len(names)}"
         )
     return tuple(names)
-
-
-def usual_class_names(name: str, num_classes: int) -> tuple[str, ...]:
-    """Return the class names of a run that has recorded none, such as one of imported weights.
-
-    Raises:
-        UserError: the data set is unknown.
-    """
-    names = choose({"cifar10": CIFAR10_CLASSES, "cifar100": (), "digits": ()}, "dataset.name", name)
-    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 def hold_out(split: Split, size: int) -> tuple[Split, Split]:

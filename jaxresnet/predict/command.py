@@ -21,12 +21,12 @@ from jaxresnet.predict.results import (
     to_submission,
     with_unique_ids,
 )
-from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import PICTURES, output_file
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.config import load_config
-from jaxresnet.workdir.files import check_class_names
+from jaxresnet.workdir.folder import check_class_names
 
 ROWS = 20  # rows of the table on the terminal
 GRID = 36  # images in the picture
