@@ -13,7 +13,7 @@ from jaxresnet.inference import restore_run
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.files import check_class_names, read_class_names
+from jaxresnet.workdir.folder import check_class_names, read_class_names
 
 DESCRIPTION = """
 Restore a run, or a release, and score it on the whole test set: accuracy and loss, of single images or, with --mirror,

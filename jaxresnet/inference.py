@@ -30,9 +30,9 @@ from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
 from jaxresnet.workdir.config import load_config
-from jaxresnet.workdir.files import read_class_names
+from jaxresnet.workdir.folder import is_release, read_class_names
 from jaxresnet.workdir.progress import Progress
-from jaxresnet.workdir.release import is_release, read_release
+from jaxresnet.workdir.release import read_release
 
 
 class RestoredRun(NamedTuple):

@@ -21,11 +21,11 @@ from jaxresnet import cli
 from jaxresnet.data.batches import PickledImages, load_pickle
 from jaxresnet.data.images import read_images
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import PICTURES, output_file
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.config import load_config
-from jaxresnet.workdir.files import check_class_names
+from jaxresnet.workdir.folder import check_class_names
 
 if TYPE_CHECKING:  # JAX takes seconds to import, so a mistyped flag is reported before that.
     import jax

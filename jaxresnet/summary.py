@@ -8,7 +8,7 @@ from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
 from jaxresnet.system import terminal
-from jaxresnet.system.atomic_files import PICTURES, output_file
+from jaxresnet.system.files import PICTURES, output_file
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file. Override single fields as in --config.model.blocks=(2,2,2).", lock_config=True

@@ -21,8 +21,8 @@ from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import output_file
 from jaxresnet.workdir.config import check_config
 from scripts import turns
 from scripts.benchmark_report import format_report

@@ -23,8 +23,8 @@ from jaxresnet import cli
 from jaxresnet.core import model as model_module
 from jaxresnet.core.model import ResNet
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import user_path
+from jaxresnet.system.files import PICTURES, output_file
 from jaxresnet.workdir.log import read_metrics
 
 BATCH = 128

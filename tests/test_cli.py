@@ -90,7 +90,7 @@ def test_mistaken_config_files(run, tmp_path, content, message):
 
 def test_a_config_file_of_a_report_that_returns_none(run, tmp_path):
     (tmp_path / "table.py").write_text("TITLE = 'x'\nARMS = {'a': 1}\ndef get_config(arm='a'): return None\n")
-    done = run("jaxresnet.report", "--workdir=results/skips", f"--out={tmp_path / 'out'}", f"--configs={tmp_path}")
+    done = run("jaxresnet.report", "--workdir=results/runs", f"--out={tmp_path / 'out'}", f"--configs={tmp_path}")
     assert_one_line(done, "returned a NoneType; expected a ConfigDict")
 
 

@@ -10,8 +10,8 @@ from ml_collections.config_flags import config_flags
 from jaxresnet import cli
 from jaxresnet.cli.config_files import CONFIGS
 from jaxresnet.system import terminal
-from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import output_file
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file that the weights belong to; only with --from_torch.", lock_config=True

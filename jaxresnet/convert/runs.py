@@ -28,7 +28,7 @@ from jaxresnet.torch_weights import (
 )
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, save_config
-from jaxresnet.workdir.files import read_class_names, read_imported, write_class_names, write_imported
+from jaxresnet.workdir.folder import read_class_names, read_imported, write_class_names, write_imported
 from jaxresnet.workdir.progress import Progress
 
 GUESSES = 4  # configs listed in an error

@@ -6,9 +6,9 @@ from jaxresnet import cli
 from jaxresnet.export.programs import to_onnx, to_stablehlo
 from jaxresnet.export.release import write_release
 from jaxresnet.inference import load
-from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import output_file
 
 RELEASE = "release"
 FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx}

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from jaxresnet.cli.config_files import Experiment, load_experiment
 from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.config import changed_fields, check_config, check_same_training, forget_paper
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.folder import read_summary
 from jaxresnet.workdir.log import read_metrics
 
 

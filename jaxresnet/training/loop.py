@@ -26,17 +26,17 @@ from jaxresnet.training.resume import restore
 from jaxresnet.training.task import Task, create_task
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.config import check_config, eval_split_name
-from jaxresnet.workdir.files import (
-    format_epoch,
+from jaxresnet.workdir.folder import (
+    check_workdir,
+    explaining_full_disks,
     format_summary,
+    opened,
     read_summary,
     write_class_names,
     write_confusion,
     write_summary,
 )
-from jaxresnet.workdir.lock import check_workdir, explaining_full_disks, opened
-from jaxresnet.workdir.log import MetricsWriter, NoWriter
-from jaxresnet.workdir.tracking import check_tracker, create_tracker
+from jaxresnet.workdir.log import MetricsWriter, NoWriter, WandbTracker, check_tracker, format_epoch
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
@@ -72,14 +72,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     )
     task = create_task(config, dataset)  # Before the workdir is written, because it can fail.
     with (
-        opened(folder, config) as check_place,
+        opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
         explaining_full_disks(folder),
         Checkpointer(folder, config.checkpoint.keep) as checkpointer,
         processes.ending_others_too(),
         explaining_full_disks(folder),  # again, because the line before may end the process
     ):
         with _nothing_to_save():
-            trainer = _Trainer(task, folder, check_place, checkpointer, status)
+            trainer = _Trainer(task, folder, lambda: None, checkpointer, status)
         summary = trainer.run()
     print(format_summary(summary))
     return summary
@@ -163,7 +163,8 @@ class _Trainer:
         self.writer: MetricsWriter | NoWriter = NoWriter()
         if processes.is_first():
             write_class_names(task.class_names, workdir)
-            self.writer = MetricsWriter(workdir, step, epoch, self.progress.last, create_tracker(self.config, workdir))
+            tracker = WandbTracker(self.config, workdir) if self.config.tracker else None
+            self.writer = MetricsWriter(workdir, step, epoch, self.progress.last, tracker)
         # Progress is counted in FLOP, because a step on smaller images does less work.
         steps = np.arange(self.steps_per_epoch * self.config.num_epochs + 1)
         work = flop_until(self.config, task.train_split.images.shape[1:], steps / self.steps_per_epoch)

@@ -12,10 +12,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.workdir.names import CONFIG_FILE
-from jaxresnet.workdir.tracking import TRACKERS
+from jaxresnet.system.files import write_whole
+
+CONFIG_FILE = "config.json"
 
 # Range of float32, in which devices compute. Larger values become infinity, and devices turn smaller ones into 0.
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
@@ -160,7 +160,7 @@ _FIELDS: dict[str, _Rule] = {
     "checkpoint.every_steps": _whole(),
     "checkpoint.keep": _whole(1),
     "log_every_steps": _whole(),
-    "tracker": _optional(_one_of(*TRACKERS)),
+    "tracker": _optional(_one_of("wandb")),
     "paper.accuracy": _optional(_number(0, 100)),
     "paper.epoch": _one_of("last", "best", "cited"),
     "paper.curve": _optional(_TEXT),

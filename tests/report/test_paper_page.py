@@ -175,7 +175,7 @@ def test_batch_sizes():
 @pytest.fixture(scope="module")
 def tables():
     """Return the tables of the small study's runs, by name."""
-    runs = read_runs(REPOSITORY / "results" / "small")
+    runs = read_runs(REPOSITORY / "results" / "small.jsonl")
     study = read_study(runs, load_experiment(REPOSITORY / "configs" / "small.py"))
     names = [table.__name__.rpartition(".")[2] for table in small.TABLES]
     experiments = [load_experiment(REPOSITORY / "configs" / f"{name}.py") for name in names]

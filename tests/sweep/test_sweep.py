@@ -17,7 +17,7 @@ from jaxresnet.sweep import cost, plan
 from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.config import changed_fields, load_config, save_config
-from jaxresnet.workdir.files import read_failure, read_summary, write_summary
+from jaxresnet.workdir.folder import read_failure, read_summary, write_summary
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY, arguments_of
 
@@ -70,7 +70,7 @@ def test_tables_list_the_runs_that_they_share_by_the_same_command(tmp_path):
 def test_arms_of_the_paper_alone(tmp_path):
     planned = plan.plan_jobs(SCHEDULER, ["paper", "warm_restarts"], 1, {}, tmp_path)
     assert [job.label.partition(",")[0] for job in planned] == [
-        "cosine", "linear", "polynomial", "one_cycle", "warm_restarts",
+        "cosine", "one_cycle", "warm_restarts",
     ]  # fmt: skip
 
 

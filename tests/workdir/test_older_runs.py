@@ -10,10 +10,10 @@ from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir import config as workdir_config
 from jaxresnet.workdir.config import check_same_training, flatten, load_config, save_config
-from jaxresnet.workdir.names import CONFIG_FILE
+from jaxresnet.workdir.folder import CONFIG_FILE
 from tests.conftest import REPOSITORY
 
-OLDEST = REPOSITORY / "results" / "final-cpu-110-steps" / CONFIG_FILE
+OLDEST = REPOSITORY / "results" / "runs" / "cpu" / CONFIG_FILE
 
 
 def without(field, workdir):
