@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import tarfile
+import types
 import zipfile
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxresnet.convert.files import read_torch_file
 from jaxresnet.data import batches
 from jaxresnet.data.cifar import ARRAYS
 from jaxresnet.data.images import read_image
-from jaxresnet.predict.inputs import FileReader
+from jaxresnet.predict import read_files
 from jaxresnet.system.errors import UserError
 from tests.convert.test_convert import saved
 from tests.damage import FINGERPRINT_OF_FEW, REFUSED, Calls, batch_of, few_images, replace, write_batches, write_tfds
@@ -93,7 +94,7 @@ def test_pickles_are_refused(pickled, tmp_path, marker, payload, container, prot
     for name in ("images.pkl", "images", "images.png"):
         path = tmp_path / name
         path.write_bytes(content)
-        assert list(FileReader([path], 10).batches(1)) == []
+        assert list(read_files([path], 10, types.SimpleNamespace(total=1))) == []
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"skipped: {path}") and not os.path.exists(marker)
         count(REFUSED)

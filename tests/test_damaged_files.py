@@ -11,6 +11,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import types
 import zipfile
 
 import hypothesis
@@ -23,7 +24,7 @@ from PIL import Image
 from jaxresnet.convert.files import read_torch_file
 from jaxresnet.data import batches, cifar
 from jaxresnet.data.images import read_image
-from jaxresnet.predict.inputs import UNLABELLED, FileReader
+from jaxresnet.predict import read_files
 from jaxresnet.system.errors import UserError
 from tests import damage
 from tests.conftest import REPOSITORY
@@ -98,14 +99,13 @@ PICKLES = [pickle.dumps(TEST | {b"ids": ids}, protocol=protocol) for ids in IDS 
 
 def assert_skipped_or_read(path):
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        read = list(FileReader([path], 10).batches(2))
+        read = list(read_files([path], 10, types.SimpleNamespace(total=1)))
     printed = stderr.getvalue().splitlines()
     if not read:
         assert len(printed) == 1 and printed[0].startswith("skipped: ")
-    for batch in read:
-        assert batch.pixels.dtype == np.uint8 and batch.pixels.shape[1:] == (32, 32, 3)
-        assert len(batch.names) == len(batch.ids) == len(batch.pixels) == len(batch.labels) <= 2
-        assert all((0 <= label < 10) or label == UNLABELLED for label in batch.labels.tolist())
+    for image in read:
+        assert image.pixels.dtype == np.uint8 and image.pixels.shape == (32, 32, 3)
+        assert image.label is None or 0 <= image.label < 10
 
 
 def image_bytes(image_format, mode="RGB", **options):
@@ -173,7 +173,7 @@ CASES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # FileReader silences Pillow's warnings.
+@pytest.mark.filterwarnings("ignore")  # read_images silences Pillow's warnings.
 @pytest.mark.parametrize("name", CASES)
 def test_a_damaged_file_is_refused_in_one_line_or_read_rightly(name, tmp_path, monkeypatch, request, count):
     originals, read, check = CASES[name]
