@@ -98,23 +98,6 @@ def _read_or_error(path: pathlib.Path) -> tuple[np.ndarray, list[str]] | UserErr
         return error
 
 
-def read_images(files: Sequence[pathlib.Path]) -> Iterator[tuple[np.ndarray, list[str]] | UserError]:
-    """Decode image files in several threads, and yield in their order what ``read_image`` returns or raises."""
-    with ThreadPoolExecutor(4) as pool:
-        for start in range(0, len(files), 256):  # a bound for what is decoded ahead
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's are redundant: read_image has notes and limits.
-                decoded = list(pool.map(_read_or_error, files[start : start + 256]))
-            yield from decoded
-
-
-def _read_or_error(path: pathlib.Path) -> tuple[np.ndarray, list[str]] | UserError:
-    try:
-        return read_image(path)
-    except UserError as error:
-        return error
-
-
 def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """Decode an image file.
 
