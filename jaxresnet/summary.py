@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
         # Imported here so that a mistyped flag is reported before JAX starts.
         from jaxresnet.core.costs import describe_layers, format_layers
         from jaxresnet.core.state import create_model
-        from jaxresnet.data.arrays import IMAGE_SHAPE
+        from jaxresnet.data.cifar import IMAGE_SHAPE
         from jaxresnet.workdir.config import check_config
 
         config = CONFIG.value

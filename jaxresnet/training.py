@@ -31,9 +31,10 @@ from jaxresnet.core.programs import (
 )
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state, create_transform
-from jaxresnet.core.steps import Metrics
+from jaxresnet.core.steps import Metrics, create_loss
 from jaxresnet.data.cifar import CIFAR10
 from jaxresnet.data.loading import Dataset, hold_out, load_dataset
+from jaxresnet.extensions import use_all
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
@@ -85,6 +86,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     """
     folder = user_path(workdir)
     check_config(config)
+    config = use_all(config)
     check_tracker(config)
     check_workdir(config, folder)
     if summary := read_summary(folder):
@@ -143,7 +145,10 @@ class _Trainer:
         self.eval_name, self.mesh = eval_split_name(config), create_mesh()
         self.steps_per_epoch = -(-len(self.train_split) // config.batch_size)
         self.hyperparams_fn = create_hyperparams_fn(config, self.steps_per_epoch)
-        self.eval_steps = jit_steps(create_transform(config), self.mesh)
+        self.loss, transform = create_loss(config), create_transform(config)
+        # Augmentation is traced here, so that a mistaken config is refused before the workdir is written.
+        jax.eval_shape(transform.train, jax.random.key(0), self.train_split.images[:1], self.train_split.labels[:1])
+        self.eval_steps = jit_steps(transform, self.mesh)
         self.state = replicate(create_train_state(config, dataset.train.images.shape[1:]), self.mesh)
         self.progress = Progress(data_fingerprint=dataset.fingerprint())
         self.unread: _Dispatch | None = None
@@ -208,7 +213,7 @@ class _Trainer:
     def _train_epoch(self) -> None:
         """Train the remaining steps of the current epoch."""
         config, epoch, step = self.config, self.progress.epoch, int(self.state.step)
-        train = jit_steps(create_transform(config, epoch), self.mesh, config.label_smoothing).train
+        train = jit_steps(create_transform(config, epoch), self.mesh, self.loss).train
         order = epoch_order(config.seed, epoch, len(self.train_split))
         at_once = steps_per_dispatch(config.steps_per_dispatch)
         for indices in train_batches(order, config.batch_size, step - epoch * self.steps_per_epoch, at_once):

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.core.costs import flop_per_image, flop_until
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.sweep.plan import Job
 from jaxresnet.system.devices import device_name
