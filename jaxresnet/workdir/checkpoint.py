@@ -51,13 +51,13 @@ class Checkpointer:
         self._folder = (workdir / CHECKPOINTS_FOLDER).absolute()  # orbax requires an absolute path
         if not read_only:
             processes.in_first(self._delete_unfinished, "unfinished checkpoints deleted")
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            enable_async_checkpointing=False,  # it would write in the background, but check in the foreground
-            create=not read_only,
-            read_only=read_only,
-        )
         with _quiet():
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                enable_async_checkpointing=False,  # it would write in the background, but check in the foreground
+                create=not read_only,
+                read_only=read_only,
+            )
             self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpointer":
