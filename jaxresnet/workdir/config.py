@@ -119,8 +119,11 @@ _FIELDS: dict[str, _Rule] = {
     "eval_batch_size": _whole(1),
     "eval_every_epochs": _whole(1),
     "label_smoothing": _SHARE,
+    "loss": _TEXT,
+    "code": _TEXT,
     "dtype": _one_of("float32", "bfloat16"),
     "steps_per_dispatch": _whole(1),
+    "model.block": _TEXT,
     "model.channels": _several(_whole(1, _MANY)),
     "model.blocks": _several(_whole(1, _MANY)),
     "model.kernel_size": _whole(1),
@@ -136,6 +139,7 @@ _FIELDS: dict[str, _Rule] = {
     "dataset.name": _TEXT,
     "dataset.data_dir": _optional(_TEXT),
     "dataset.validation_size": _whole(),
+    "augment.stages": _TEXT,
     "augment.crop_padding": _whole(0, IMAGE_SHAPE[0]),  # with more, a crop could show nothing of the image
     "augment.flip": _BOOL,
     "augment.small_images": _Rule(
@@ -169,6 +173,10 @@ _FIELDS: dict[str, _Rule] = {
 # Fields that older runs' config.json lacks, with the values that describe those runs.
 _BEFORE: dict[str, Any] = {
     "augment.small_images": (),
+    "augment.stages": "",
+    "code": "",
+    "loss": "cross_entropy",
+    "model.block": "basic",
     "eval_every_epochs": 1,
     "label_smoothing": 0.0,
     "model.skips": True,

@@ -187,8 +187,11 @@ IMPOSSIBLE = {
     "eval_batch_size": no_whole_number(1),
     "eval_every_epochs": no_whole_number(1),
     "label_smoothing": no_number(1, 1.0, 2.0),
+    "loss": values("", "mse", "nowhere.py:loss", 5, *NEITHER_NUMBER_NOR_TEXT),
+    "code": values(5, *NEITHER_NUMBER_NOR_TEXT),
     "dtype": values("float16", "float64", "", "Float32", *NEITHER_NUMBER_NOR_TEXT),
     "steps_per_dispatch": no_whole_number(1),
+    "model.block": values("", "Basic", "nowhere.py:block", 5, *NEITHER_NUMBER_NOR_TEXT),
     "model.channels": spoiled((4, 5, 6), 0, -1, 1.5, "4", 10**9, 10**400),
     "model.blocks": spoiled((1, 1, 1), 0, -1, 1.5, "1", 1001, 10**9, 10**400),
     "model.kernel_size": no_whole_number(1, 2, 64, 65, 10**9, 10**9 + 1, 10**400 + 1),
@@ -201,6 +204,7 @@ IMPOSSIBLE = {
     "dataset.name": values("", "cifar20", "CIFAR10", 5, *NEITHER_NUMBER_NOR_TEXT),
     "dataset.data_dir": unless_none(values("/nowhere", "nowhere.npz", "a\0b", "x" * 300, 5, *NEITHER_NUMBER_NOR_TEXT)),
     "dataset.validation_size": no_whole_number(0, 165, 10**9, 10**400),
+    "augment.stages": values("cutout", "nowhere.py:erase", 5, *NEITHER_NUMBER_NOR_TEXT),
     "augment.crop_padding": no_whole_number(0, 33, 10**6, 10**400),
     "augment.flip": values(None, "", "maybe", 2, 0.5, [], {}),
     "augment.small_images": values(
@@ -245,7 +249,7 @@ IMPOSSIBLE = {
     "paper.epoch": values("", "first", 5, *NEITHER_NUMBER_NOR_TEXT),
     "paper.curve": unless_none(values(5, "a\0b", *NEITHER_NUMBER_NOR_TEXT)),
 }
-TEXT = ("name", "paper.curve")  # any text is valid
+TEXT = ("name", "code", "paper.curve")  # any text is valid
 
 
 def impossible_values(fields):
