@@ -39,7 +39,7 @@ def load_batches(folder: pathlib.Path) -> Arrays:
         The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,).
 
     Raises:
-        UserError: a batch is missing or damaged, or calls anything but NumPy's constructors.
+        UserError: a batch is missing or damaged.
     """
     images, labels = [], []
     for name in (*TRAIN_BATCHES, TEST_BATCH):

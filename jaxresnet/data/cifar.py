@@ -9,12 +9,13 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import tarfile
 import tempfile
 import types
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,17 +34,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class Cifar(NamedTuple):
-    """A data set of tfds, which knows its address, hash and files.
+    """A data set, whose address, hash and files tfds knows."""
 
-    Attributes:
-        name: tfds's name.
-        labels: number of classes, by tfds's name of each byte before an image. ``label`` is used.
-        fingerprint: expected ``Dataset.fingerprint``, or None if it was not measured.
-    """
-
-    name: str
-    labels: dict[str, int]
-    fingerprint: str | None
+    name: str  # tfds's
+    labels: dict[str, int]  # number of classes, by tfds's name of each byte before an image; "label" is used
+    fingerprint: str | None  # expected Dataset.fingerprint, or None if it was not measured
 
 
 CIFAR10 = Cifar("cifar10", {"label": 10}, "40b61ab6")
@@ -64,10 +59,7 @@ def find_tfds(path: pathlib.Path, name: str = "cifar10") -> pathlib.Path | None:
 def load_cifar(cifar: Cifar, folder: pathlib.Path | None = None) -> tuple[Arrays, tuple[str, ...]]:
     """Read a data set from a tfds version folder.
 
-    Args:
-        cifar: data set.
-        folder: version folder. None means the newest in $TFDS_DATA_DIR or ~/tensorflow_datasets, where the data set is
-            prepared first if it is missing.
+    Without ``folder``, it is the newest in $TFDS_DATA_DIR or ~/tensorflow_datasets, and is downloaded if missing.
 
     Returns:
         The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,) int32. And the class names.
@@ -81,36 +73,36 @@ def load_cifar(cifar: Cifar, folder: pathlib.Path | None = None) -> tuple[Arrays
     records = sorted(folder.glob("*.array_record*"))
     if not records:
         raise UserError(
-            f"{folder}: holds no array_record files (reading tfrecord files needs TensorFlow). To prepare it in "
+            f"{folder} holds no array_record files (reading tfrecord files needs TensorFlow). To prepare it in "
             "another folder, set TFDS_DATA_DIR to it and leave dataset.data_dir unset"
         )
-    # Decoding 60,000 PNGs takes about 10 s, so the arrays are kept for the next start. Changed records have another
-    # name here, so they are decoded again.
+    # Decoding 60,000 PNGs takes about 10 s, so the arrays are kept for the next start, by the records' sizes and times.
     identity = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in records]
     cache = cache_folder() / f"{cifar.name}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.npz"
     try:
-        arrays = read_npz(cache, (*ARRAYS, "class_names"))
+        arrays = read_npz(cache)
+        names = arrays.pop("class_names")
     except Exception:  # missing, or damaged in any way: it is written again
-        arrays = _decode(folder, cifar)
+        arrays, names = _decode(folder, cifar)
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
+        np.savez(content, allow_pickle=False, class_names=names, **arrays)
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_whole(cache, content.getvalue())
         except OSError as error:
             tqdm.write(f"note: the images could not be kept in {cache.parent} ({error}), so the next start is as slow")
-    return arrays, tuple(map(str, arrays.pop("class_names")))
+    return arrays, tuple(map(str, names))
 
 
-def read_npz(path: pathlib.Path, names: Sequence[str]) -> Arrays:
-    """Read the named arrays of a .npz file and verify their checksums.
+def read_npz(path: pathlib.Path) -> Arrays:
+    """Read the arrays in ``ARRAYS`` from a .npz file, and ``class_names`` if it has them, and verify their checksums.
 
     Raises:
         Exception: many types, if the file is damaged or holds something else.
     """
     arrays = {}
     with zipfile.ZipFile(path) as archive:
-        for name in names:
+        for name in [*ARRAYS, "class_names"] if "class_names.npy" in archive.namelist() else ARRAYS:
             with archive.open(f"{name}.npy") as entry:
                 arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
                 # The checksum is verified only at the end of an entry, but np.load stops where the header says.
@@ -119,7 +111,7 @@ def read_npz(path: pathlib.Path, names: Sequence[str]) -> Arrays:
     return arrays
 
 
-def _decode(folder: pathlib.Path, cifar: Cifar) -> Arrays:
+def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
     # Imported here because it takes a second and cached arrays do not need it.
     import tensorflow_datasets as tfds
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -138,8 +130,6 @@ def _decode(folder: pathlib.Path, cifar: Cifar) -> Arrays:
                     for record in source.__getitems__(range(start, min(start + 1000, len(source)))):
                         example = features.deserialize_example_np(record)
                         index = int(example["id"].decode().removeprefix(f"{split}_"))  # of an id such as train_00042
-                        if example["image"].shape != IMAGE_SHAPE:  # NumPy might broadcast it
-                            raise ValueError(f"an image has shape {example['image'].shape}")
                         images[index], targets[index] = example["image"], example["label"]
                 if len(source) != size or targets.min() < 0:
                     raise ValueError(f"{split} holds {np.sum(targets >= 0):,} of {size:,} images")
@@ -151,14 +141,14 @@ def _decode(folder: pathlib.Path, cifar: Cifar) -> Arrays:
         raise UserError(
             f"{folder} cannot be read ({one_line(error)}). Delete the folder and prepare {cifar.name} again"
         ) from error
-    return arrays | {"class_names": np.array(names)}
+    return arrays, np.array(names)
 
 
 def _prepare(root: pathlib.Path, cifar: Cifar) -> pathlib.Path:
     """Download a data set, write it below ``root`` as tfds does, and return its version folder.
 
-    tfds itself reads the archive and encodes the images with TensorFlow. This subclass of its builder needs none, and
-    leaves the splits, shuffling and metadata to tfds. Any user of tfds can read the result.
+    tfds itself encodes the images with TensorFlow. This subclass of its builder does that with Pillow, and leaves the
+    splits, shuffling and metadata to tfds, so that any of its users can read the result.
     """
     # Imported here because they take a second and only a first run needs them.
     import tensorflow_datasets as tfds
@@ -201,19 +191,13 @@ def _prepare(root: pathlib.Path, cifar: Cifar) -> pathlib.Path:
 
 
 def _download(url: str, sha256: str) -> bytes:
-    """Return the content of ``url``.
-
-    Raises:
-        UserError: it cannot be reached, or its hash is not ``sha256``.
-    """
-    content = bytearray()
+    """Return the content of ``url``, or raise UserError if it cannot be reached or its hash is not ``sha256``."""
+    content = io.BytesIO()
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
             size = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(total=size, desc=f"downloading {url}", unit="B", unit_scale=True) as bar:
-                while chunk := response.read(1 << 18):
-                    content += chunk
-                    bar.update(len(chunk))
+            with tqdm.wrapattr(response, "read", size, desc=f"downloading {url}") as stream:
+                shutil.copyfileobj(stream, content)
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"the data are not in $TFDS_DATA_DIR or ~/tensorflow_datasets, and {url} could not be downloaded "
@@ -221,6 +205,6 @@ def _download(url: str, sha256: str) -> bytes:
             "holds them as array_record, give --config.dataset.data_dir=.../cifar-10-batches-py or a .npz file, or "
             "try --config=quickstart, which needs no download"
         ) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if hashlib.sha256(content.getbuffer()).hexdigest() != sha256:
         raise UserError(f"the file from {url} was cut short or changed on its way (its SHA-256 differs). Start again")
-    return bytes(content)
+    return content.getvalue()

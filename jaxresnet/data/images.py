@@ -42,14 +42,10 @@ def load_folders(folder: pathlib.Path) -> tuple[Arrays, tuple[str, ...]]:
             raise UserError(f"{folder} holds no {split}/; images are needed in train/ and in test/")
     classes = [path.name for path in _inside(folder / "train")]
     if only := {*classes} ^ {path.name for path in _inside(folder / "test")}:
-        name = min(only)
-        there, missing = SPLITS if name in classes else SPLITS[::-1]
-        raise UserError(
-            f"{folder}: {name!r} is in {there}/ and not in {missing}/; every class needs a folder of images in both"
-        )
+        there, other = SPLITS if min(only) in classes else SPLITS[::-1]
+        raise UserError(f"{folder}: {min(only)!r} is in {there}/ and not in {other}/; every class needs images in both")
     if len(classes) < 2:
-        found = f"only {classes[0]!r}" if classes else "none"
-        raise UserError(f"{folder}/train: expected a folder of images for each of two or more classes, found {found}")
+        raise UserError(f"{folder}/train: expected a folder of images for each of two or more classes, found {classes}")
     arrays: Arrays = {}
     for split in SPLITS:
         files = {name: _files_of_class(folder / split / name) for name in classes}
@@ -102,8 +98,7 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """Decode an image file.
 
     Returns:
-        Pixels (32, 32, 3) uint8, and notes on conversions such as ``"resized to 32x32"``. An RGB image of 32x32 pixels
-        needs none.
+        Pixels (32, 32, 3) uint8, and notes on conversions such as ``"resized to 32x32"``.
 
     Raises:
         UserError: the file is not an image, is damaged, has too many pixels, or cannot be shown as RGB.
@@ -112,12 +107,10 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
         with Image.open(path, formats=_formats()) as image:
             image.draft("RGB", (4 * _SIZE[0], 4 * _SIZE[1]))  # reduces the decoding of JPEGs to what is needed
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: has {image.width}x{image.height} pixels, too many to be decoded")
+                raise ValueError(f"{image.width}x{image.height} pixels are too many")
             # A phone's MPO is a photograph with an embedded preview.
             animated = getattr(image, "is_animated", False) and image.format != "MPO"
             return _to_network(image, ["animated: only the first frame is used"] if animated else [])
-    except UserError:
-        raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: is not an image") from error
     except Exception as error:  # a damaged file can raise anything
@@ -148,11 +141,9 @@ def _one_to_pixels(image: ImageLike) -> np.ndarray:
             raise UserError(f"an image of mode {image.mode} cannot be read ({one_line(error)})") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
-        raise UserError(
-            f"an image is {array.dtype} of shape {array.shape}: expected uint8 of shape (height, width, 3), a PIL "
-            "image or a path"
-        )
-    return array if array.shape == IMAGE_SHAPE else _to_network(Image.fromarray(array), [])[0]
+        found = f"{array.dtype} of shape {array.shape}"
+        raise UserError(f"an image is {found}: expected uint8 (height, width, 3), a PIL image or a path")
+    return _to_network(Image.fromarray(array), [])[0]
 
 
 @functools.cache

@@ -1,11 +1,8 @@
 """Loading of data sets. Every source ends as the same four uint8 and int32 arrays in memory."""
 
 import dataclasses
-import functools
 import pathlib
-import zipfile
 import zlib
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -15,20 +12,13 @@ from jaxresnet.data.cifar import ARRAYS, CIFAR10_CLASSES, IMAGE_SHAPE, SETS, Arr
 from jaxresnet.data.images import SPLITS, load_folders
 from jaxresnet.system.errors import UserError, one_line, user_path
 
-NUM_DIGITS_TEST = 360
-
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images and their labels, in the same order.
-
-    Attributes:
-        images: (size, height, width, 3) uint8.
-        labels: (size,) int32, each in [0, number of classes).
-    """
+    """Images and their labels, in the same order."""
 
     images: UInt8[np.ndarray, "size height width 3"]
-    labels: Int32[np.ndarray, " size"]
+    labels: Int32[np.ndarray, " size"]  # each in [0, number of classes)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,13 +26,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training and a test split.
-
-    Attributes:
-        train: training split.
-        test: test split.
-        class_names: one name per class.
-    """
+    """A training and a test split, and a name for each class."""
 
     train: Split
     test: Split
@@ -50,10 +34,6 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Return a checksum of every image and label, in order. A resumed run must see the same data."""
-        return self._checksum
-
-    @functools.cached_property
-    def _checksum(self) -> str:
         crc = 0
         for split in (self.train, self.test):
             for array in (split.images, split.labels):
@@ -69,8 +49,7 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
             files.
         data_dir: source of the images, unless digits: a tfds folder, a ``cifar-10-batches-py`` folder, a folder of
             images by class (see ``load_folders``), or a ``.npz`` file with the arrays in ``ARRAYS`` and, if the classes
-            have names, ``class_names``. ``None`` means tfds's own folder ($TFDS_DATA_DIR, or ~/tensorflow_datasets). If
-            the data set is missing there, it is downloaded and prepared first.
+            have names, ``class_names``. ``None`` means tfds's own folder (see ``load_cifar``).
         num_classes: number of classes of the model. Labels must be smaller.
 
     Raises:
@@ -89,28 +68,32 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     elif data_dir is None:
         arrays, names = load_cifar(SETS[name])
     else:
-        arrays, names = _load_from(data_dir, name, num_classes)
-    train, test = (_checked_split(arrays, split, data_dir or name, num_classes) for split in SPLITS)
-    if names is None or len(names) != num_classes:
-        names = tuple(map(str, range(num_classes)))
-    return Dataset(train, test, names)
+        arrays, names = _load_from(data_dir, name)
+    origin = data_dir or name
+    if names is not None and len(names) != num_classes:
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        raise UserError(
+            f"{origin} has {len(names)} classes ({shown}), but model.num_classes={num_classes}; give "
+            f"--config.model.num_classes={len(names)}"
+        )
+    train, test = (_checked_split(arrays, split, origin, num_classes) for split in SPLITS)
+    return Dataset(train, test, names or tuple(map(str, range(num_classes))))
 
 
-def _load_from(data_dir: str, name: str, num_classes: int) -> tuple[Arrays, tuple[str, ...] | None]:
+def _load_from(data_dir: str, name: str) -> tuple[Arrays, tuple[str, ...] | None]:
     path = user_path(data_dir)
     try:
         path.stat()
     except OSError as error:
         raise UserError(f"dataset.data_dir={data_dir!r} does not exist or cannot be read ({error.strerror})") from error
     if path.is_file():
-        return _load_npz(path, num_classes)
+        return _load_npz(path)
     if folder := find_tfds(path, name):
         return load_cifar(SETS[name], folder)
     if name == "cifar10" and (folder := find_batches(path)):
         return load_batches(folder), CIFAR10_CLASSES
     if any((path / split).is_dir() for split in SPLITS):
-        arrays, classes = load_folders(path)
-        return arrays, _checked_names(classes, path, num_classes)
+        return load_folders(path)
     raise UserError(
         f"dataset.data_dir={data_dir!r} holds no {name} and no images by class: expected a tfds folder with {name}/ in "
         f"it, a {BATCHES_FOLDER} folder, a folder with train/CLASS/ and test/CLASS/, or a .npz file with "
@@ -118,39 +101,14 @@ def _load_from(data_dir: str, name: str, num_classes: int) -> tuple[Arrays, tupl
     )
 
 
-def _load_npz(path: pathlib.Path, num_classes: int) -> tuple[Arrays, tuple[str, ...] | None]:
+def _load_npz(path: pathlib.Path) -> tuple[Arrays, tuple[str, ...] | None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            held = [name.removesuffix(".npy") for name in archive.namelist()]
-        if missing := [name for name in ARRAYS if name not in held]:
-            raise UserError(f"{path} lacks {', '.join(missing)}; a data set needs {', '.join(ARRAYS)}")
-        arrays = read_npz(path, [*ARRAYS, "class_names"] if "class_names" in held else ARRAYS)
-    except UserError:
-        raise
+        arrays = read_npz(path)
+        names = arrays.pop("class_names", None)
+        return arrays, None if names is None else tuple(map(str, names))
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is not a .npz file, or is damaged ({one_line(error)})") from error
-    names = arrays.pop("class_names", None)
-    if names is None:
-        return arrays, None
-    if names.dtype.kind != "U" or names.ndim != 1:
-        raise UserError(
-            f"{path}: class_names are {names.dtype} of shape {names.shape}: expected text of shape (classes,)"
-        )
-    return arrays, _checked_names(names.tolist(), path, num_classes)
-
-
-def _checked_names(names: Sequence[str], origin: pathlib.Path, num_classes: int) -> tuple[str, ...]:
-    if len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
-        raise UserError(
-            f"{origin}: invalid class names {', '.join(map(repr, names))}; expected a different text for each"
-        )
-    if len(names) != num_classes:
-        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        raise UserError(
-            f"{origin} has {len(names)} classes ({shown}), but model.num_classes={num_classes}; give "
-            f"--config.model.num_classes={len(names)}"
-        )
-    return tuple(names)
+        wanted = ", ".join(ARRAYS)
+        raise UserError(f"{path} is not a .npz file of {wanted}, or is damaged ({one_line(error)})") from error
 
 
 def hold_out(split: Split, size: int) -> tuple[Split, Split]:
@@ -168,10 +126,8 @@ def hold_out(split: Split, size: int) -> tuple[Split, Split]:
     held_out = np.zeros(len(split), bool)
     # RandomState's stream is frozen by NumPy's compatibility policy; default_rng's is not.
     held_out[np.random.RandomState(0).permutation(len(split))[:size]] = True
-    return (
-        Split(split.images[~held_out], split.labels[~held_out]),
-        Split(split.images[held_out], split.labels[held_out]),
-    )
+    train, validation = (Split(split.images[part], split.labels[part]) for part in (~held_out, held_out))
+    return train, validation
 
 
 def _load_digits() -> Arrays:
@@ -182,13 +138,12 @@ def _load_digits() -> Arrays:
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # 8x8 pixels of 0 to 16
     images = np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=-1)
-    split = train_test_split(images, digits.target, test_size=NUM_DIGITS_TEST, random_state=0, stratify=digits.target)
-    train_images, test_images, train_labels, test_labels = split
-    return dict(zip(ARRAYS, (train_images, train_labels, test_images, test_labels), strict=True))
+    split = train_test_split(images, digits.target, test_size=360, random_state=0, stratify=digits.target)
+    return dict(zip(("train_images", "test_images", "train_labels", "test_labels"), split, strict=True))
 
 
-def _checked_split(arrays: Arrays, split: str, data_dir: str, num_classes: int) -> Split:
-    images, labels, origin = arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{data_dir}, {split}"
+def _checked_split(arrays: Arrays, split: str, origin: str, num_classes: int) -> Split:
+    images, labels, origin = arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}"
     if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE or not len(images):
         raise UserError(
             f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape (any size, 32, 32, 3)"

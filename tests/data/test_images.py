@@ -148,7 +148,7 @@ REFUSED = {
     "truncated": (truncated, "cannot be read as an image"),
     "damaged": (checksum_wrong, "cannot be read as an image"),
     "bomb": (lambda path: path.write_bytes(png(60_000, 60_000, 8, 2, b"\0" * 1000)), "exceeds limit"),
-    "large": (lambda path: path.write_bytes(png(10_000, 6_000, 8, 2, b"")), "has 10000x6000 pixels, too many"),
+    "large": (lambda path: path.write_bytes(png(10_000, 6_000, 8, 2, b"")), "10000x6000 pixels are too many"),
     "PostScript, a program": (lambda path: Image.fromarray(RGB).save(path, format="EPS"), "is not an image"),
     "floats": (lambda path: Image.fromarray(GREY.astype(np.float32)).save(path, format="TIFF"), "no known range"),
     "32-bit": (lambda path: Image.fromarray(GREY.astype(np.int32) << 20).save(path, format="TIFF"), "no known range"),

