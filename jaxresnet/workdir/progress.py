@@ -8,7 +8,7 @@ from jaxresnet.core.evaluation import Sums
 
 @dataclasses.dataclass
 class Progress:
-    """What a resumed run needs beside its TrainState. All of it but ``best_variables`` is JSON.
+    """State of a run beside its TrainState, without which it could not resume. All but ``best_variables`` is JSON.
 
     Attributes:
         data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
