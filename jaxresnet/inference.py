@@ -29,7 +29,7 @@ from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.workdir.config import load_config
+from jaxresnet.config import load_config
 from jaxresnet.workdir.files import read_class_names
 from jaxresnet.workdir.progress import Progress
 from jaxresnet.workdir.release import is_release, read_release

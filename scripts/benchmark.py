@@ -23,7 +23,7 @@ from jaxresnet import cli
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.workdir.config import check_config
+from jaxresnet.config import check_config
 from scripts import turns
 from scripts.benchmark_report import format_report
 from scripts.contenders import EVALUATION, OURS, TORCH, XLA

@@ -43,7 +43,7 @@ from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system import devices, malloc
 from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.workdir.config import load_config
+from jaxresnet.config import load_config
 
 OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
 TORCH = {

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet.system import malloc
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import save_config
+from jaxresnet.config import save_config
 from scripts import contenders
 from scripts.contenders import OURS, Turn
 

@@ -16,7 +16,7 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.export.release import in_half_precision, write_release
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.config import load_config
+from jaxresnet.config import load_config
 from jaxresnet.workdir.files import read_summary
 from tests.conftest import make_tiny_config
 

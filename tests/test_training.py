@@ -21,7 +21,7 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.training import loop, train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import load_config
+from jaxresnet.config import load_config
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from jaxresnet.workdir.names import METRICS_FILE
 from scripts.same_run import checkpointed, differences, read_outcome

@@ -8,7 +8,7 @@ from absl import app, flags
 from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
-from jaxresnet.cli.config_files import CONFIGS
+from jaxresnet.config import CONFIGS
 from jaxresnet.system import terminal
 from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.errors import UserError, user_path

@@ -16,7 +16,7 @@ from jaxresnet.inference import RestoredRun, restore_run
 from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.torch_weights import COUNTERS, to_state_dict
-from jaxresnet.workdir.config import save_config
+from jaxresnet.config import save_config
 from jaxresnet.workdir.files import read_class_names, read_summary, write_class_names
 from jaxresnet.workdir.names import CARD_FILE, CARD_IN_WORDS, CONFIG_FILE, WEIGHTS_FILE
 

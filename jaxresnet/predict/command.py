@@ -25,7 +25,7 @@ from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.config import load_config
+from jaxresnet.config import load_config
 from jaxresnet.workdir.files import check_class_names
 
 ROWS = 20  # rows of the table on the terminal

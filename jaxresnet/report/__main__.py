@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxresnet import cli
-from jaxresnet.cli.config_files import CONFIGS, load_experiment
+from jaxresnet.config import CONFIGS, load_experiment
 from jaxresnet.core.state import create_model
 from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.cifar import CIFAR10

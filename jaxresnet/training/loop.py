@@ -25,7 +25,7 @@ from jaxresnet.training.results import summarise
 from jaxresnet.training.resume import restore
 from jaxresnet.training.task import Task, create_task
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import check_config, eval_split_name
+from jaxresnet.config import check_config, eval_split_name
 from jaxresnet.workdir.files import (
     format_epoch,
     format_summary,

@@ -11,7 +11,7 @@ from jaxresnet.system import devices
 from jaxresnet.system.errors import UserError
 from jaxresnet.training.task import Task
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.workdir.config import eval_split_name
+from jaxresnet.config import eval_split_name
 from jaxresnet.workdir.progress import Progress
 
 

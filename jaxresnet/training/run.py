@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxresnet.inference import Classifier, load
 from jaxresnet.system.errors import user_path
 from jaxresnet.training.loop import train_and_evaluate
-from jaxresnet.workdir.config import eval_split_name
+from jaxresnet.config import eval_split_name
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxresnet.system import processes
 from jaxresnet.system.atomic_files import remove_leftovers
 from jaxresnet.system.errors import Diverged, UserError
-from jaxresnet.workdir.config import check_same_training, save_config
+from jaxresnet.config import check_same_training, save_config
 from jaxresnet.workdir.files import write_failure
 from jaxresnet.workdir.names import CHECKPOINTS_FOLDER, CONFIG_FILE, LOCK_FILE, WEIGHTS_FILE
 from jaxresnet.workdir.release import is_release

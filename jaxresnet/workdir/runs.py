@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import eval_split_name, load_config
+from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.workdir.files import read_confusion, read_failure, read_imported, read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from jaxresnet.workdir.names import CONFIG_FILE

@@ -23,7 +23,7 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import check_config, flatten
+from jaxresnet.config import check_config, flatten
 from jaxresnet.workdir.log import read_metrics
 from scripts.same_run import arrays_of, checkpointed
 from tests.conftest import make_tiny_config, save_digits

@@ -10,7 +10,7 @@ from configs import skips, small
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state
-from jaxresnet.workdir.config import check_config, check_same_training
+from jaxresnet.config import check_config, check_same_training
 from jaxresnet.workdir.files import read_summary
 from jaxresnet.workdir.log import read_metrics
 from scripts.skips import gradient_norms

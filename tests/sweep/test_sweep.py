@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.config import load_experiment
 from jaxresnet.core.programs import _eval_program, _train_program, create_mesh, jit_steps
 from jaxresnet.core.state import create_transform
 from jaxresnet.sweep import __main__ as sweep
 from jaxresnet.sweep import cost, plan
 from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.config import changed_fields, load_config, save_config
+from jaxresnet.config import changed_fields, load_config, save_config
 from jaxresnet.workdir.files import read_failure, read_summary, write_summary
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY, arguments_of

@@ -13,7 +13,7 @@ from jaxresnet import plot
 from jaxresnet.inference import load
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.config import load_config, save_config
+from jaxresnet.config import load_config, save_config
 from jaxresnet.workdir.files import (
     format_summary,
     read_confusion,

@@ -9,7 +9,7 @@ from jaxresnet.report.__main__ import write_report
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir import config as workdir_config
-from jaxresnet.workdir.config import check_same_training, flatten, load_config, save_config
+from jaxresnet.config import check_same_training, flatten, load_config, save_config
 from jaxresnet.workdir.names import CONFIG_FILE
 from tests.conftest import REPOSITORY
 
