@@ -1,6 +1,6 @@
 """The command ``jaxresnet``, which is also ``python -m jaxresnet``: ``jaxresnet train --config=final``."""
 
-import importlib
+import runpy
 import sys
 
 from jaxresnet import __version__, cli
@@ -24,7 +24,7 @@ def main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.argv = [f"jaxresnet {name}", *arguments]
-        importlib.import_module(f"jaxresnet.{COMMANDS[name][0]}").main()
+        runpy.run_module(f"jaxresnet.{COMMANDS[name][0]}", run_name="__main__")
         return
     with cli.command():
         if name == "--version":

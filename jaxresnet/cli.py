@@ -52,9 +52,9 @@ class Parser(argparse.ArgumentParser):
         text = text or "config file, or its name such as final; single fields as in --config.batch_size=64"
         self.add_argument("--config", required=required, help=text)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Parse the command line. A mistake gets one line and exit status 2."""
-        words, rest, overrides = [_spell(word) for word in (sys.argv[1:] if args is None else args)], [], {}
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse ``argv``, or the process's own arguments. A mistake gets one line and exit status 2."""
+        words, rest, overrides = [_spell(word) for word in (sys.argv[1:] if argv is None else argv)], [], {}
         known = [option for action in self._actions for option in action.option_strings]
         while words:
             flag, equals, value = (word := words.pop(0)).partition("=")
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no flag {flag}" + (f"; did you mean {close[0]}?" if close else ""))
             else:
                 rest.append(word)
-        parsed = super().parse_args(rest, namespace)
+        parsed = self.parse_args(rest)
         parsed.overrides = overrides
         return parsed
 
@@ -101,7 +101,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
     for a wrong command line or config, 1 for what fails later, and 128 + n for signal n.
     """
     with command():
-        arguments = parser.parse_args(argv)
+        arguments = parser.parse(argv)
         if argv is None and "jax" not in sys.modules:  # After an import of JAX, a second start would cost too much.
             malloc.restart_with_large_pages()
             if sys.stderr.isatty():
@@ -115,7 +115,7 @@ def command() -> Iterator[None]:
     _silence_libraries()
     for name in ("stdout", "stderr"):  # they are None if they were closed, as some daemons do
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the process ends)
     try:
         try:
             yield

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UsageError, UserError, one_line, user_path
+from jaxresnet.system.files import write_whole
 
 CONFIG_FILE = "config.json"  # in every run directory
 

@@ -48,7 +48,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
     from jaxresnet.data.loading import load_dataset
     from jaxresnet.inference import restore_run
     from jaxresnet.system.terminal import image_bar
-    from jaxresnet.workdir.files import check_class_names, read_class_names
+    from jaxresnet.workdir.folder import check_class_names, read_class_names
 
     config, step, state, _, mesh = restore_run(user_path(workdir), checkpoint)
     if mirror and not config.augment.flip:

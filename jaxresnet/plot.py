@@ -19,11 +19,10 @@ from jaxresnet.data.arrays import IMAGE_SHAPE
 from jaxresnet.data.cifar import CIFAR10, NUM_TRAIN
 from jaxresnet.data.loading import CIFAR10_CLASSES
 from jaxresnet.report.paper_curves import Series, read_paper_curve
-from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.workdir.files import read_class_names, read_summary
+from jaxresnet.system.files import PICTURES, output_file
+from jaxresnet.workdir.folder import CURVES_FILE, read_class_names, read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
-from jaxresnet.workdir.names import CURVES_FILE
 
 TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
 
@@ -48,7 +47,7 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
     config = load_config(folder)
     picture = output_file("--out", out, force, PICTURES)
     split = eval_split_name(config)
-    lines = read_metrics(folder, split)
+    lines = read_metrics(folder)
     if not lines:
         raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
     run = _run_series(lines, split)

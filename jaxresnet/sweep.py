@@ -28,7 +28,7 @@ from jaxresnet.config import (
 )
 from jaxresnet.system.errors import Interrupted, UsageError, UserError, one_line, user_path
 from jaxresnet.system.terminal import format_seconds, format_table
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.folder import read_summary
 from jaxresnet.workdir.log import read_metrics
 
 MAX_SEEDS = 1000
@@ -86,14 +86,15 @@ def plan_jobs(
     Raises:
         UsageError: unknown arm, no arm at all, invalid config, or two arms for one folder.
     """
-    path, arm = split_arm(name)
-    experiment = load_experiment(path)
-    name = name.removesuffix(f":{arm}")
+    path, single = split_arm(name)
+    experiment, name = load_experiment(path), name.removesuffix(f":{single}")
+    if single and arms is None:
+        arms = [single]
     if not 0 < seeds <= MAX_SEEDS:
         raise UsageError(f"--seeds={seeds}: expected a whole number from 1 to {MAX_SEEDS:,}")
     jobs: dict[pathlib.Path, Job] = {}
     for seed in range(seeds):
-        for arm in _chosen(experiment, [arm] if arm and arms is None else arms):
+        for arm in _chosen(experiment, arms):
             config = experiment.get_config(arm)
             command = _config_argument(experiment, name, arm, config)
             apply(config, overrides)
@@ -180,8 +181,10 @@ def _format_left(left: list[float | None]) -> str:
     unfinished = len(known) + left.count(None)
     if not unfinished:
         return "all finished"
-    return f"about {format_seconds(sum(known))} left for {len(known)} of {unfinished} runs" if known else (
-        "time left: not known until a run has finished"
+    return (
+        f"about {format_seconds(sum(known))} left for {len(known)} of {unfinished} runs"
+        if known
+        else ("time left: not known until a run has finished")
     )
 
 

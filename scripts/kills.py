@@ -46,7 +46,7 @@ from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.training import loop
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.files import write_confusion, write_summary
+from jaxresnet.workdir.folder import write_confusion, write_summary
 from jaxresnet.workdir.log import MetricsWriter
 from scripts.same_run import differences, read_outcome
 

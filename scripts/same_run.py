@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet.core.state import TrainState, create_train_state
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.names import CONFUSION_FILE, METRICS_FILE, SUMMARY_FILE
+from jaxresnet.workdir.folder import CONFUSION_FILE, METRICS_FILE, SUMMARY_FILE
 from jaxresnet.workdir.progress import Progress
 
 # These fields differ between any two runs.

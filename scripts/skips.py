@@ -23,8 +23,8 @@ from jaxresnet import cli
 from jaxresnet.core import model as model_module
 from jaxresnet.core.model import ResNet
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.errors import user_path
+from jaxresnet.system.files import PICTURES, output_file
 from jaxresnet.workdir.log import read_metrics
 
 BATCH = 128
@@ -100,20 +100,23 @@ def draw_curves(workdir: str) -> Figure:
     return figure
 
 
-def main() -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Print the table, or draw the curves."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.skips", description=__doc__.partition("\n")[0])
+    if arguments.workdir:
+        picture = output_file("--out", arguments.out, arguments.force, PICTURES)
+        picture.write_figure(draw_curves(arguments.workdir))
+    else:
+        print_gradients(arguments.data_dir)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = cli.Parser("scripts.skips", __doc__.partition("\n")[0])
     parser.add_argument("--data_dir", help="location of CIFAR-10, as in config.dataset.data_dir")
     parser.add_argument("--workdir", help="folder of the runs of configs/skips.py: draw their curves instead")
     parser.add_argument("--out", default="curves.svg", help="picture to write (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")
-    arguments = cli.parse_arguments(parser)
-    with cli.command():
-        if arguments.workdir:
-            picture = output_file("--out", arguments.out, arguments.force, PICTURES)
-            picture.write_figure(draw_curves(arguments.workdir))
-        else:
-            print_gradients(arguments.data_dir)
+    cli.run(run, parser)
 
 
 if __name__ == "__main__":

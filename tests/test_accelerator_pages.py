@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-RESULTS = REPOSITORY / "results" / "accelerators"
+RESULTS = REPOSITORY / "results" / "measurements"
 EPOCHS, FULL_STEPS, EVALUATIONS = 200, 390, 10
 
 

@@ -132,7 +132,7 @@ def test_mistakes_get_one_line(run, flag, reason):
 
 
 def test_the_page_on_performance_shows_what_was_measured():
-    report = json.loads((REPOSITORY / "results" / "benchmarks" / "cpu-final.json").read_text())
+    report = json.loads((REPOSITORY / "results" / "measurements" / "cpu-final.json").read_text())
     table = format_report(report).split("\n\n")[0]
     assert table in (REPOSITORY / "docs" / "performance.md").read_text(), f"replace the table by\n{table}"
     assert re.search(

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.folder import read_summary
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.reliability

@@ -16,7 +16,7 @@ from scripts.compiled_program import Summary, cycles, structure, traffic
 from tests.conftest import REPOSITORY
 
 COMPILERS = REPOSITORY / ".venv-aot" / "bin" / "python"
-PROGRAMS = json.loads((REPOSITORY / "results" / "accelerators" / "compiled.json").read_text())["programs"]
+PROGRAMS = json.loads((REPOSITORY / "results" / "measurements" / "compiled.json").read_text())["programs"]
 
 # A program that trains four steps: a loop, in which images are gathered, convolved and summed over the devices.
 TEXT = """

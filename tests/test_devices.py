@@ -22,7 +22,7 @@ from jaxresnet.core.programs import (
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.workdir.files import read_confusion
+from jaxresnet.workdir.folder import read_confusion
 from jaxresnet.workdir.log import read_metrics
 from scripts.same_run import checkpointed
 from tests.conftest import REPOSITORY, arguments_of

@@ -5,10 +5,10 @@ import pytest
 
 from configs import fast, quickstart
 from jaxresnet import plot
+from jaxresnet.config import save_config
 from jaxresnet.core.costs import flop_by_epoch, flop_per_image
 from jaxresnet.system.errors import UserError
-from jaxresnet.config import save_config
-from jaxresnet.workdir.names import METRICS_FILE
+from jaxresnet.workdir.folder import METRICS_FILE
 
 LINE = '{{"epoch": {epoch}, "step": {step}, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 50.0{more}}}\n'
 EVALUATED = ', "test_loss": 1.0, "test_accuracy": 60.0, "seconds": 1.0'
@@ -45,7 +45,7 @@ def test_epochs_that_were_not_evaluated_are_drawn_too(tmp_path, x):
     (tmp_path / METRICS_FILE).write_text("".join(lines))
     plot.main([f"--workdir={tmp_path}", f"--x={x}"])
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    series = plot._run_series(plot.read_metrics(tmp_path, "test"), "test")
+    series = plot._run_series(plot.read_metrics(tmp_path), "test")
     assert series["epoch"] == [1, 2, 3, 4] and series["eval_epoch"] == [2, 4]
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxresnet.data.arrays import ARRAYS, IMAGE_SHAPE, Arrays, read_npz
-from jaxresnet.system.atomic_files import cache_folder
 from jaxresnet.system.errors import UserError, one_line
+from jaxresnet.system.files import cache_folder
 
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 READ_AT_ONCE = 1000  # tfds records per read

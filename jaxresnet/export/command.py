@@ -6,9 +6,9 @@ from jaxresnet import cli
 from jaxresnet.export.programs import to_onnx, to_stablehlo
 from jaxresnet.export.release import write_release
 from jaxresnet.inference import load
-from jaxresnet.system.atomic_files import output_file
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import output_file
 
 RELEASE = "release"
 FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx}
@@ -20,7 +20,7 @@ weights in half precision, their accuracies, and a card. Commands that read a ru
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.export", description=DESCRIPTION)
+    parser = cli.Parser("export", DESCRIPTION)
     parser.add_argument("--workdir", required=True, help="run directory, or release (not with --format=release)")
     parser.add_argument(
         "--format",
@@ -33,12 +33,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite an existing file; a release never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
     parser.add_argument("--data_dir", help="location of the data for a release's scores, if moved since training")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        if arguments.format == RELEASE:
-            _write_release(arguments)
-        else:
-            _write_program(arguments)
+    cli.run(export, parser, argv)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Export as the flags say."""
+    if arguments.format == RELEASE:
+        _write_release(arguments)
+    else:
+        _write_program(arguments)
 
 
 def _write_program(arguments: argparse.Namespace) -> None:

@@ -9,16 +9,22 @@ from typing import Any
 
 import numpy as np
 
+from jaxresnet.config import CONFIG_FILE, save_config
 from jaxresnet.convert.files import to_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.evaluate import Evaluation, evaluate_run
 from jaxresnet.inference import RestoredRun, restore_run
-from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import write_whole
 from jaxresnet.torch_weights import COUNTERS, to_state_dict
-from jaxresnet.config import save_config
-from jaxresnet.workdir.files import read_class_names, read_summary, write_class_names
-from jaxresnet.workdir.names import CARD_FILE, CARD_IN_WORDS, CONFIG_FILE, WEIGHTS_FILE
+from jaxresnet.workdir.folder import (
+    CARD_FILE,
+    CARD_IN_WORDS,
+    WEIGHTS_FILE,
+    read_class_names,
+    read_summary,
+    write_class_names,
+)
 
 
 def in_half_precision(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

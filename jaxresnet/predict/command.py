@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from jaxresnet import cli
+from jaxresnet.config import load_config
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.inference import Classifier, load
 from jaxresnet.predict.inputs import FileReader, Images, find_files, split_batches
@@ -21,12 +22,11 @@ from jaxresnet.predict.results import (
     to_submission,
     with_unique_ids,
 )
-from jaxresnet.system.atomic_files import PICTURES, output_file
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import PICTURES, output_file
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.config import load_config
-from jaxresnet.workdir.files import check_class_names
+from jaxresnet.workdir.folder import check_class_names
 
 ROWS = 20  # rows of the table on the terminal
 GRID = 36  # images in the picture
@@ -71,6 +71,7 @@ def _result(images: Images, logits: jax.Array) -> tuple[np.ndarray, Predictions]
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command with parsed ``arguments``."""
+    set_up_jax()
     out = grid = gallery = reader = None
     if arguments.out:
         out = output_file("--out", arguments.out, arguments.force, (".csv", ".jsonl"))
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.predict", description=DESCRIPTION, epilog=EPILOG)
+    parser = cli.Parser("predict", DESCRIPTION + EPILOG)
     images_help = "image files, folders of them, or pickles such as CIFAR-10's; default: the run's test set"
     parser.add_argument("images", nargs="*", metavar="IMAGE", help=images_help)
     parser.add_argument("--workdir", required=True, help="run directory or release")
@@ -130,7 +131,4 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--grid", help=f"picture of {GRID} images and predictions, the most confidently wrong first")
     parser.add_argument("--data_dir", help="location of the run's data, if moved since training")
     parser.add_argument("--force", action="store_true", help="overwrite the files that --out and --grid name")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        set_up_jax()
-        run(arguments)
+    cli.run(run, parser, argv)

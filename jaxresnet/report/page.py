@@ -12,11 +12,11 @@ import matplotlib
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import UserError
+from jaxresnet.system.files import write_whole
 
 MARKDOWN_FILE, PAGE_FILE, FIGURES_FOLDER = "README.md", "index.html", "figures"
-_MARK = '<meta name="generator" content="jaxresnet.report">'
+_MARK = "<!-- written by jaxresnet.report -->\n"  # the first line of MARKDOWN_FILE tells a report from other folders
 
 LONG_CELL = 30  # characters; longer cells have several lines
 
@@ -96,7 +96,7 @@ class Page:
             for path, svg in self._figures.items():
                 (out / path).write_text(svg, encoding="utf-8")
             markdown = "\n\n".join(self._parts) + "\n"
-            write_whole(out / MARKDOWN_FILE, markdown)
+            write_whole(out / MARKDOWN_FILE, _MARK + markdown)
             write_whole(out / PAGE_FILE, self._to_html(markdown))
         except OSError as error:
             raise UserError(f"--out={out} cannot be written ({error}); give another folder") from error
@@ -126,7 +126,7 @@ class Page:
                     child.attrSet("src", _data_uri(self._figures[str(child.attrs["src"])]))
         body = parser.renderer.render(tokens, parser.options, {})
         return (
-            f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{_MARK}\n'
+            f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape(self._title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
         )
@@ -154,8 +154,8 @@ def check_out(out: pathlib.Path) -> None:
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"--out={out} cannot be written; give another folder")
-    page = out / PAGE_FILE
-    is_report = page.is_file() and _MARK in page.read_text(encoding="utf-8", errors="replace")[:1000]
+    page = out / MARKDOWN_FILE
+    is_report = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
     if out.exists() and any(out.iterdir()) and not is_report:
         raise UserError(f"--out={out} holds other files and no report; give an empty or a new folder")
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxresnet.system import malloc
-from jaxresnet.system.atomic_files import cache_folder
+from jaxresnet.system.files import cache_folder
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
 

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from jaxresnet.inference import Classifier, load
 from jaxresnet.system.errors import user_path
 from jaxresnet.training.loop import train_and_evaluate
-from jaxresnet.config import eval_split_name
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
 
@@ -44,7 +43,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
     """
     folder = user_path(str(workdir))
     summary = train_and_evaluate(config, str(folder))
-    lines = [line for line in read_metrics(folder, eval_split_name(config)) if is_epoch_line(line)]
+    lines = [line for line in read_metrics(folder) if is_epoch_line(line)]
     names = lines[-1] if lines else ()  # the log of a finished run may be gone
     metrics = {name: np.array([line[name] for line in lines]) for name in names}
     return Run(folder, load(str(folder)), summary, metrics)

@@ -22,15 +22,15 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
 from jaxresnet.core.state import TrainState
 from jaxresnet.system import processes
-from jaxresnet.system.atomic_files import write_whole
 from jaxresnet.system.errors import Diverged, UserError, one_line
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.system.files import write_whole
+from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, read_summary
 from jaxresnet.workdir.integrity import all_finite, check_fits, checksum, is_unreadable, quiet
-from jaxresnet.workdir.names import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, NEWEST_FILE
 from jaxresnet.workdir.progress import Progress
 
 # Suffix of an old checkpoint while the same step is saved again.
 _REPLACED = ".replaced"
+NEWEST_FILE = "newest-checkpoint.json"
 
 # Saved fields of a TrainState. The others follow from the config.
 _SAVED = ("step", "params", "batch_stats", "opt_state")

@@ -13,17 +13,12 @@ from typing import Any
 import safetensors.numpy
 from ml_collections import ConfigDict
 
+from jaxresnet.config import CONFIG_FILE
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.torch_weights import UnfitWeights, from_state_dict
-from jaxresnet.workdir.names import CARD_FILE, CHECKPOINTS_FOLDER, CONFIG_FILE, WEIGHTS_FILE
+from jaxresnet.workdir.folder import CARD_FILE, WEIGHTS_FILE
 
 _CARD_FIELDS = {"sha256": str, "step": int, "epochs": int}
-
-
-def is_release(folder: pathlib.Path) -> bool:
-    """Return True if the folder holds a release, even an incomplete one. A folder with checkpoints is a run."""
-    holds_a_part = any((folder / name).exists() for name in (WEIGHTS_FILE, CARD_FILE))
-    return holds_a_part and not (folder / CHECKPOINTS_FOLDER).exists()
 
 
 def read_card(folder: pathlib.Path) -> dict[str, Any]:

@@ -1,17 +1,27 @@
 """Read finished and unfinished runs from their directories."""
 
+import json
 import pathlib
 import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxresnet.config import CONFIG_FILE, load_config
 from jaxresnet.system.errors import UserError
-from jaxresnet.config import eval_split_name, load_config
-from jaxresnet.workdir.files import read_confusion, read_failure, read_imported, read_summary
+from jaxresnet.workdir.folder import (
+    FAILURE_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    is_release,
+    read_confusion,
+    read_failure,
+    read_imported,
+    read_summary,
+)
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
-from jaxresnet.workdir.names import CONFIG_FILE
-from jaxresnet.workdir.release import is_release
 
 
 class Run(NamedTuple):
@@ -45,14 +55,56 @@ class Run(NamedTuple):
 
 
 def read_runs(folder: pathlib.Path) -> list[Run]:
-    """Return all runs in ``folder`` and below, sorted by path. Name those that cannot be read on stderr."""
-    runs = []
-    for path in sorted(file.parent for file in folder.rglob(CONFIG_FILE)):
+    """Return all runs in ``folder`` and below, sorted by path. Name those that cannot be read on stderr.
+
+    Files of packed runs (``scripts/pack_runs.py``) are read like folders of the same name without ``.jsonl``.
+    ``folder`` may also be such a file.
+    """
+    runs = [*_read_folders(file.parent for file in folder.rglob(CONFIG_FILE))]
+    for file in [folder] if folder.is_file() else folder.rglob("*.jsonl"):
+        if file.name != METRICS_FILE:
+            runs += _unpack(file)
+    return sorted(runs, key=lambda run: run.path)
+
+
+def _read_folders(paths: Iterable[pathlib.Path]) -> Iterator[Run]:
+    for path in paths:
         try:
-            runs.append(_read_run(path))
+            yield _read_run(path)
         except UserError as error:
             print(f"skipped: {error}", file=sys.stderr)
-    return runs
+
+
+def read_packed(file: pathlib.Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of packed runs.
+
+    Raises:
+        UserError: a line is not a run.
+    """
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if not all({"path", "config", "metrics"} <= line.keys() for line in lines):
+            raise ValueError("expected a path, config and metrics on each line")
+        return lines
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is not a file of packed runs ({error})") from error
+
+
+def _unpack(file: pathlib.Path) -> Iterator[Run]:
+    """Write each run of a file to a temporary folder and read it from there, so that there is one reader."""
+    for line in read_packed(file):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder)
+            (path / CONFIG_FILE).write_text(json.dumps(line["config"]), encoding="utf-8")
+            (path / METRICS_FILE).write_text(
+                "".join(f"{json.dumps(each)}\n" for each in line["metrics"]), encoding="utf-8"
+            )
+            if line.get("summary"):
+                (path / SUMMARY_FILE).write_text(json.dumps(line["summary"]), encoding="utf-8")
+            if line.get("failure"):
+                (path / FAILURE_FILE).write_text(line["failure"], encoding="utf-8")
+            for run in _read_folders([path]):
+                yield run._replace(path=file.with_suffix("") / line["path"])
 
 
 def _read_run(path: pathlib.Path) -> Run:
@@ -60,6 +112,5 @@ def _read_run(path: pathlib.Path) -> Run:
         raise UserError(f"{path} is a release, not a run")
     if read_imported(path):
         raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
-    config, summary = load_config(path), read_summary(path)
-    lines = read_metrics(path, eval_split_name(config))
-    return Run(path, config, lines, summary, read_confusion(path), read_failure(path))
+    summary, confusion, failure = read_summary(path), read_confusion(path), read_failure(path)
+    return Run(path, load_config(path), read_metrics(path), summary, confusion, failure)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from configs import skips, small
+from jaxresnet.config import check_config, check_same_training
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state
-from jaxresnet.config import check_config, check_same_training
-from jaxresnet.workdir.files import read_summary
+from jaxresnet.workdir.folder import read_summary
 from jaxresnet.workdir.log import read_metrics
 from scripts.skips import gradient_norms
 from tests.conftest import REPOSITORY
@@ -94,7 +94,7 @@ def test_gradients_at_initialisation():
 
 @pytest.mark.parametrize("arm", skips.ARMS)
 def test_the_page_on_skips_has_the_figures_of_the_runs(arm):
-    workdir = REPOSITORY / "results" / "skips" / "skips" / arm / "seed0"
+    workdir = REPOSITORY / "results" / "runs" / f"skips-{arm}"
     check_same_training(skips.get_config(arm), workdir)
     last, minutes = read_metrics(workdir)[-1], read_summary(workdir)["wall_seconds"] / 60
     accuracies = f"{last['train_accuracy']:.2f} | {last['validation_accuracy']:.2f}"

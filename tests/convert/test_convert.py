@@ -20,7 +20,7 @@ from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError
 from jaxresnet.torch_weights import UnfitWeights
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.files import read_class_names, read_summary, write_class_names
+from jaxresnet.workdir.folder import read_class_names, read_summary, write_class_names
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs import small
-from jaxresnet.config import load_experiment
+from jaxresnet.config import changed_fields, load_experiment
 from jaxresnet.core.costs import describe_layers
 from jaxresnet.core.state import create_model
 from jaxresnet.report.claims import CLAIMS, CORRECTIONS
@@ -13,7 +13,6 @@ from jaxresnet.report.findings import judge_claim
 from jaxresnet.report.notes import hyperparams_by_epoch
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.report.tables import create_table, read_study
-from jaxresnet.config import changed_fields
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY
 from tests.report.test_notes import arms_of
@@ -175,7 +174,7 @@ def test_batch_sizes():
 @pytest.fixture(scope="module")
 def tables():
     """Return the tables of the small study's runs, by name."""
-    runs = read_runs(REPOSITORY / "results" / "small")
+    runs = read_runs(REPOSITORY / "results" / "small.jsonl")
     study = read_study(runs, load_experiment(REPOSITORY / "configs" / "small.py"))
     names = [table.__name__.rpartition(".")[2] for table in small.TABLES]
     experiments = [load_experiment(REPOSITORY / "configs" / f"{name}.py") for name in names]

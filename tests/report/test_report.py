@@ -18,7 +18,7 @@ from jaxresnet.report.page import Page, anchor, table
 from jaxresnet.report.tables import read_study
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.files import write_failure
+from jaxresnet.workdir.folder import write_failure
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY
 from tests.report.test_groups import write_run
@@ -273,7 +273,7 @@ def test_the_report_in_the_repository_is_that_of_its_runs(tmp_path):
     results = REPOSITORY / "results"
     report.write_report(results, tmp_path / "out", CONFIGS)
     drawn, kept = (
-        {path.relative_to(folder): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        {path.relative_to(folder): path.read_text() for path in folder.rglob("*") if path.suffix in (".md", ".svg")}
         for folder in (tmp_path / "out", results / "report")
     )
     assert drawn.keys() == kept.keys()
@@ -282,7 +282,9 @@ def test_the_report_in_the_repository_is_that_of_its_runs(tmp_path):
 
 def test_the_papers_puzzle_on_real_data():
     """Polynomial at PyTorch's defaults loses to cosine and to its corrected arm by more than the seeds' spread."""
-    groups, spread = read_study(read_runs(REPOSITORY / "results" / "small"), load_experiment(CONFIGS / "small.py"))
+    groups, spread = read_study(
+        read_runs(REPOSITORY / "results" / "small.jsonl"), load_experiment(CONFIGS / "small.py")
+    )
     cosine, polynomial, fixed = (
         groups[name].accuracy("last") for name in ("baseline", "scheduler/polynomial", "scheduler/polynomial_fixed")
     )

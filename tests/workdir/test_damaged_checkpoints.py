@@ -21,8 +21,8 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import Diverged, Interrupted, UserError
 from jaxresnet.training import loop, train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer, _writes_in_background
+from jaxresnet.workdir.folder import DAMAGED_FOLDER, FAILURE_FILE
 from jaxresnet.workdir.log import read_metrics
-from jaxresnet.workdir.names import DAMAGED_FOLDER, FAILURE_FILE
 from jaxresnet.workdir.progress import Progress
 from tests.conftest import REPOSITORY, make_tiny_config
 

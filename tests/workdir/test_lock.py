@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 
-import orbax.checkpoint as ocp
 import pytest
 
 from jaxresnet.evaluate import evaluate_run
@@ -118,8 +117,8 @@ def test_a_workdir_that_another_process_trains_in_is_refused_until_that_ends(
             train_and_evaluate(tiny_config, str(workdir))
     hold = (
         "import pathlib, sys\n"
-        "from jaxresnet.workdir.lock import alone_in\n"
-        "with alone_in(pathlib.Path(sys.argv[1])):\n"
+        "from jaxresnet.workdir.folder import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n"
         "    print('here', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -145,57 +144,3 @@ def test_what_a_killed_process_left_before_its_config_was_written_is_no_obstacle
     (tmp_path / left).write_text("{")
     train_and_evaluate(tiny_config, str(tmp_path))
     assert not list(tmp_path.glob(".*.tmp")) and len(read_metrics(tmp_path)) == 3
-
-
-@pytest.mark.parametrize("fate", ["moved", "deleted", "replaced"])
-@pytest.mark.parametrize("dispatch", [2, 12])
-def test_a_workdir_that_is_moved_while_it_is_trained_in_ends_the_run(
-    finished,  # noqa: F811
-    tiny_npz,
-    tmp_path,
-    monkeypatch,
-    fate,
-    dispatch,
-):
-    """A moved run resumes when it is back."""
-    _, expected, _ = finished
-    config, workdir = make_tiny_config(tiny_npz), tmp_path / "run"
-    config.checkpoint.every_steps = 1
-
-    def leave():
-        workdir.rename(tmp_path / "elsewhere")
-        if fate == "deleted":
-            shutil.rmtree(tmp_path / "elsewhere")
-        if fate == "replaced":
-            workdir.mkdir()
-
-    with monkeypatch.context() as patch:
-        stop_after(patch, dispatch, leave)
-        with pytest.raises(UserError, match="was moved or deleted while it was trained in; put it back"):
-            train_and_evaluate(config, str(workdir))
-    assert not workdir.exists() or not list(workdir.iterdir())
-    if fate == "moved":
-        (tmp_path / "elsewhere").rename(workdir)
-        train_and_evaluate(config, str(workdir))
-        assert_same_run(config, workdir, expected)
-
-
-@pytest.mark.parametrize("there", ["3.orbax-checkpoint-tmp", "mine"])
-def test_a_workdir_that_is_moved_during_a_save_is_named(tiny_npz, tmp_path, monkeypatch, there):
-    """The old place is cleared of what orbax has left there, and of nothing else."""
-    config, workdir = make_tiny_config(tiny_npz), tmp_path / "run"
-    config.checkpoint.every_steps = 1
-    save = ocp.CheckpointManager.save
-
-    def move_and_save(manager, step, **arguments):
-        if step == 3:
-            workdir.rename(tmp_path / "elsewhere")
-            (workdir / "checkpoints" / there).mkdir(parents=True)
-            raise OSError("the folder is gone")
-        return save(manager, step, **arguments)
-
-    monkeypatch.setattr(ocp.CheckpointManager, "save", move_and_save)
-    with pytest.raises(UserError, match="was moved or deleted while it was trained in; put it back"):
-        train_and_evaluate(config, str(workdir))
-    assert workdir.exists() == (there == "mine")
-    assert {path.name for path in (tmp_path / "elsewhere" / "checkpoints").iterdir()} >= {"1", "2"}

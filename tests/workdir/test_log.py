@@ -16,8 +16,8 @@ import pytest
 from jaxresnet.core.evaluation import Sums
 from jaxresnet.system.errors import UserError
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.workdir.folder import METRICS_FILE
 from jaxresnet.workdir.log import MetricsWriter, read_metrics
-from jaxresnet.workdir.names import METRICS_FILE
 
 
 def test_sums_are_taken_before_they_are_divided():

@@ -1,0 +1,86 @@
+"""Write files atomically: a crash leaves either the old content or the new."""
+
+import io
+import os
+import pathlib
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from jaxresnet.system.errors import UserError, user_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+
+
+def cache_folder() -> pathlib.Path:
+    """Return the folder for data that can be recreated: ``$XDG_CACHE_HOME/jaxresnet``, or ``~/.cache/jaxresnet``."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxresnet"
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` atomically, over what is there."""
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Delete temporary files left by killed writers. The caller must hold the folder's lock."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+class OutputFile(NamedTuple):
+    """Output file of a command: its path, and the command-line flag that gives the path."""
+
+    path: pathlib.Path
+    flag: str
+
+    def write(self, content: str | bytes) -> None:
+        """Write the file atomically, over what is there.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            write_whole(self.path, content)
+        except OSError as error:
+            raise UserError(f"{self.flag}={self.path} cannot be written ({error})") from error
+
+    def write_figure(self, figure: "Figure") -> None:
+        """Write a picture in the format of the file's ending. Errors are those of ``write``."""
+        content = io.BytesIO()
+        figure.savefig(content, format=self.path.suffix.removeprefix("."), dpi=150)
+        self.write(content.getvalue())
+
+
+def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) -> OutputFile:
+    """Check an output file before the work begins, and return it.
+
+    Args:
+        flag: command-line flag that gives the path.
+        path: path as the user gave it.
+        force: True to allow overwriting a file.
+        endings: allowed endings, such as ``.csv``; any ending if empty.
+
+    Raises:
+        UserError: the ending is not allowed, the file exists and ``force`` is False, or it cannot be written there.
+    """
+    file = user_path(path)
+    if endings and file.suffix not in endings:
+        raise UserError(f"{flag}={path}: expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    if os.path.lexists(file) and not force:
+        raise UserError(f"{flag}={file} exists; give another name, or --force to overwrite it")
+    if os.path.lexists(file) and not file.is_file():
+        raise UserError(f"{flag}={path} is a folder or a device, not a file; give another name")
+    if not file.parent.is_dir():
+        raise UserError(f"{flag}={path}: there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"{flag}={path}: the folder {file.parent} cannot be written")
+    return OutputFile(file, flag)

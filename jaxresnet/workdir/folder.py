@@ -1,0 +1,280 @@
+"""The folder of a run: names of its files, contents of the small ones, and its lock.
+
+``config.json`` describes the run, ``metrics.jsonl`` is its log, and ``classes.json`` lists the class names.
+``summary.json`` and ``confusion.csv`` hold the results of a finished run. ``failure.txt`` says why a run diverged.
+``imported.json`` records the file that the first weights were imported from.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import filelock
+from ml_collections import ConfigDict
+
+from jaxresnet.config import CONFIG_FILE, check_same_training, save_config
+from jaxresnet.data.loading import usual_class_names
+from jaxresnet.system.errors import Diverged, UserError
+from jaxresnet.system.files import remove_leftovers, write_whole
+from jaxresnet.system.terminal import format_seconds
+
+# Every run.
+CLASSES_FILE = "classes.json"
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+CHECKPOINTS_FOLDER = "checkpoints"
+DAMAGED_FOLDER = "damaged-checkpoints"
+LOCK_FILE = ".lock"
+
+# A finished run.
+SUMMARY_FILE = "summary.json"
+CONFUSION_FILE = "confusion.csv"
+CURVES_FILE = "curves.png"
+
+# A diverged run, and a run that began with imported weights.
+FAILURE_FILE = "failure.txt"
+IMPORTED_FILE = "imported.json"
+
+# A release: a trained model and nothing else.
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+CARD_IN_WORDS = "README.md"
+
+# Fields that every summary has.
+_SUMMARY_FIELDS = {"best", "last", "evaluated_on", "wall_seconds", "images_per_second", "device", "versions"}
+
+
+def is_release(folder: pathlib.Path) -> bool:
+    """Return True if the folder holds a release, even an incomplete one. A folder with checkpoints is a run."""
+    holds_a_part = any((folder / name).exists() for name in (WEIGHTS_FILE, CARD_FILE))
+    return holds_a_part and not (folder / CHECKPOINTS_FOLDER).exists()
+
+
+def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Check that ``workdir`` is new, empty or holds this run.
+
+    Raises:
+        UserError: it is a file, holds a release, another run or other files, or cannot be read.
+    """
+    try:
+        if workdir.exists() and not workdir.is_dir():
+            raise UserError(f"workdir {workdir} is a file; give a folder")
+        if is_release(workdir):
+            raise UserError(
+                f"workdir {workdir} holds a release, and releases are not trained further; give another folder, and "
+                f"begin with these weights: jaxresnet.convert --from_torch={workdir / WEIGHTS_FILE} --config=... "
+                "--workdir=..."
+            )
+        if (workdir / CONFIG_FILE).exists():
+            check_same_training(config, workdir)
+        elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+            raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``folder``.
+
+    Raises:
+        UserError: another process holds the lock.
+        OSError: the folder cannot be written.
+    """
+    lock = filelock.FileLock(folder / LOCK_FILE)  # the system releases it even if the process is killed
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise UserError(f"{folder} is in use by another process; wait for it, or give another --workdir") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
+    """Create and lock the workdir of a run that begins or resumes. If the run diverges, record why.
+
+    Raises:
+        UserError: the workdir holds another run, is in use, or cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(workdir))
+            check_workdir(config, workdir)  # Check again: another run may have begun here since.
+            remove_leftovers(workdir)
+            save_config(config, workdir)
+        except OSError as error:
+            raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
+        try:
+            yield
+        except Diverged as error:
+            write_failure(str(error), workdir)
+            raise
+
+
+@contextlib.contextmanager
+def explaining_full_disks(workdir: pathlib.Path) -> Iterator[None]:
+    """Turn file-system errors, such as a full disk, into a UserError.
+
+    Raises:
+        UserError: an OSError was raised, other than BrokenPipeError.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # the reader of stdout has ended: no fault of the workdir
+        raise
+    except OSError as error:
+        raise UserError(f"workdir {workdir} could no longer be written ({error}); fix that and start again") from error
+
+
+def read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
+    """Return the fields of a JSON file, or None if there is no such file.
+
+    Raises:
+        UserError: the file is damaged. The message ends in ``advice``.
+    """
+    if not path.exists():
+        return None
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("expected a JSON object")
+        return fields
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {advice}") from error
+
+
+def write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    write_whole(path, json.dumps(fields, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Return the summary of the run in ``workdir``, or None if it has not finished.
+
+    Raises:
+        UserError: the file is damaged, or was written by a version with fewer fields.
+    """
+    advice = "move it away to have it written again"
+    summary = read_json(workdir / SUMMARY_FILE, advice)
+    if summary is not None and (missing := _SUMMARY_FIELDS - summary.keys()):
+        raise UserError(f"{workdir / SUMMARY_FILE} lacks {', '.join(sorted(missing))}; {advice}")
+    return summary
+
+
+def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Write ``summary.json`` atomically. Delete ``failure.txt``, because the run has finished."""
+    (workdir / FAILURE_FILE).unlink(missing_ok=True)
+    write_json(workdir / SUMMARY_FILE, summary)
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """Return the lines that a run prints at its end."""
+    split, best, last = summary["evaluated_on"], summary["best"], summary["last"]
+    lines = [
+        f"last epoch ({last['epoch']}): {last['accuracy']:.2f}% {split} accuracy",
+        f"best epoch ({best['epoch']}): {best['accuracy']:.2f}% {split} accuracy, "
+        f"chosen on the {best['selected_on']} set",
+    ]
+    if "test" in summary:
+        lines.append(f"test accuracy of epoch {best['epoch']}, scored once: {summary['test']['test_accuracy']:.2f}%")
+    if summary.get("paper_accuracy") is not None:
+        lines.append(f"the paper: {summary['paper_accuracy']:.2f}%")
+    lines.append(f"{format_seconds(summary['wall_seconds'])}, {summary['images_per_second']:,.0f} images/s in training")
+    return "\n".join(lines)
+
+
+def write_confusion(matrix: list[list[int]], names: Sequence[str], workdir: pathlib.Path) -> None:
+    """Write ``confusion.csv`` atomically: image counts by true class (row) and predicted class (column)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *names])
+    writer.writerows([name, *row] for name, row in zip(names, matrix, strict=True))
+    write_whole(workdir / CONFUSION_FILE, text.getvalue())
+
+
+def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] | None:
+    """Return class names and matrix of ``confusion.csv``, or None if there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = workdir / CONFUSION_FILE
+    if not path.exists():
+        return None
+    try:
+        (_, *names), *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
+        matrix = [[int(count) for count in row[1:]] for row in rows]
+        if [len(row) for row in matrix] != [len(names)] * len(names):
+            raise ValueError("the matrix is not square")
+        return names, matrix
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}); move it away") from error
+
+
+def write_class_names(names: Sequence[str], workdir: pathlib.Path) -> None:
+    """Write ``classes.json`` atomically."""
+    write_json(workdir / CLASSES_FILE, {"class_names": [*names]})
+
+
+def read_class_names(workdir: pathlib.Path, config: ConfigDict) -> tuple[str, ...]:
+    """Return the class names of a run, one per logit. Older runs, and imported ones, have recorded none.
+
+    Raises:
+        UserError: the file is damaged, or does not fit the config.
+    """
+    count, advice = config.model.num_classes, "restore it from a copy"
+    fields = read_json(workdir / CLASSES_FILE, advice)
+    if fields is None:
+        return usual_class_names(config.dataset.name, count)
+    names = fields.get("class_names")
+    if not isinstance(names, list) or len(names) != count:
+        raise UserError(f"{workdir / CLASSES_FILE} cannot be read (expected {count} class names); {advice}")
+    return tuple(map(str, names))
+
+
+def check_class_names(workdir: pathlib.Path, config: ConfigDict, names: Sequence[str]) -> None:
+    """Check that data have the classes of the run in ``workdir``, as far as both have names.
+
+    Raises:
+        UserError: the names differ.
+    """
+    expected = read_class_names(workdir, config)
+    are_named = all(any(not name.isdecimal() for name in group) for group in (expected, names))
+    if (workdir / CLASSES_FILE).exists() and are_named and tuple(names) != expected:
+        raise UserError(
+            f"the classes of the data ({', '.join(names[:4])}, ...) are not those of {workdir} "
+            f"({', '.join(expected[:4])}, ...); give the --data_dir of the run's data"
+        )
+
+
+def write_failure(reason: str, workdir: pathlib.Path) -> None:
+    """Write ``failure.txt`` atomically."""
+    write_whole(workdir / FAILURE_FILE, f"{reason}\n")
+
+
+def read_failure(workdir: pathlib.Path) -> str | None:
+    """Return why the run diverged, or None if there is no ``failure.txt``."""
+    path = workdir / FAILURE_FILE
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else None
+
+
+def write_imported(origin: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Write ``imported.json`` atomically: a record of the weights file that the run began with."""
+    write_json(workdir / IMPORTED_FILE, origin)
+
+
+def read_imported(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """Return what ``write_imported`` wrote, or None if the first weights were drawn at random.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return read_json(workdir / IMPORTED_FILE, "import the weights again")
