@@ -15,28 +15,24 @@ The rule of the comparison was fixed before its runs were looked at:
 - Model: accuracy = arm + seed, least squares over all runs, because arms with the same seed share their first weights
   and their data order. An arm whose spread is beyond Cochran's test at 5% has a variance of its own (Welch).
 - Within a table: simultaneous 95% intervals against the table's control (Dunnett).
-- Claims: each names its pairs of arms beside the arms, in the table's config. P values of all pairs on the page get
-  Holm's correction. A pair is "supported" or "contradicted" if the corrected p is below 5%, by the sign of the
+- Claims: each names its pairs of arms beside the arms, in the table's config. P values of all different pairs on the
+  page get Holm's correction. A pair is "supported" or "contradicted" if the corrected p is below 5%, by the sign of the
   difference, and otherwise "inconclusive". A claim that arms do not differ is contradicted by such a p, and supported
-  if the 95% interval lies within 1 point of zero.
+  if the 95% interval of this one difference (Student) lies within 1 point of zero.
 - Not testable at this size: claims on depth, width or ResNet-18, because a quarter of the blocks is one block a stage.
 
 Paper: no such experiment. Measured here: results/report/README.md.
 """
 
-from configs import (
-    architecture,
-    augmentation,
-    batch_size,
-    dropout,
-    epochs,
-    headline,
-    optimizer,
-    pooling,
-    scheduler,
-)
+import importlib
+import pathlib
 
-TABLES = (headline, scheduler, augmentation, optimizer, epochs, pooling, dropout, architecture, batch_size)
+# Every config file with a title is a table. In the order of their titles, the models of Table 1 come first.
+_FILES = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+TABLES = sorted(
+    (importlib.import_module(f"configs.{file.stem}") for file in _FILES if "\nTITLE = " in file.read_text("utf-8")),
+    key=lambda table: str(table.TITLE),
+)
 # Arms that share runs, such as those that equal the baseline, share their name.
 ARMS = {table.get_config(arm).name: (table, arm) for table in TABLES for arm in table.ARMS}
 del ARMS["pooling/avg_8"]  # the same function as pooling/adaptive to the last bit

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 from absl import logging as absl_logging
 
 import jaxresnet
+from jaxresnet import extensions
 from jaxresnet.system import malloc
 from jaxresnet.system.errors import Interrupted, UsageError, UserError
 
@@ -51,6 +52,13 @@ class Parser(argparse.ArgumentParser):
         """Add ``--config`` and the overrides of its fields."""
         text = text or "config file, or its name such as final; single fields as in --config.batch_size=64"
         self.add_argument("--config", required=required, help=text)
+
+    def add_run(self) -> None:
+        """Add the flags of a command that reads a trained run."""
+        self.add_argument("--workdir", required=True, help="run directory or release")
+        self.add_argument("--checkpoint", default="last", help=CHECKPOINT_HELP)
+        text = "file of functions that the run was trained with, if any; it is executed; may be repeated"
+        self.add_argument("--with", dest="files", action="append", default=[], metavar="FILE", help=text)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse ``argv``, or the process's own arguments. A mistake gets one line and exit status 2."""
@@ -106,6 +114,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
             malloc.restart_with_large_pages()
             if sys.stderr.isatty():
                 print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
+        for file in getattr(arguments, "files", []):
+            extensions.use(file)
         main(arguments)
 
 

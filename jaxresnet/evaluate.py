@@ -84,8 +84,7 @@ def print_scores(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = cli.Parser("evaluate", __doc__)
-    parser.add_argument("--workdir", required=True, help="run directory or release")
-    parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
+    parser.add_run()
     mirror = "score the mean of the logits of each image and its mirror image"
     parser.add_argument("--mirror", action="store_true", help=mirror)
     parser.add_argument("--data_dir", help="folder of the data, if they have moved since training")

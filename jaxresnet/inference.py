@@ -26,8 +26,9 @@ from jaxresnet.core.state import (
     create_transform,
     split_seed,
 )
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.images import ImageLike, to_pixels
+from jaxresnet.extensions import check_used
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
 from jaxresnet.workdir.folder import is_release, read_class_names
@@ -64,6 +65,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
         UserError: missing or damaged run or checkpoint.
     """
     config, mesh = load_config(workdir), create_mesh()
+    check_used(config, workdir)
     if is_release(workdir):
         return _restore_release(workdir, checkpoint, config, mesh)
     # Shapes suffice: the checkpoint holds all values but the key, and the key follows from the config.

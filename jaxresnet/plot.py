@@ -15,9 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet import cli
 from jaxresnet.config import eval_split_name, load_config
-from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.data.cifar import CIFAR10, NUM_TRAIN
-from jaxresnet.data.loading import CIFAR10_CLASSES
+from jaxresnet.data.cifar import CIFAR10, CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import PICTURES, output_file

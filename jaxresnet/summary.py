@@ -15,7 +15,7 @@ def print_layers(arguments: argparse.Namespace) -> None:
 
     from jaxresnet.core.costs import describe_layers, format_layers
     from jaxresnet.core.state import create_model
-    from jaxresnet.data.arrays import IMAGE_SHAPE
+    from jaxresnet.data.cifar import IMAGE_SHAPE
 
     print(format_layers(describe_layers(create_model(config), IMAGE_SHAPE), config.batch_size))
 

@@ -34,7 +34,7 @@ from jaxresnet.core.costs import flop_per_image
 from jaxresnet.core.programs import DeviceSplit, create_mesh, jit_steps
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.system.files import output_file
 from scripts.compiled_program import LARGE_COPY, Summary, summarise

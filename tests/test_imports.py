@@ -14,14 +14,15 @@ PACKAGE = REPOSITORY / "jaxresnet"
 MAY_IMPORT = {
     "system": set(),
     "kernels": set(),
-    "core": {"system.errors", "kernels"},
+    "extensions": {"system.errors"},
+    "core": {"system.errors", "kernels", "extensions"},
     "data": {"system"},
     "torch_weights": {"system", "core", "data"},
     "config": {"system"},
-    "cli": {"system"},
+    "cli": {"system", "extensions"},
     "workdir": {"system", "core", "data", "config", "torch_weights"},
-    "inference": {"system", "core", "data", "config", "workdir"},
-    "training": {"system", "core", "data", "config", "workdir", "inference"},
+    "inference": {"system", "extensions", "core", "data", "config", "workdir"},
+    "training": {"system", "extensions", "core", "data", "config", "workdir", "inference"},
     "evaluate": {"system", "core", "data", "workdir", "cli", "inference"},
     "sweep": {"system", "config", "workdir", "cli", "training"},
     "report": {"system", "core", "data", "config", "workdir", "cli"},
@@ -29,12 +30,7 @@ MAY_IMPORT = {
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
     "convert": {"system", "core", "data", "config", "workdir", "cli", "torch_weights", "inference"},
     "export": {
-        "system",
-        "core",
-        "data",
-        "config",
-        "workdir",
-        "cli",
+        *("system", "core", "data", "config", "workdir", "cli"),
         "inference",
         "evaluate",
         "convert",
@@ -47,7 +43,15 @@ MAY_IMPORT = {
 }
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
-WITHOUT_JAX = ("main", "evaluate", "sweep", "convert.__main__", "summary", "plot", "data", "config", "__main__")
+WITHOUT_JAX = (
+    "__main__",
+    "cli",
+    "config",
+    "main",
+    *("evaluate", "predict", "plot", "summary", "sweep"),
+    "convert.__main__",
+    "data",
+)
 
 
 def imports_of(path):

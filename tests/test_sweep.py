@@ -71,7 +71,7 @@ def test_tables_share_commands_as_given(monkeypatch, form):
 def test_arms_of_paper_can_be_chosen(tmp_path):
     planned = sweep.plan_jobs("scheduler", ["paper", "warm_restarts"], 1, {}, tmp_path)
     assert [job.label.partition(",")[0] for job in planned] == [
-        "cosine", "linear", "polynomial", "one_cycle", "warm_restarts",
+        "cosine", "one_cycle", "warm_restarts",
     ]  # fmt: skip
     assert len(sweep.plan_jobs("scheduler:linear", None, 1, {}, tmp_path)) == 1
 

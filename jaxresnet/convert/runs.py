@@ -14,7 +14,6 @@ from jaxresnet.convert.files import MAX_EPOCHS, read_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import begin_with
-from jaxresnet.data.loading import usual_class_names
 from jaxresnet.inference import restore_run
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.torch_weights import (
@@ -52,7 +51,6 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         OSError: the folder cannot be written.
     """
     check_config(config)
-    usual_class_names(config.dataset.name, config.model.num_classes)
     create_hyperparams_fn(config, steps_per_epoch=1)
     if os.path.lexists(workdir) and not (workdir.is_dir() and not any(workdir.iterdir())):
         raise UserError(f"--workdir={workdir} exists; give a new or an empty folder, as a run is never overwritten")

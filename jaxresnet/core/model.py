@@ -171,8 +171,11 @@ class BasicBlock(nn.Module):
         return self.relu(y + shortcut if self.skips else y)
 
 
+BLOCKS: dict[str, Callable[..., nn.Module]] = {"basic": BasicBlock}
+
+
 class ResNet(nn.Module):
-    """The paper's residual network: stem, stages of basic blocks, pooling, dropout, linear.
+    """The paper's residual network: stem, stages of blocks, pooling, dropout, linear.
 
     Attributes:
         channels: C of the paper, one entry per stage. The first block of each stage after the first has stride 2.
@@ -183,6 +186,7 @@ class ResNet(nn.Module):
         pooling: ``"global"``, or the window size of an average pooling. As in PyTorch's ``avg_pool2d``, the stride
             equals the window, and incomplete windows are dropped.
         skips: True for the paper's residual network, False for a plain one: the same without shortcuts.
+        block: function that makes a block from the fields of ``BasicBlock``.
         dropout_rate: dropout rate between pooling and the linear layer, in [0, 1).
         num_classes: number of logits.
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
@@ -199,6 +203,7 @@ class ResNet(nn.Module):
     stem_channels: int | None = None
     pooling: str | int = "global"
     skips: bool = True
+    block: Callable[..., nn.Module] = BasicBlock
     dropout_rate: float = 0.0
     num_classes: int = 10
     dtype: Any = jnp.float32
@@ -226,7 +231,7 @@ class ResNet(nn.Module):
         x = self.relu(norm(name="bn1")(x, train=train))
         for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for block in range(num_blocks):
-                x = BasicBlock(
+                x = self.block(
                     features=features,
                     stride=2 if stage > 0 and block == 0 else 1,
                     kernel_size=self.kernel_size,

@@ -20,7 +20,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.inference import Classifier
 from jaxresnet.system.errors import UserError
 

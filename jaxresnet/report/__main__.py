@@ -13,8 +13,7 @@ from tqdm import tqdm
 from jaxresnet import cli
 from jaxresnet.config import CONFIGS, load_experiment
 from jaxresnet.core.state import create_model
-from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.data.cifar import CIFAR10
+from jaxresnet.data.cifar import CIFAR10, IMAGE_SHAPE
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
 from jaxresnet.report.findings import HOW_TO_READ, add_findings

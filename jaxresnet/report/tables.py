@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet.config import Experiment, flatten
 from jaxresnet.core.costs import flop_per_image
-from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.data.cifar import NUM_TRAIN
+from jaxresnet.data.cifar import IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report import figures, notes
 from jaxresnet.report.figures import Bar, Curve
 from jaxresnet.report.groups import Group, Sweep, changed_sweeps, group_runs

@@ -17,8 +17,9 @@ from jaxresnet.core.evaluation import Sums, evaluate
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.programs import dispatch, epoch_order, jit_steps, put_on_devices, steps_per_dispatch, train_batches
 from jaxresnet.core.state import create_transform
-from jaxresnet.core.steps import Metrics
+from jaxresnet.core.steps import Metrics, create_loss
 from jaxresnet.data.loading import load_dataset
+from jaxresnet.extensions import use_all
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
@@ -60,6 +61,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     """
     folder = user_path(workdir)
     check_config(config)
+    config = use_all(config)
     check_tracker(config)
     check_workdir(config, folder)
     if summary := read_summary(folder):
@@ -179,7 +181,7 @@ class _Trainer:
     def _train_epoch(self) -> None:
         """Train the remaining steps of the current epoch."""
         epoch, batch_size = self.progress.epoch, self.config.batch_size
-        train = jit_steps(create_transform(self.config, epoch), self.mesh, self.config.label_smoothing).train
+        train = jit_steps(create_transform(self.config, epoch), self.mesh, create_loss(self.config)).train
         order = epoch_order(self.config.seed, epoch, len(self.task.train_split))
         step = int(self.state.step)
         at_once = steps_per_dispatch(self.config.steps_per_dispatch)

@@ -1,6 +1,5 @@
-"""All arms of all tables: size, three steps of training, saving and restoring."""
+"""All arms of all tables, found by rule: contents, size, three steps of training, saving and restoring."""
 
-import ast
 import pathlib
 import re
 
@@ -8,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import baseline
+from configs import baseline, small
+from configs.arms import Arm
 from jaxresnet.config import check_config, flatten, load_experiment
 from jaxresnet.core.costs import multiply_adds
 from jaxresnet.core.model import count_parameters
@@ -21,120 +21,80 @@ from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.progress import Progress
 from tests.conftest import REPOSITORY
 
+TABLES = {table.__name__.rpartition(".")[2]: table for table in small.TABLES}
 BASELINE = 4_697_162
-# Arms by table, with their number of parameters, or None for the baseline's number.
+# Numbers of parameters of networks that differ from the baseline's.
 PARAMETERS = {
-    "headline": {"baseline": None, "final": None, "resnet18": 11_173_962},
-    "scheduler": dict.fromkeys(
-        [
-            "cosine", "linear", "polynomial", "one_cycle",
-            "linear_fixed", "polynomial_fixed", "one_cycle_fixed", "warm_restarts",
-        ]
-    ),
-    "augmentation": dict.fromkeys(
-        [
-            "baseline", "none", "crop", "flip", "norm_0.49", "norm_0.5", "crop_flip", "crop_norm", "flip_norm", "all",
-        ]
-    ),
-    "optimizer": dict.fromkeys(
-        [
-            "sgd", "adam", "rmsprop", "adamw", "adagrad", "adadelta", "radam",
-            "adam_fixed", "rmsprop_fixed", "adamw_fixed", "adagrad_fixed",
-            "adam_fixed_warmup", "rmsprop_fixed_warmup", "adamw_fixed_warmup", "adagrad_fixed_warmup",
-            "rmsprop_longer",
-        ]
-    ),
-    "epochs": dict.fromkeys(["200", "100", "300", "400", "100_fixed", "300_fixed", "400_fixed"]),
-    "pooling": dict.fromkeys(["avg_5", "avg_8", "adaptive"]),
-    "dropout": dict.fromkeys(["0.0", "0.2", "0.3", "0.4", "0.5"]),
-    "architecture": {
-        "64-128-256": None,
-        "32-64-128-256": 4_458_794,
-        "16-32-64-128-256": 4_768_410,
-        "32-64-128": 4_959_770,
-    },
-    "batch_size": dict.fromkeys(["16", "32", "64", "128", "256", "512"]),
-}  # fmt: skip
-# Numbers of rows in the paper's tables, and of distinct runs in them. Nine rows are the baseline itself.
-ROWS, DISTINCT = 44, 36
+    "resnet18": 11_173_962,
+    "architecture/32-64-128-256": 4_458_794,
+    "architecture/16-32-64-128-256": 4_768_410,
+    "architecture/32-64-128": 4_959_770,
+    "architecture/32-64-128_stem_32": 4_964_266,
+}
 
-each_table = pytest.mark.parametrize("table", PARAMETERS)
-each_arm = pytest.mark.parametrize(
-    ("table", "arm"), [(table, arm) for table in PARAMETERS for arm in PARAMETERS[table]]
-)
+each_table = pytest.mark.parametrize("table", TABLES)
+ALL = [(name, arm) for name, table in TABLES.items() for arm in table.ARMS]
+each_arm = pytest.mark.parametrize(("table", "arm"), ALL)
 # The last arm of a table is enough to find most mistakes, and wide networks take long.
-OFTEN = {(table, [*PARAMETERS[table]][-1]) for table in PARAMETERS if table not in ("architecture", "headline")}
+OFTEN = {(name, [*table.ARMS][-1]) for name, table in TABLES.items() if name not in ("architecture", "headline")}
 each_arm_but_few_often = pytest.mark.parametrize(
     ("table", "arm"),
-    [
-        pytest.param(table, arm, marks=[pytest.mark.thorough] * ((table, arm) not in OFTEN))
-        for table in PARAMETERS
-        for arm in PARAMETERS[table]
-    ],
+    [pytest.param(*pair, marks=[pytest.mark.thorough] * (pair not in OFTEN)) for pair in ALL],
 )
 
 
-def experiment(table):
-    return load_experiment(REPOSITORY / "configs" / f"{table}.py")
-
-
-def test_every_table_is_tested():
-    """Configs with arms that are no tables of the paper are tested in test_studies.py."""
-    with_arms = {path.stem for path in (REPOSITORY / "configs").glob("*.py") if "\nARMS = " in path.read_text()}
-    assert with_arms == {*PARAMETERS, "skips", "small"}
+def fields_of(config):
+    return {k: v for k, v in flatten(config.to_dict()).items() if not k.startswith(("paper.", "name"))}
 
 
 @each_table
-def test_arms(table):
-    assert sorted(experiment(table).arms) == sorted(PARAMETERS[table])
-    assert re.match(r"(Table [1-8]|Text): \w", experiment(table).title)
-
-
-@each_table
-def test_docstrings_give_the_commands_the_paper_and_the_measurement(table):
-    docstring = ast.get_docstring(ast.parse(experiment(table).path.read_text()))
+def test_docstring_has_command_and_paper(table):
+    docstring = TABLES[table].__doc__
     example = re.search(rf"--config=configs/{table}\.py:(\S+) --workdir=runs/(\S+)/seed0\n", docstring)
-    assert experiment(table).get_config(example[1]).name == example[2]
+    assert TABLES[table].get_config(example[1]).name == example[2]
     assert f"python -m jaxresnet.sweep --config=configs/{table}.py --seeds=3 --workdir=runs" in docstring
     assert "Paper: " in docstring and "Measured here: " in docstring
 
 
 @each_table
-def test_no_arm_means_the_baseline_and_an_unknown_one_gets_the_list(table):
-    module = experiment(table)
+def test_default_arm_is_the_baseline(table):
+    module = TABLES[table]
     assert flatten(module.get_config().to_dict()) == flatten(baseline.get_config().to_dict())
-    with pytest.raises(ValueError, match=f"there is no arm 'adamax'; expected one of {', '.join(module.arms)}"):
+    with pytest.raises(ValueError, match=f"there is no arm 'adamax'; expected one of {', '.join(module.ARMS)}"):
         module.get_config("adamax")
 
 
-def test_the_paper_has_44_rows_and_36_runs():
-    configs = [experiment(table).get_config(arm) for table in PARAMETERS for arm in PARAMETERS[table]]
-    # The paper cites ResNet-18 and did not run it.
-    rows = [config for config in configs if config.paper.accuracy is not None and config.name != "resnet18"]
-    assert len(rows) == ROWS
-    assert len({config.name for config in rows}) == DISTINCT
-    assert sum(config.name == "baseline" for config in rows) == 9
+@each_table
+def test_claims_name_arms(table):
+    module = TABLES[table]
+    assert module.NOTE.strip() and module.CLAIMS
+    assert all(isinstance(arm, Arm) and arm.words for arm in module.ARMS.values())
+    for claim in module.CLAIMS:
+        assert claim.text[:1] == claim.text[:1].upper() and not claim.text.endswith(".")
+        assert claim.quote is None or 10 < len(claim.quote) < 200
+        assert len(set(claim.pairs)) == len(claim.pairs) > 0
+        for first, second in claim.pairs:
+            names = [module.get_config(arm).name for arm in (first, second)]
+            assert names[0] != names[1]
 
 
-def test_equal_names_are_equal_runs_and_others_differ():
+def test_equal_names_are_equal_runs():
     by_name = {}
-    for table in PARAMETERS:
-        for arm in PARAMETERS[table]:
-            config = experiment(table).get_config(arm)
-            fields = {k: v for k, v in flatten(config.to_dict()).items() if not k.startswith(("paper.", "name"))}
-            assert by_name.setdefault(config.name, fields) == fields
-    different = [tuple(sorted((k, str(v)) for k, v in fields.items())) for fields in by_name.values()]
-    assert len(set(different)) == len(different)
+    for table, arm in ALL:
+        config = TABLES[table].get_config(arm)
+        assert by_name.setdefault(config.name, fields_of(config)) == fields_of(config)
+        assert config.name.startswith(f"{table}/") or TABLES[table].ARMS[arm].shares_runs_with or "/" not in config.name
+    different = {tuple(sorted((k, str(v)) for k, v in fields.items())) for fields in by_name.values()}
+    assert len(different) == len(by_name)
 
 
 @each_arm
-def test_size_checks_and_the_papers_curve(table, arm):
-    config = experiment(table).get_config(arm)
+def test_arm_has_size_and_curve(table, arm):
+    config = TABLES[table].get_config(arm)
     check_config(config)
     state = jax.eval_shape(lambda: create_train_state(config, (32, 32, 3)))
-    assert count_parameters(state.params) == (PARAMETERS[table][arm] or BASELINE)
-    assert config.name in ("baseline", "final", "resnet18", f"{table}/{arm}")
-    if config.paper.curve:
+    assert count_parameters(state.params) == PARAMETERS.get(config.name, BASELINE)
+    if config.paper.curve and config.paper.accuracy:
         curve = read_paper_curve(config.paper.curve)
         accuracy = curve["eval_accuracy"][-1] if config.paper.epoch == "last" else max(curve["eval_accuracy"])
         # For two arms, the surviving log is not from the run that the paper reports.
@@ -142,10 +102,38 @@ def test_size_checks_and_the_papers_curve(table, arm):
         assert accuracy == pytest.approx(printed, abs=0.0101)
 
 
+def is_share(percent, images):
+    """Return True if a whole number of ``images`` rounds to ``percent``, which is printed with three digits."""
+    return round(100 * round(percent / 100 * images) / images, 3) == percent
+
+
+def test_papers_accuracies_fit_the_test_set():
+    """In Table 2, 91.048 fits only a whole training epoch, and 78.413 no whole epoch at all."""
+    assert [is_share(91.048, images) for images in (10_000, 50_000)] == [False, True]
+    assert round(0.91048 * 50_000) == 45_524
+    assert not any(is_share(78.413, images) for images in (10_000, 50_000))
+    assert is_share(78.413, 6_300)  # 4,940 of the first 63 test batches, for instance
+    accuracies = [TABLES[table].get_config(arm).paper.accuracy for table, arm in ALL]
+    assert all(is_share(accuracy, 10_000) for accuracy in accuracies if accuracy is not None)
+
+
+def test_table_outside_the_repository(tmp_path):
+    (tmp_path / "rates.py").write_text(
+        "from configs import quickstart\n"
+        "from configs.arms import Arm, getter\n"
+        'ARMS = {"low": Arm({"schedule.learning_rate": 0.01}), "usual": Arm()}\n'
+        'get_config = getter("rates", ARMS, quickstart.get_config)\n'
+    )
+    table = load_experiment(tmp_path / "rates.py")
+    assert table.arms == ("low", "usual")
+    assert (table.get_config("low").name, table.get_config("low").dataset.name) == ("rates/low", "digits")
+    assert table.get_config().name == table.get_config("usual").name == "quickstart"
+
+
 @each_arm_but_few_often
 def test_three_steps_and_back(table, arm, tmp_path):
     """The arm's own recipe trains a model a quarter as wide, with one block per stage and smaller batches."""
-    config = experiment(table).get_config(arm)
+    config = TABLES[table].get_config(arm)
     config.model.channels = tuple(channels // 4 for channels in config.model.channels)
     config.model.blocks = (1,) * len(config.model.blocks)
     config.model.stem_channels = config.model.stem_channels and config.model.stem_channels // 4
@@ -181,7 +169,7 @@ def test_three_steps_and_back(table, arm, tmp_path):
 
 def test_multiply_adds():
     """The final model has 799 million multiply-adds. Those of a small model are computed by hand."""
-    final = create_model(experiment("headline").get_config("final"))
+    final = create_model(TABLES["headline"].get_config("final"))
     assert round(multiply_adds(final, (32, 32, 3)) / 1e6) == 799
     cpu = create_model(load_experiment(REPOSITORY / "configs" / "cpu.py").get_config(""))
     sides, channels = (32, 32, 16, 8), (16, 16, 32, 64)
