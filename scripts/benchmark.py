@@ -24,10 +24,10 @@ from typing import IO, Any, cast
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for scripts/, if this file is run by its path
 
-from jaxresnet.config import check_config, get_config, save_config
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
+from jaxresnet.config import check_config, get_config, save_config
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system import malloc
 from jaxresnet.system.errors import UserError, user_path

@@ -23,9 +23,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for t
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxresnet.config import load_config
 from ml_collections import ConfigDict
 
+from jaxresnet.config import load_config
 from jaxresnet.core.costs import flop_by_epoch
 from jaxresnet.core.programs import (
     DeviceSplit,
