@@ -235,7 +235,10 @@ def test_batches_are_read_in_order(pickled):
         (pickle.dumps(batch_content(0), protocol=4)[:1_000_000], "is not a batch"),
         (pickle.dumps({b"data": np.zeros((10, 3072), np.uint8), b"labels": [0] * 10}), "holds 10 images"),
         (pickle.dumps({b"data": np.zeros((10_000, 3072)), b"labels": [0] * 10_000}), "holds float64 images"),
-        (pickle.dumps({b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [0] * 9_999}), "one per image"),
+        (
+            pickle.dumps({b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [0] * 9_999}),
+            "expected 10,000 int",
+        ),
         (pickle.dumps({b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [11] * 10_000}), "labels go from"),
     ],
     ids=["missing", "text", "truncated", "short", "float", "labels", "range"],
