@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxresnet.config import load_config
 from jaxresnet.core.costs import flop_by_epoch
 from jaxresnet.core.programs import (
     DeviceSplit,
@@ -43,7 +44,6 @@ from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system import devices, malloc
 from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.workdir.config import load_config
 
 OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
 TORCH = {
