@@ -1,4 +1,4 @@
-"""What all commands share: a parser of flags, errors of one line, and quiet libraries.
+"""Parser and frame of all commands: flags, errors of one line, and quiet libraries.
 
 A command's module has a docstring, which is its ``--help``, and ends like this:
 

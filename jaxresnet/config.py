@@ -64,7 +64,7 @@ _CHOICES = {"dtype": ("float32", "bfloat16"), "tracker": ("wandb",), "paper.epoc
 
 
 class Experiment(NamedTuple):
-    """What a config file holds.
+    """Content of a config file.
 
     Attributes:
         path: path of the file.
