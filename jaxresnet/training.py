@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxresnet.config import check_config, eval_split_name
 from jaxresnet.core.costs import flop_until
 from jaxresnet.core.evaluation import Sums, evaluate
 from jaxresnet.core.model import count_parameters
@@ -39,7 +40,6 @@ from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import check_config, eval_split_name
 from jaxresnet.workdir.folder import (
     check_workdir,
     explaining_full_disks,
