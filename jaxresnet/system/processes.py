@@ -35,15 +35,16 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
     Raises:
         UserError: a flag is missing, invalid or out of range, or the processes do not find each other.
     """
-    flag = f"--coordinator={coordinator}"
-    if coordinator != "auto" and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+    flag, is_auto = f"--coordinator={coordinator}", coordinator == "auto"
+    if not is_auto and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
         raise UserError(f"{flag}: expected HOST:PORT or auto")
-    if coordinator != "auto" and (num_processes is None or process_id is None or not 0 <= process_id < num_processes):
+    if not is_auto and (num_processes is None or process_id is None or not 0 <= process_id < num_processes):
         raise UserError(f"{flag}: give --num_processes, and --process_id from 0 to one less than that, too")
-    address = (coordinator, num_processes, process_id) if coordinator != "auto" else (None, None, None)
     try:
         jax.distributed.initialize(
-            *address,
+            None if is_auto else coordinator,
+            None if is_auto else num_processes,
+            None if is_auto else process_id,
             initialization_timeout=300,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
