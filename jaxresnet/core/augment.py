@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
 
 from jaxresnet.extensions import options_of
+from jaxresnet.system.errors import UserError
 
 Images = Num[Array, "batch height width channels"]
 Targets = Num[Array, "batch ..."]
@@ -58,6 +59,29 @@ def flip(rng: Rng, images: Images, targets: Targets, flip: bool) -> tuple[Images
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images), targets
 
 
+def cutout(
+    rng: Rng, images: Images, targets: Targets, cutout_size: int, mean: tuple[float, ...]
+) -> tuple[Images, Targets]:
+    """Give a square of each image the mean colour (DeVries and Taylor, 2017). Borders clip it.
+
+    Its centre is uniform over the image. The means are of pixels in [0, 1].
+    """
+    if cutout_size > min(images.shape[1:3]):
+        height, width = images.shape[1:3]
+        raise UserError(f"augment.cutout_size={cutout_size}: wider than the images of {height}x{width} pixels")
+    centres = jax.random.randint(rng, (len(images), 2), 0, jnp.array(images.shape[1:3]))
+    return jnp.where(_boxes(images, centres, (cutout_size, cutout_size)), 255 * jnp.asarray(mean), images), targets
+
+
+def _boxes(images: Images, centres: Int[Array, "boxes 2"], sides: tuple[Any, Any]) -> Bool[Array, "boxes h w 1"]:
+    """Return True for the pixels inside each box, from ``sides // 2`` before its centre."""
+    inside = []
+    for axis, side in enumerate(sides):
+        at = jnp.arange(images.shape[1 + axis]) - (centres[:, axis, None] - side // 2)
+        inside.append((at >= 0) & (at < side))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[..., None]
+
+
 def smooth_labels(
     rng: Rng, images: Images, targets: Targets, label_smoothing: float, num_classes: int
 ) -> tuple[Images, Targets]:
@@ -70,7 +94,7 @@ def soft(targets: Targets, num_classes: int) -> Float[Array, "batch classes"]:
     return jax.nn.one_hot(targets, num_classes) if targets.ndim == 1 else targets
 
 
-STAGES: tuple[Stage, ...] = (crop, flip, smooth_labels)
+STAGES: tuple[Stage, ...] = (crop, flip, cutout, smooth_labels)
 
 
 @dataclasses.dataclass(frozen=True)
