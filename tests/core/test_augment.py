@@ -147,3 +147,22 @@ def test_cutout_equals_numpy(size):
 def test_cutout_wider_than_image_is_refused():
     with pytest.raises(UserError, match=r"^augment.cutout_size=11: wider than the images of 12x10 pixels"):
         train(make_transform(cutout_size=11), jax.random.key(0), images())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cutmix_equals_numpy(seed):
+    rng = jax.random.key(seed)
+    transform = make_transform(crop_padding=0, flip=False, cutmix_alpha=1.0, label_smoothing=0.1)
+    actual, targets = train(transform, rng, images())
+    keys = jax.random.split(key_of("cutmix", rng), 3)
+    around, order = float(jax.random.beta(keys[0], 1.0, 1.0)), np.asarray(jax.random.permutation(keys[2], 64))
+    row, column = np.asarray(jax.random.randint(keys[1], (1, 2), 0, jnp.array([12, 10])))[0]
+    height, width = int(12 * (1 - around) ** 0.5), int(10 * (1 - around) ** 0.5)
+    box = np.zeros((12, 10), bool)
+    top, left = row - height // 2, column - width // 2
+    box[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = True
+    expected = np.where(box[..., None], images()[order], images())
+    np.testing.assert_allclose(actual, normalise(expected), rtol=1e-5, atol=1e-6)
+    one_hot = np.eye(10)[labels()]
+    shares = (1 - box.mean()) * one_hot + box.mean() * one_hot[order]
+    np.testing.assert_allclose(targets, 0.9 * shares + 0.01, rtol=1e-5)
