@@ -23,7 +23,7 @@ COMMANDS = {
     "plot": "--out",
     "report": "--configs",
     "export": "--format",
-    "summary": "--drawing",
+    "summary": "--config",
     "convert": "--from_torch",
 }
 

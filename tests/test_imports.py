@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "predict": {"system", "data", "workdir", "cli", "inference"},
     "convert": {"system", "core", "data", "workdir", "cli", "torch_weights", "inference"},
     "export": {"system", "core", "data", "workdir", "cli", "torch_weights", "inference", "evaluate", "convert"},
-    "summary": {"system", "core", "data", "workdir", "cli", "report.figures"},
+    "summary": {"system", "core", "data", "workdir", "cli"},
     "main": {"system", "cli", "training"},
     "__main__": set(),
     "__init__": {"system"},

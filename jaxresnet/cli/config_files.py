@@ -33,12 +33,14 @@ class Experiment(NamedTuple):
         title: title of the table, or ``""`` if it is none.
         arms: names of the table's rows in order, or ``("",)`` if it has no arms.
         get_config: function from the name of an arm, or ``""`` if it has no arms, to the locked config.
+        contents: all names that the file defines, such as ``CLAIMS``.
     """
 
     path: pathlib.Path
     title: str
     arms: tuple[str, ...]
     get_config: Callable[[str], ConfigDict]
+    contents: dict[str, Any]
 
 
 def find_config_file(name: str) -> pathlib.Path:
@@ -85,7 +87,7 @@ def load_experiment(path: pathlib.Path) -> Experiment:
         return _checked(get_config(*([arm] if arm else [])), path)
 
     arms = tuple(contents["ARMS"]) if "ARMS" in contents else ("",)
-    return Experiment(path, contents.get("TITLE", ""), arms, get_checked_config)
+    return Experiment(path, contents.get("TITLE", ""), arms, get_checked_config, contents)
 
 
 def get_config(name: str | pathlib.Path) -> ConfigDict:

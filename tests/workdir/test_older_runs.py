@@ -5,12 +5,12 @@ import json
 import pytest
 
 from configs import default, quickstart
-from jaxresnet.report.__main__ import write_report
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir import config as workdir_config
 from jaxresnet.workdir.config import check_same_training, flatten, load_config, save_config
 from jaxresnet.workdir.folder import CONFIG_FILE
+from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY
 
 OLDEST = REPOSITORY / "results" / "runs" / "cpu" / CONFIG_FILE
@@ -57,4 +57,5 @@ def test_an_older_run_is_resumed_and_reported(tiny_config, tmp_path):
             without(field, workdir)
     (workdir / "summary.json").unlink()
     assert train_and_evaluate(tiny_config, str(workdir))["last"]["epoch"] == tiny_config.num_epochs
-    write_report(tmp_path / "runs", tmp_path / "report", REPOSITORY / "configs")
+    (run,) = read_runs(tmp_path / "runs")
+    assert run.summary["last"]["epoch"] == tiny_config.num_epochs
