@@ -12,22 +12,14 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ml_collections import ConfigDict
 
 from jaxresnet.system.errors import UserError, one_line
 
 T = TypeVar("T")
-
-
-class _Code(NamedTuple):
-    path: pathlib.Path
-    checksum: str
-    names: dict[str, Any]
-
-
-_USED: dict[str, _Code] = {}  # files that were run, by name
+_USED: dict[str, types.ModuleType] = {}  # files that were run, by name
 
 
 def use(path: str | pathlib.Path) -> None:
@@ -39,55 +31,47 @@ def use(path: str | pathlib.Path) -> None:
     path = pathlib.Path(path).expanduser()
     try:
         source = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of your file of functions") from error
-    checksum = hashlib.sha256(source).hexdigest()
-    if path.name in _USED and _USED[path.name].checksum == checksum:
-        return
-    module = types.ModuleType(f"{path.stem}_{checksum[:8]}")
-    module.__file__, sys.modules[module.__name__] = str(path), module  # dataclasses look their module up
-    try:
-        exec(compile(source, path, "exec"), vars(module))
+        checksum = hashlib.sha256(source).hexdigest()
+        if path.name not in _USED or _checksum(path.name) != checksum:
+            # Each version is a module of its own, because Flax looks up the module of a class.
+            module = types.ModuleType(f"{path.stem}_{checksum}")
+            module.__file__, sys.modules[module.__name__] = str(path), module
+            exec(compile(source, path, "exec"), vars(module))
+            _USED[path.name] = module
     except Exception as error:  # the file's own code can raise anything
         raise UserError(f"{path} cannot be run: {one_line(error)} ({type(error).__name__})") from error
-    _USED[path.name] = _Code(path, checksum, vars(module))
+
+
+def _checksum(name: str) -> str:
+    return _USED[name].__name__.rpartition("_")[2]
 
 
 def use_all(config: ConfigDict) -> ConfigDict:
-    """Run the files that a config names, and return the config with their names and checksums in ``code``.
+    """Run the files that a config names, and return the config with their names and SHA-256 in ``code``.
 
     Raises:
         UserError: a file is missing, or it raises an exception.
     """
     used = set()
-    for field in ("optimizer.name", "augment.stages", "model.block", "loss"):
-        *section, leaf = field.split(".")
-        text = (config[section[0]] if section else config)[leaf]
+    for text in (config.optimizer.name, config.augment.stages, config.model.block, config.loss):
         for file in re.findall(r"([^,]+\.py):", text):
             name = pathlib.Path(file).name
-            try:
-                use(_USED[name].path if name in _USED else file)
-            except UserError as error:
-                raise UserError(f"{field}={text!r}: {error}") from error
+            use(str(_USED[name].__file__) if name in _USED else file)
             used.add(name)
     config = copy.deepcopy(config)
-    config.code = ",".join(f"{name}:{_USED[name].checksum}" for name in sorted(used))
+    config.code = ",".join(f"{name}:{_checksum(name)}" for name in sorted(used))
     return config
 
 
 def check_used(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Check that the files with which the run in ``workdir`` was trained were run, in the same version.
-
-    Raises:
-        UserError: a file was not run, or has changed.
-    """
-    for name, _, checksum in (entry.partition(":") for entry in config.code.split(",") if entry):
+    """Raise UserError if a file with which the run in ``workdir`` was trained was not run, or has changed."""
+    for name, checksum in re.findall(r"([^,]+):(\w+)", config.code):
         if name not in _USED:
             raise UserError(f"{workdir} was trained with code of {name}; if you trust it, give --with=PATH/{name}")
-        if _USED[name].checksum != checksum:
+        if _checksum(name) != checksum:
             raise UserError(
-                f"{_USED[name].path} is not the {name} that {workdir} was trained with (SHA-256 "
-                f"{_USED[name].checksum[:12]}, then {checksum[:12]}); give the version of that time"
+                f"{_USED[name].__file__} is not the {name} that {workdir} was trained with (SHA-256 "
+                f"{_checksum(name)[:12]}, then {checksum[:12]}); give the version of that time"
             )
 
 
@@ -98,16 +82,13 @@ def find(choices: Mapping[str, T], field: str, name: str) -> T:
         UserError: there is no such entry or function, or the file was not run.
     """
     file, _, function = name.rpartition(":")
-    if not file.endswith(".py"):
-        if name not in choices:
-            raise UserError(f"{field}={name!r}: expected one of {', '.join([*sorted(choices), 'FILE.py:NAME'])}")
-        return choices[name]
-    code = _USED.get(pathlib.Path(file).name)
-    if code is None:
-        raise UserError(f"{field}={name!r}: {file} was not run; if you trust it, give --with={file}")
-    if not callable(code.names.get(function)):
-        raise UserError(f"{field}={name!r}: there is no function {function} in {code.path}")
-    return cast(T, code.names[function])
+    if name not in choices and not file.endswith(".py"):
+        raise UserError(f"{field}={name!r}: expected one of {', '.join([*sorted(choices), 'FILE.py:NAME'])}")
+    module = _USED.get(pathlib.Path(file).name)
+    if name not in choices and not callable(getattr(module, function, None)):
+        problem = f"has no function {function}" if module else f"was not run; if you trust it, give --with={file}"
+        raise UserError(f"{field}={name!r}: {file} {problem}")
+    return choices[name] if name in choices else cast(T, getattr(module, function))
 
 
 def options_of(function: Callable[..., Any], fields: Mapping[str, Any], section: str, skip: int = 0) -> dict[str, Any]:

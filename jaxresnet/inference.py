@@ -14,6 +14,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
+from jaxresnet.config import load_config
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
 from jaxresnet.core.programs import ambient, create_mesh, replicate
@@ -30,7 +31,6 @@ from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.extensions import check_used
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.folder import is_release, read_class_names
 from jaxresnet.workdir.progress import Progress
 from jaxresnet.workdir.release import read_release

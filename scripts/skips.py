@@ -11,9 +11,12 @@ and its Table 8 has one of 80. The second command draws the training curves of `
 import argparse
 import json
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for configs/, if this file is run by its path
 
 import flax.linen as nn
 import jax
@@ -116,26 +119,28 @@ def draw_curves(workdir: pathlib.Path) -> Figure:
     return figure
 
 
-def main() -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Measure gradients, or draw the curves."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.skips", description=__doc__.partition("\n")[0])
+    out = output_file("--out", arguments.out, arguments.force, PICTURES if arguments.workdir else (".json",))
+    if arguments.workdir:
+        out.write_figure(draw_curves(user_path(arguments.workdir)))
+    else:
+        records = []
+        for record in measure(arguments.data_dir, arguments.draws):
+            print(json.dumps(record), flush=True)
+            records.append(record)
+        out.write(json.dumps(records, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the command."""
+    parser = cli.Parser("scripts.skips", __doc__.partition("\n")[0])
     parser.add_argument("--data_dir", help="location of CIFAR-10, as in config.dataset.data_dir")
     parser.add_argument("--draws", type=int, default=8, help="initialisations of each network (default: %(default)s)")
     parser.add_argument("--workdir", help="folder of the runs of configs/skips.py: draw their curves instead")
     parser.add_argument("--out", required=True, help="JSON file or picture to write")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")
-    arguments = cli.parse_arguments(parser)
-    with cli.command():
-        suffixes = PICTURES if arguments.workdir else (".json",)
-        out = output_file("--out", arguments.out, arguments.force, suffixes)
-        if arguments.workdir:
-            out.write_figure(draw_curves(user_path(arguments.workdir)))
-        else:
-            records = []
-            for record in measure(arguments.data_dir, arguments.draws):
-                print(json.dumps(record), flush=True)
-                records.append(record)
-            out.write(json.dumps(records, indent=1) + "\n")
+    cli.run(run, parser)
 
 
 if __name__ == "__main__":

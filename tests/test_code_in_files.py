@@ -173,18 +173,6 @@ def test_npz_of_objects_is_refused(tmp_path, marker, payload, count):
         refuse(load, tmp_path / "data.npz", marker, count)
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_caches_of_objects_are_rewritten(tfds_folder, tmp_path, marker, payload, monkeypatch, count):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with few_images():
-        load(tfds_folder)
-        (cache,) = tmp_path.rglob("*.npz")
-        np.savez(cache, **{name: np.array([PAYLOADS[payload](marker)], object) for name in ARRAYS})
-        assert load(tfds_folder).fingerprint() == FINGERPRINT_OF_FEW
-    assert not os.path.exists(marker)
-    count(REFUSED)
-
-
 @pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
 def test_modules_named_by_tfds_are_not_imported(tfds_folder, tmp_path, marker, monkeypatch, file, count):
     """The reader of tfds imports the modules that features.json names, also from the current folder."""

@@ -18,25 +18,40 @@ MAY_IMPORT = {
     "core": {"system.errors", "kernels", "extensions"},
     "data": {"system"},
     "torch_weights": {"system", "core", "data"},
-    "workdir": {"system", "core", "data", "torch_weights"},
-    "cli": {"system", "workdir"},
-    "inference": {"system", "extensions", "core", "data", "workdir"},
-    "training": {"system", "extensions", "core", "data", "workdir", "inference"},
+    "config": {"system"},
+    "cli": {"system", "extensions"},
+    "workdir": {"system", "core", "data", "config", "torch_weights"},
+    "inference": {"system", "extensions", "core", "data", "config", "workdir"},
+    "training": {"system", "extensions", "core", "data", "config", "workdir", "inference"},
     "evaluate": {"system", "core", "data", "workdir", "cli", "inference"},
-    "sweep": {"system", "core", "data", "workdir", "cli", "training"},
-    "report": {"system", "core", "data", "workdir", "cli"},
-    "plot": {"system", "core", "data", "workdir", "cli", "report.paper_curves"},
-    "predict": {"system", "data", "workdir", "cli", "inference"},
-    "convert": {"system", "core", "data", "workdir", "cli", "torch_weights", "inference"},
-    "export": {"system", "core", "data", "workdir", "cli", "torch_weights", "inference", "evaluate", "convert"},
-    "summary": {"system", "core", "data", "workdir", "cli"},
-    "main": {"system", "cli", "training"},
-    "__main__": set(),
-    "__init__": {"system"},
+    "sweep": {"system", "config", "workdir", "cli", "training"},
+    "report": {"system", "core", "data", "config", "workdir", "cli"},
+    "plot": {"system", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
+    "predict": {"system", "data", "config", "workdir", "cli", "inference"},
+    "convert": {"system", "core", "data", "config", "workdir", "cli", "torch_weights", "inference"},
+    "export": {
+        *("system", "core", "data", "config", "workdir", "cli"),
+        "inference",
+        "evaluate",
+        "convert",
+        "torch_weights",
+    },
+    "summary": {"core", "data", "config", "cli"},
+    "main": {"system", "config", "cli", "training"},
+    "__main__": {"system.errors", "cli"},
+    "__init__": {"system", "config", "core", "inference", "training"},
 }
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
-WITHOUT_JAX = ("main", "sweep.__main__", "convert.__main__", "summary", "plot", "data", "workdir.config")
+WITHOUT_JAX = (
+    "__main__",
+    "cli",
+    "config",
+    "main",
+    *("evaluate", "predict", "plot", "summary", "sweep"),
+    "convert.__main__",
+    "data",
+)
 
 
 def imports_of(path):
@@ -45,7 +60,7 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.removeprefix("jaxresnet.") for alias in node.names if "jaxresnet." in alias.name)
         elif isinstance(node, ast.ImportFrom) and node.module == "jaxresnet":
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names if alias.name != "__version__")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxresnet."):
             module = node.module.removeprefix("jaxresnet.")
             names = [f"{module}.{alias.name}" for alias in node.names]

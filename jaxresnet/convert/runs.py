@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.config import check_config, load_experiment, save_config
 from jaxresnet.convert.files import MAX_EPOCHS, read_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_hyperparams_fn
@@ -26,7 +26,6 @@ from jaxresnet.torch_weights import (
     to_state_dict,
 )
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import check_config, save_config
 from jaxresnet.workdir.folder import read_class_names, read_imported, write_class_names, write_imported
 from jaxresnet.workdir.progress import Progress
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
     }
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(ResNet)}:
         raise UserError(f"model.{min(unknown)}: models have no such field")
-    if str(fields.get("pooling")).isdecimal():  # configs hold a window as text; the model checks other texts
+    if re.fullmatch("[0-9]{1,4}", str(fields.get("pooling"))):  # configs hold a window as text
         fields["pooling"] = int(fields["pooling"])
     fields["block"] = find(BLOCKS, "model.block", fields.get("block", "basic"))
     return _model(

@@ -77,15 +77,11 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({one_line(error)})") from error
     if data.dtype != np.uint8 or data.shape[1:] not in ((3072,), (3, 32, 32), IMAGE_SHAPE) or not len(data):
-        raise UserError(
-            f"{path}: holds {data.dtype} images of shape {data.shape}: expected uint8 of shape (any size, 3072)"
-        )
+        raise UserError(f"{path}: holds {data.dtype} images of shape {data.shape}: expected uint8 (size, 3072)")
     if ids is not None and len(ids) != len(data):
         raise UserError(f"{path}: holds {len(ids):,} ids: expected one per image, {len(data):,}")
     if labels is not None and (labels.shape != (len(data),) or labels.dtype.kind not in "iu" or labels.min() < 0):
-        raise UserError(
-            f"{path}: holds {labels.dtype} labels of shape {labels.shape}: expected integers from 0, one per image"
-        )
+        raise UserError(f"{path}: holds {labels.dtype} labels {labels.shape}: expected {len(data):,} integers from 0")
     if data.shape[1:] != IMAGE_SHAPE:
         data = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return PickledImages(data, labels, ids)

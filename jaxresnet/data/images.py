@@ -142,7 +142,7 @@ def _one_to_pixels(image: ImageLike) -> np.ndarray:
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         found = f"{array.dtype} of shape {array.shape}"
-        raise UserError(f"an image is {found}: expected uint8 (height, width, 3), a PIL image or a path")
+        raise UserError(f"an image is {found}: expected uint8 of shape (height, width, 3), a PIL image or path")
     return _to_network(Image.fromarray(array), [])[0]
 
 

@@ -20,8 +20,8 @@ weights in half precision, their accuracies, and a card. Commands that read a ru
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.export", description=DESCRIPTION)
-    parser.add_argument("--workdir", required=True, help="run directory, or release (not with --format=release)")
+    parser = cli.Parser("export", DESCRIPTION)
+    parser.add_run()
     parser.add_argument(
         "--format",
         required=True,
@@ -29,16 +29,18 @@ def main(argv: list[str] | None = None) -> None:
         help="stablehlo (for JAX, readable for six months by its promise), onnx, or release",
     )
     parser.add_argument("--out", help="file or new folder to write (default for a file: WORKDIR/model.FORMAT)")
-    parser.add_argument("--checkpoint", default="last", help=f"{cli.CHECKPOINT_HELP}; a release is of the last")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file; a release never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
     parser.add_argument("--data_dir", help="location of the data for a release's scores, if moved since training")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        if arguments.format == RELEASE:
-            _write_release(arguments)
-        else:
-            _write_program(arguments)
+    cli.run(export, parser, argv)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Export as the flags say."""
+    if arguments.format == RELEASE:
+        _write_release(arguments)
+    else:
+        _write_program(arguments)
 
 
 def _write_program(arguments: argparse.Namespace) -> None:

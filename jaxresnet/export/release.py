@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxresnet.config import CONFIG_FILE, save_config
 from jaxresnet.convert.files import to_torch_file
 from jaxresnet.core.model import count_parameters
 from jaxresnet.evaluate import Evaluation, evaluate_run
@@ -16,7 +17,6 @@ from jaxresnet.inference import RestoredRun, restore_run
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import write_whole
 from jaxresnet.torch_weights import COUNTERS, to_state_dict
-from jaxresnet.workdir.config import CONFIG_FILE, save_config
 from jaxresnet.workdir.folder import (
     CARD_FILE,
     CARD_IN_WORDS,

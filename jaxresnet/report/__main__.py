@@ -12,7 +12,7 @@ import argparse
 import pathlib
 
 from jaxresnet import cli
-from jaxresnet.cli.config_files import CONFIGS
+from jaxresnet.config import CONFIGS
 from jaxresnet.report.page import check_out, make_section, write
 from jaxresnet.report.study import VERDICTS, group_runs, judge, keep_compared, list_doubts, load_tables
 from jaxresnet.system.errors import UserError, user_path
@@ -59,17 +59,21 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
     write(sections, rows, [*list_doubts(studies, used)], introduction, out)
 
 
+def draw(arguments: argparse.Namespace) -> None:
+    """Write the report as the flags say."""
+    out = user_path(arguments.out)
+    write_report(user_path(arguments.workdir), out, user_path(arguments.configs))
+    print(f"{out}/README.md, {out}/index.html")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.report", description=__doc__)
+    parser = cli.Parser("report", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the runs, at any depth")
     parser.add_argument("--out", required=True, help="folder to write README.md, index.html, figures/ and tables/ to")
-    parser.add_argument("--configs", default=str(CONFIGS), help="a table's config file or a folder of them")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        out = user_path(arguments.out)
-        write_report(user_path(arguments.workdir), out, user_path(arguments.configs))
-        print(f"{out}/README.md, {out}/index.html")
+    text = "a table's config file, or a folder of them (default: this project's)"
+    parser.add_argument("--configs", default=str(CONFIGS), help=text)
+    cli.run(draw, parser, argv)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from jaxresnet.cli.config_files import Experiment, load_experiment
+from jaxresnet.config import Experiment, changed_fields, load_experiment
 from jaxresnet.data.cifar import NUM_TRAIN
 from jaxresnet.report.statistics import LEVEL, Difference, Fit, correct, detectable
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import changed_fields
 from jaxresnet.workdir.runs import Run
 
 MARGIN = 1.0  # points by which arms may differ and still score the same
@@ -54,7 +53,7 @@ class Table:
                 raise UserError(f"{experiment.path}: CLAIMS name {unknown.pop()!r}, which ARMS does not have")
         try:
             control = experiment.get_config("").name
-        except TypeError:  # an own get_config without a default
+        except UserError:  # a get_config that needs an arm
             control = None
         self.control = next((arm for arm, each in self.configs.items() if each.name == control), experiment.arms[0])
 

@@ -16,11 +16,11 @@ from typing import Any
 import filelock
 from ml_collections import ConfigDict
 
+from jaxresnet.config import CONFIG_FILE, check_same_training, save_config
 from jaxresnet.data.cifar import CIFAR10_CLASSES
 from jaxresnet.system.errors import Diverged, UserError
 from jaxresnet.system.files import remove_leftovers, write_whole
 from jaxresnet.system.terminal import format_seconds
-from jaxresnet.workdir.config import CONFIG_FILE, check_same_training, save_config
 
 # Every run.
 CLASSES_FILE = "classes.json"

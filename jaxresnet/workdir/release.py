@@ -13,9 +13,9 @@ from typing import Any
 import safetensors.numpy
 from ml_collections import ConfigDict
 
+from jaxresnet.config import CONFIG_FILE
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.torch_weights import UnfitWeights, from_state_dict
-from jaxresnet.workdir.config import CONFIG_FILE
 from jaxresnet.workdir.folder import CARD_FILE, WEIGHTS_FILE
 
 _CARD_FIELDS = {"sha256": str, "step": int, "epochs": int}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import skips, small
-from jaxresnet.workdir.config import check_config, check_same_training, flatten
+from jaxresnet.config import check_config, check_same_training, flatten
 from scripts.skips import gradient_norms
 from tests.conftest import REPOSITORY
 

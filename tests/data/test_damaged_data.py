@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from jaxresnet.data import batches
 from jaxresnet.data.batches import load_pickle
 from jaxresnet.system.errors import UserError
-from tests.damage import DAMAGED, FINGERPRINT_OF_FEW, IMAGES, few_images, read_or_refuse, write_batches, write_tfds
+from tests.damage import DAMAGED, FINGERPRINT_OF_FEW, few_images, read_or_refuse, write_batches, write_tfds
 from tests.data.test_loading import load, small_arrays
 
 pytestmark = pytest.mark.reliability
@@ -123,27 +122,3 @@ def test_folders_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"could not be written to .*; set TFDS_DATA_DIR"):
         load()
-
-
-@pytest.mark.parametrize("change", [{}, {"id": "test_00001"}, {"id": "test_3"}, {"id": "x"}, {"label": 11}])
-def test_records_of_other_data_are_refused(tmp_path, monkeypatch, change):
-    import tensorflow_datasets as tfds
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    image, text, number = tfds.features.Image(shape=(None, None, 3)), tfds.features.Text(), np.int64
-    features = tfds.features.FeaturesDict({"id": text, "image": image, "label": number})
-    (file,) = write_tfds(tmp_path).glob("*test*")
-    writer = ArrayRecordWriter(str(file), "group_size:1")
-    for index in range(3):
-        example = {"id": f"test_{index:05d}", "image": 32, "label": index} | (change if index == 2 else {})
-        picture = io.BytesIO()
-        Image.fromarray(IMAGES["test_batch"][index, : example["image"], : example["image"]]).save(picture, "PNG")
-        picture.seek(0)
-        writer.write(features.serialize_example(example | {"image": picture}))
-    writer.close()
-    with few_images():
-        dataset = read_or_refuse(load, tmp_path)
-    assert (dataset is None) == bool(change)
-    if dataset:
-        np.testing.assert_array_equal(dataset.test.images, IMAGES["test_batch"])

@@ -62,17 +62,6 @@ def test_cifar10_is_the_official_one(monkeypatch):
     assert load().fingerprint() == dataset.fingerprint()
 
 
-@pytest.mark.reliability
-@needs_cifar10
-def test_cache_if_damaged_is_rewritten():
-    fingerprint = load().fingerprint()
-    (cache,) = pathlib.Path(os.environ["XDG_CACHE_HOME"], "jaxresnet").glob("*.npz")
-    whole = cache.read_bytes()
-    cache.write_bytes(whole[: len(whole) // 2])
-    assert load().fingerprint() == fingerprint
-    assert cache.read_bytes() == whole
-
-
 @needs_cifar10
 @pytest.mark.parametrize("damage", ["truncate", "zero", "remove", "tfrecord"])
 def test_records_if_damaged_are_refused(tmp_path, damage):
@@ -153,22 +142,12 @@ def test_npz_if_damaged_is_refused(tmp_path, damage):
 def test_npz_may_name_its_classes(tmp_path):
     names = [f"kind {number}" for number in range(10)]
     assert load(save_npz(tmp_path, class_names=np.array(names))).class_names == tuple(names)
+    with pytest.raises(UserError, match="has 2 classes"):
+        load(save_npz(tmp_path, class_names=np.array(["cat", "dog"])))
     dataset = load(save_npz(tmp_path))
     assert dataset.class_names == tuple("0123456789")
     np.testing.assert_array_equal(dataset.train.images, small_arrays()["train_images"])
     np.testing.assert_array_equal(dataset.test.labels, small_arrays()["test_labels"])
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (np.array("cat"), "or is damaged"),
-        (np.array(["cat", "dog"]), "has 2 classes"),
-    ],
-)
-def test_npz_class_names_are_checked(tmp_path, names, message):
-    with pytest.raises(UserError, match=message):
-        load(save_npz(tmp_path, class_names=names))
 
 
 # Folders that hold no data.
@@ -235,7 +214,10 @@ def test_batches_are_read_in_order(pickled):
         (pickle.dumps(batch_content(0), protocol=4)[:1_000_000], "is not a batch"),
         (pickle.dumps({b"data": np.zeros((10, 3072), np.uint8), b"labels": [0] * 10}), "holds 10 images"),
         (pickle.dumps({b"data": np.zeros((10_000, 3072)), b"labels": [0] * 10_000}), "holds float64 images"),
-        (pickle.dumps({b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [0] * 9_999}), "one per image"),
+        (
+            pickle.dumps({b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [0] * 9_999}),
+            "expected 10,000 int",
+        ),
         (pickle.dumps({b"data": np.zeros((10_000, 3072), np.uint8), b"labels": [11] * 10_000}), "labels go from"),
     ],
     ids=["missing", "text", "truncated", "short", "float", "labels", "range"],

@@ -184,7 +184,7 @@ def test_claims_that_a_smaller_network_cannot_test(tmp_path):
 
 @pytest.mark.parametrize(
     ("rate", "verdict"),
-    [([95.1, 95.3, 95.2], "supported"), ([93.0, 93.1, 93.2], "contradicted"), (None, "inconclusive")],
+    [([95.1, 95.3, 95.2], "supported"), ([93.0, 93.1, 93.2], "contradicted"), ([94.0, 96.5, 94.2], "inconclusive")],
 )
 def test_claim_of_no_difference(tmp_path, rate, verdict):
     accuracies = {"0.0": [95.0, 95.2, 95.1], "0.4": rate, "0.2": [95.0, 95.1, 95.2]}

@@ -12,9 +12,9 @@ import time
 import jax
 import pytest
 
+from jaxresnet.config import load_config
 from jaxresnet.system.errors import UserError
 from jaxresnet.system.processes import connect
-from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY
 from tests.test_training import assert_same_run
