@@ -24,7 +24,7 @@ MARK = "<!-- written by jaxresnet.report -->"
 
 
 class Section(NamedTuple):
-    """What the report has of one table.
+    """Part of the report on one table.
 
     Attributes:
         table: the table.
