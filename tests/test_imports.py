@@ -16,18 +16,18 @@ MAY_IMPORT = {
     "kernels": set(),
     "core": {"system.errors", "kernels"},
     "data": {"system"},
-    "torch_weights": {"system", "core", "data"},
-    "workdir": {"system", "core", "data", "torch_weights"},
+    "weights": {"system", "core", "data"},
+    "workdir": {"system", "core", "data"},
     "cli": {"system", "workdir"},
-    "inference": {"system", "core", "data", "workdir"},
+    "inference": {"system", "core", "data", "weights", "workdir"},
     "training": {"system", "core", "data", "workdir", "inference"},
     "evaluate": {"system", "core", "data", "workdir", "cli", "inference"},
     "sweep": {"system", "core", "data", "workdir", "cli", "training"},
     "report": {"system", "core", "data", "workdir", "cli"},
     "plot": {"system", "core", "data", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "workdir", "cli", "inference"},
-    "convert": {"system", "core", "data", "workdir", "cli", "torch_weights", "inference"},
-    "export": {"system", "core", "data", "workdir", "cli", "torch_weights", "inference", "evaluate", "convert"},
+    "convert": {"system", "core", "data", "weights", "workdir", "cli"},
+    "export": {"system", "kernels", "data", "weights", "workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "workdir", "cli", "report.figures"},
     "main": {"system", "cli", "training"},
     "__main__": set(),
@@ -35,7 +35,7 @@ MAY_IMPORT = {
 }
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
-WITHOUT_JAX = ("main", "sweep.__main__", "convert.__main__", "summary", "plot", "data", "workdir.config")
+WITHOUT_JAX = ("main", "sweep.__main__", "convert", "summary", "plot", "data", "workdir.config")
 
 
 def imports_of(path):

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from jaxresnet.convert import files
+from jaxresnet import convert
 from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -63,7 +63,7 @@ def test_a_lock_holds_every_dependency_within_its_bounds(lock, text):
 
 
 def test_the_pytorch_that_is_asked_for_is_one_that_reads_files_safely():
-    assert f">={files.SAFE_TORCH}" in str(Requirement(EXTRAS["torch"][0]).specifier)
+    assert f">={convert.SAFE_TORCH}" in str(Requirement(EXTRAS["torch"][0]).specifier)
 
 
 @pytest.mark.parametrize("lock", LOCKS)
