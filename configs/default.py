@@ -16,11 +16,13 @@ def get_config() -> ConfigDict:
     config.batch_size = 128  # images over all devices; the smaller last batch of an epoch is trained on too
     config.eval_batch_size = 1000  # images per evaluation step; does not change results
     config.eval_every_epochs = 1  # epochs between evaluations; the last epoch is always evaluated
+    config.loss = "cross_entropy"  # see LOSSES in jaxresnet/core/steps.py
     config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.dtype = "float32"  # compute dtype: float32 or bfloat16. Parameters, statistics and loss stay float32
     config.steps_per_dispatch = 130  # training steps per dispatch on GPU or TPU; on CPU always 1
 
     config.model = ConfigDict()
+    config.model.block = "basic"  # see BLOCKS in jaxresnet/core/model.py
     config.model.channels = (64, 128, 256)  # C of the paper, one entry per stage
     config.model.blocks = (4, 4, 3)  # B of the paper, one entry per stage
     config.model.kernel_size = 3  # F of the paper
@@ -40,6 +42,7 @@ def get_config() -> ConfigDict:
     config.dataset.validation_size = 0
 
     config.augment = ConfigDict()
+    config.augment.stages = ""  # stages of an own file, as in "mine.py:jitter,mine.py:erase"
     config.augment.crop_padding = 4  # pixels of zero padding per side before random crops; 0: no crop
     config.augment.flip = True  # mirror each training image with probability 1/2
     # Pairs of a side and a share of the epochs, as in ((16, 0.3), ...): shrink training images to that side until then.
@@ -67,6 +70,8 @@ def get_config() -> ConfigDict:
     config.checkpoint.every_minutes = 5.0  # minutes between saves, also within an epoch
     config.checkpoint.every_steps = 0  # steps between further saves; 0: by time alone
     config.checkpoint.keep = 2  # number of latest checkpoints to keep beside the best
+
+    config.code = ""  # set by training: names and SHA-256 of own files, such as that of loss="mine.py:focal"
 
     config.log_every_steps = 100  # steps between lines of metrics.jsonl within an epoch; 0: only one per epoch
 

@@ -1,29 +1,43 @@
 """A small, exact, fast JAX training project: the ResNet of Chang and Shong on CIFAR-10."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxresnet.system import startup
+if TYPE_CHECKING:  # for type checkers and documentation tools, which do not run ``__getattr__``
+    from jaxresnet.config import get_config
+    from jaxresnet.core.model import ResNet
+    from jaxresnet.inference import Classifier, load
+    from jaxresnet.system.devices import set_up_jax
+    from jaxresnet.system.errors import UserError
+    from jaxresnet.training import Run, train, train_and_evaluate
 
 __version__ = "0.1.0"
 
-# Public names and the modules that define them. They are imported at first use, so that a command can report a mistake
-# before JAX starts.
+__all__ = [
+    "Classifier",
+    "ResNet",
+    "Run",
+    "UserError",
+    "get_config",
+    "load",
+    "set_up_jax",
+    "train",
+    "train_and_evaluate",
+]
+
+# The modules of the public names. They are imported at first use, so that a command can answer a mistake before JAX
+# starts.
 _DEFINED_IN = {
     "Classifier": "inference",
     "ResNet": "core.model",
     "Run": "training",
     "UserError": "system.errors",
-    "get_config": "cli.config_files",
+    "get_config": "config",
     "load": "inference",
     "set_up_jax": "system.devices",
     "train": "training",
     "train_and_evaluate": "training",
 }
-
-__all__ = [*_DEFINED_IN]
-
-startup.begin_command()
 
 
 def __dir__() -> list[str]:

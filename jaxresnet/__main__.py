@@ -1,7 +1,10 @@
 """The command ``jaxresnet``, which is also ``python -m jaxresnet``: ``jaxresnet train --config=final``."""
 
-import os
+import runpy
 import sys
+
+from jaxresnet import __version__, cli
+from jaxresnet.system.errors import UsageError
 
 COMMANDS = {
     "train": ("main", "train what a config describes, or resume it"),
@@ -17,18 +20,20 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first argument names, in place of this process."""
+    """Run the command that the first argument names."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        # A process of its own, because commands set up their process before they import JAX.
-        os.execv(sys.executable, [sys.executable, "-m", f"jaxresnet.{COMMANDS[name][0]}", *arguments])
-    lines = ["usage: jaxresnet COMMAND ...", "", "Each command explains itself: jaxresnet COMMAND --help", ""]
-    lines += [f"  {command:9} {text}" for command, (_, text) in COMMANDS.items()]
-    if name in ("--help", "-h", "help"):
-        print("\n".join(lines))
+        sys.argv = [f"jaxresnet {name}", *arguments]
+        runpy.run_module(f"jaxresnet.{COMMANDS[name][0]}", run_name="__main__")
         return
-    print(f"jaxresnet: there is no command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
-    sys.exit(2)
+    with cli.command():
+        if name == "--version":
+            print(f"jaxresnet {__version__}")
+        elif name in ("--help", "-h", "help"):
+            print("usage: jaxresnet COMMAND ...\n\nEach command explains itself: jaxresnet COMMAND --help\n")
+            print("\n".join(f"  {command:9} {text}" for command, (_, text) in COMMANDS.items()))
+        else:
+            raise UsageError(f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

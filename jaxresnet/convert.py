@@ -1,10 +1,11 @@
 """Import PyTorch weights as a run.
 
-python -m jaxresnet.convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
+    python -m jaxresnet.convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
 
-Nothing that a file holds is ever executed.
+The file is a .safetensors file, a state dict, or a checkpoint as the authors' code saves it. No code in it is executed.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -19,25 +20,12 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
-from absl import app, flags
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
 from numpy._core import multiarray
 
 from jaxresnet import cli
-from jaxresnet.data.loading import usual_class_names
-from jaxresnet.system import terminal
+from jaxresnet.config import check_config, get_config, save_config
 from jaxresnet.system.errors import UserError, one_line, user_path
-from jaxresnet.workdir.config import check_config, save_config
-from jaxresnet.workdir.folder import write_class_names, write_imported
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file that the weights belong to.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "New run directory.", required=True)
-FROM_TORCH = flags.DEFINE_string("from_torch", None, "PyTorch checkpoint or .safetensors file.", required=True)
-EPOCH = flags.DEFINE_integer(
-    "epoch", None, "Epochs that count as trained when training resumes. Default: the number in the file, or else 0."
-)
-flags.mark_flag_as_required("config")
 
 # In older versions, a file could make torch.load run code or write beyond its memory in spite of weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
@@ -190,10 +178,10 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     from jaxresnet.core.state import begin_with
     from jaxresnet.weights import from_state_dict
     from jaxresnet.workdir.checkpoint import Checkpointer
+    from jaxresnet.workdir.folder import write_class_names, write_imported
     from jaxresnet.workdir.progress import Progress
 
     check_config(config)
-    usual_class_names(config.dataset.name, config.model.num_classes)
     create_hyperparams_fn(config, steps_per_epoch=1)
     if os.path.lexists(workdir) and not (workdir.is_dir() and not any(workdir.iterdir())):
         raise UserError(f"--workdir={workdir} exists; give a new or an empty folder, as a run is never overwritten")
@@ -230,13 +218,22 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     )
 
 
-def main(argv: list[str]) -> None:
-    """Import weights, as the flags say."""
-    with cli.command():
-        cli.refuse_arguments(argv)
-        terminal.end_sign_of_life()
-        print(import_weights(user_path(FROM_TORCH.value), CONFIG.value, user_path(WORKDIR.value), EPOCH.value))
+def convert(arguments: argparse.Namespace) -> None:
+    """Import the weights that the flags name."""
+    config = get_config(arguments.config, arguments.overrides)
+    print(import_weights(user_path(arguments.from_torch), config, user_path(arguments.workdir), arguments.epoch))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = cli.Parser("convert", __doc__)
+    parser.add_config("config file that the weights belong to; single fields as in --config.model.pooling=4")
+    parser.add_argument("--workdir", required=True, help="new run directory")
+    parser.add_argument("--from_torch", required=True, help="file to import")
+    text = "epochs that count as trained when training resumes (default: the number in the file, or else 0)"
+    parser.add_argument("--epoch", type=int, help=text)
+    cli.run(convert, parser, argv)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli.parse_flags)
+    main()

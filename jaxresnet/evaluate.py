@@ -1,24 +1,19 @@
-"""Restore a run and score it: ``python -m jaxresnet.evaluate --workdir=runs/final``."""
+"""Score a run, or a release, on its whole test set: accuracy and loss.
+
+    python -m jaxresnet.evaluate --workdir=runs/final
+
+With --mirror, the scores are of the mean over each image and its mirror image.
+"""
 
 import argparse
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxresnet import cli
-from jaxresnet.core.evaluation import Scores, evaluate
-from jaxresnet.core.programs import jit_steps, put_on_devices
-from jaxresnet.core.state import create_transform
-from jaxresnet.data.loading import load_dataset
-from jaxresnet.inference import restore_run
-from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.folder import check_class_names, read_class_names
 
-DESCRIPTION = """
-Restore a run, or a release, and score it on the whole test set: accuracy and loss, of single images or, with --mirror,
-of the mean over each image and its mirror image.
-"""
+if TYPE_CHECKING:
+    from jaxresnet.core.evaluation import Scores
 
 
 class Evaluation(NamedTuple):
@@ -31,7 +26,7 @@ class Evaluation(NamedTuple):
     """
 
     step: int
-    scores: Scores
+    scores: "Scores"
     class_names: tuple[str, ...]
 
 
@@ -47,6 +42,14 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
     Raises:
         UserError: missing run or checkpoint, unreadable data, or ``mirror`` for a run without flips.
     """
+    from jaxresnet.core.evaluation import evaluate
+    from jaxresnet.core.programs import jit_steps, put_on_devices
+    from jaxresnet.core.state import create_transform
+    from jaxresnet.data.loading import load_dataset
+    from jaxresnet.inference import restore_run
+    from jaxresnet.system.terminal import image_bar
+    from jaxresnet.workdir.folder import check_class_names, read_class_names
+
     config, step, state, mesh = restore_run(user_path(workdir), checkpoint)
     if mirror and not config.augment.flip:
         raise UserError("--mirror: this run was trained without mirror images (augment.flip=False); leave out --mirror")
@@ -63,27 +66,29 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
     return Evaluation(step, scores, read_class_names(user_path(workdir), config))
 
 
+def print_scores(arguments: argparse.Namespace) -> None:
+    """Score the checkpoint that the flags name, and print one line."""
+    from jaxresnet.system.devices import set_up_jax
+
+    set_up_jax()
+    evaluation = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir, arguments.mirror)
+    sums = evaluation.scores.sums
+    means = sums.means("test")
+    view = ", mean of the logits of each image and its mirror image" if arguments.mirror else ""
+    print(
+        f"{arguments.checkpoint} checkpoint, step {evaluation.step:,}: test accuracy {means['test_accuracy']:.2f}%, "
+        f"test loss {means['test_loss']:.4f}{view}, {sums.count:,} images, {sums.images_per_second:,.0f} images/s"
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.evaluate", description=DESCRIPTION)
-    parser.add_argument("--workdir", required=True, help="run directory or release")
-    parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
-    parser.add_argument(
-        "--mirror", action="store_true", help="score the mean of the logits of each image and its mirror image"
-    )
+    parser = cli.Parser("evaluate", __doc__)
+    parser.add_run()
+    mirror = "score the mean of the logits of each image and its mirror image"
+    parser.add_argument("--mirror", action="store_true", help=mirror)
     parser.add_argument("--data_dir", help="folder of the data, if they have moved since training")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        set_up_jax()
-        evaluation = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir, arguments.mirror)
-        sums = evaluation.scores.sums
-        means = sums.means("test")
-        view = ", mean of the logits of each image and its mirror image" if arguments.mirror else ""
-        print(
-            f"{arguments.checkpoint} checkpoint, step {evaluation.step:,}: "
-            f"test accuracy {means['test_accuracy']:.2f}%, test loss {means['test_loss']:.4f}{view}, "
-            f"{sums.count:,} images, {sums.images_per_second:,.0f} images/s"
-        )
+    cli.run(print_scores, parser, argv)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Export a run as one file that needs nothing of this package, or as a release.
+"""Export a run as one file, or as a release.
 
-python -m jaxresnet.export --workdir=runs/final --format=onnx
+    python -m jaxresnet.export --workdir=runs/final --format=onnx
 
-A file of stablehlo or onnx holds weights and preprocessing. It maps pixels (batch, 32, 32, 3) uint8 to probabilities
-(batch, classes) float32, for any batch size:
+A file of stablehlo (for JAX, which promises to read it for six months) or onnx holds weights and preprocessing, and
+needs nothing of this package. It maps pixels (batch, 32, 32, 3) uint8 to probabilities (batch, classes) float32, for
+any batch size:
 
     probabilities = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes()).call(images)
 
@@ -34,23 +35,17 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
-from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.evaluate import Evaluation, evaluate_run
+from jaxresnet.config import CONFIG_FILE, save_config
+from jaxresnet.data.cifar import IMAGE_SHAPE
+from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import Classifier, load, restore_run
 from jaxresnet.kernels import convolution, cpu
 from jaxresnet.system.devices import set_up_jax
-from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.errors import UsageError, UserError, user_path
 from jaxresnet.system.files import output_file, write_whole
 from jaxresnet.weights import StateDict, to_state_dict
-from jaxresnet.workdir.config import CONFIG_FILE, save_config
-from jaxresnet.workdir.folder import (
-    CARD_FILE,
-    WEIGHTS_FILE,
-    read_class_names,
-    read_summary,
-    write_class_names,
-    write_summary,
-)
+from jaxresnet.workdir import folder as files
+from jaxresnet.workdir.folder import WEIGHTS_FILE
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -159,7 +154,7 @@ def write_release(workdir: str, out: str, note: str, license: str, data_dir: str
         UserError: unfinished run, missing last checkpoint, existing ``out``, or unreadable data.
     """
     run_folder, folder = user_path(workdir), user_path(out)
-    summary = read_summary(run_folder)
+    summary = files.read_summary(run_folder)
     if summary is None:
         raise UserError(f"{run_folder} holds no finished run; train it to its end first")
     if folder.exists():
@@ -170,7 +165,7 @@ def write_release(workdir: str, out: str, note: str, license: str, data_dir: str
             f"{run_folder}: its last checkpoint is of step {run.step:,}, but the run ended at step "
             f"{summary['last']['step']:,}; restore checkpoints/ from a copy"
         )
-    state_dict, names = to_state_dict(run.state.variables), read_class_names(run_folder, run.config)
+    names = files.read_class_names(run_folder, run.config)
     config = run.config.copy_and_resolve_references()
     config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
     config.dataset.data_dir = None  # The path is valid only on this machine.
@@ -181,38 +176,35 @@ def write_release(workdir: str, out: str, note: str, license: str, data_dir: str
         new = pathlib.Path(temporary) / folder.name
         new.mkdir()
         save_config(config, new)
-        write_class_names(names, new)
+        files.write_class_names(names, new)
 
-        def score(state_dict: StateDict, mirror: bool = False) -> Evaluation:
+        def score(state_dict: StateDict, mirror: bool = False) -> tuple[float, np.ndarray]:
             content = _safetensors(state_dict, names)
             (new / WEIGHTS_FILE).write_bytes(content)
             summary["release"] = {"sha256": hashlib.sha256(content).hexdigest()}
-            write_summary(summary, new)
-            return evaluate_run(str(new), "last", data_dir, mirror)
+            files.write_summary(summary, new)
+            scores = evaluate_run(str(new), "last", data_dir, mirror).scores
+            return scores.sums.means("test")["test_accuracy"], scores.confusion
 
-        unrounded, halves = score(state_dict), in_half_precision(state_dict)
-        mirrored = score(halves, mirror=True) if config.augment.flip else None
-        released = score(halves)
-        confusion = released.scores.confusion
+        state_dict = to_state_dict(run.state.variables)
+        unrounded, state_dict = score(state_dict)[0], in_half_precision(state_dict)
+        mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
+        accuracy, confusion = score(state_dict)
         recalls = (100 * np.diag(confusion) / confusion.sum(1)).tolist()
         summary["release"] |= {
-            "test_accuracy": _accuracy(released),
-            "test_accuracy_mirrored": None if mirrored is None else _accuracy(mirrored),
-            "test_accuracy_unrounded": _accuracy(unrounded),
+            "test_accuracy": accuracy,
+            "test_accuracy_mirrored": mirrored,
+            "test_accuracy_unrounded": unrounded,
             "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
             "test_images": int(confusion.sum()),
             "trained_in": run.config.dtype,
             "note": note,
             "license": license,
         }
-        write_summary(summary, new)
-        write_whole(new / CARD_FILE, format_card(config, summary))
+        files.write_summary(summary, new)
+        write_whole(new / files.CARD_FILE, format_card(config, summary))
         new.rename(folder)
     return summary
-
-
-def _accuracy(evaluation: Evaluation) -> float:
-    return evaluation.scores.sums.means("test")["test_accuracy"]
 
 
 def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
@@ -262,50 +254,43 @@ All accuracies but the one before rounding were measured from the file shipped h
 """
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Run the command with parsed ``arguments``."""
+def export(arguments: argparse.Namespace) -> None:
+    """Export as the flags say."""
     set_up_jax()
-    folder, is_release = user_path(arguments.workdir), arguments.format == "release"
-    if is_release:
+    if arguments.format == "release":
         if arguments.out is None:
-            raise UserError("--format=release needs --out, a new folder")
+            raise UsageError("--format=release needs --out, a new folder")
         if arguments.force or arguments.checkpoint != "last":
-            raise UserError("--force and --checkpoint mean nothing with --format=release; leave them out")
-        summary = write_release(arguments.workdir, arguments.out, arguments.note, arguments.license, arguments.data_dir)
+            raise UsageError("--force and --checkpoint mean nothing with --format=release; leave them out")
+        about = arguments.note, arguments.license, arguments.data_dir
+        summary = write_release(arguments.workdir, arguments.out, *about)
         print(f"{arguments.out}: test accuracy {summary['release']['test_accuracy']:.2f}%, single view")
         return
-    if arguments.note or arguments.data_dir:
-        raise UserError("--note and --data_dir are for --format=release; leave them out")
+    if arguments.note or arguments.license != "unknown" or arguments.data_dir:
+        raise UsageError("--note, --license and --data_dir are for --format=release; leave them out")
+    folder = user_path(arguments.workdir)
     if arguments.out is None and not folder.is_dir():
         raise UserError(f"{folder} holds no run: there is no such folder")
-    default = folder / f"model.{'pth' if arguments.format == 'torch' else arguments.format}"
-    out = output_file("--out", arguments.out or str(default), arguments.force)
-    write = to_safetensors if out.path.suffix == ".safetensors" else FORMATS[arguments.format]
-    content = write(load(arguments.workdir, arguments.checkpoint))
+    ending = "pth" if arguments.format == "torch" else arguments.format
+    out = output_file("--out", arguments.out or str(folder / f"model.{ending}"), arguments.force)
+    convert = to_safetensors if out.path.suffix == ".safetensors" else FORMATS[arguments.format]
+    content = convert(load(arguments.workdir, arguments.checkpoint))
     out.write(content)
     print(f"{out.path}: {len(content) / 1e6:.1f} MB")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and run the command."""
-    description = "\n\n".join((__doc__ or "").split("\n\n"))
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.export", description=description)
-    parser.add_argument("--workdir", required=True, help="run directory, or release (not with --format=release)")
-    parser.add_argument(
-        "--format",
-        required=True,
-        choices=[*FORMATS, "release"],
-        help="stablehlo is for JAX, which promises to read it for six months",
-    )
-    parser.add_argument("--out", help="file or new folder to write (default for a file: WORKDIR/model.FORMAT)")
-    parser.add_argument("--checkpoint", default="last", help=f"{cli.CHECKPOINT_HELP}; a release is of the last")
+    """Run the command."""
+    parser = cli.Parser("export", __doc__)
+    parser.add_run()
+    parser.add_argument("--format", required=True, choices=[*FORMATS, "release"], help="what to write")
+    text = "file to write (default: WORKDIR/model.FORMAT), or new folder of a release; --format=torch also writes "
+    parser.add_argument("--out", help=f"{text}.safetensors")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file; a release never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
     parser.add_argument("--license", default="unknown", help="license of a release's weights, for the card")
     parser.add_argument("--data_dir", help="location of the data for a release's scores, if moved since training")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        run(arguments)
+    cli.run(export, parser, argv)
 
 
 if __name__ == "__main__":

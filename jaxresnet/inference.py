@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
+from jaxresnet.config import load_config
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
 from jaxresnet.core.programs import ambient, create_mesh, replicate
@@ -27,12 +28,12 @@ from jaxresnet.core.state import (
     create_transform,
     split_seed,
 )
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.images import ImageLike, to_pixels
+from jaxresnet.extensions import check_used
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.weights import from_state_dict
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, SUMMARY_FILE, WEIGHTS_FILE, read_class_names, read_summary
 
 
@@ -56,6 +57,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
         UserError: missing or damaged run, checkpoint or weights.
     """
     config, mesh = load_config(workdir), create_mesh()
+    check_used(config, workdir)
     if (workdir / WEIGHTS_FILE).exists() and not (workdir / CHECKPOINTS_FOLDER).exists():
         if checkpoint != "last":
             raise UserError(f"--checkpoint={checkpoint}: {workdir} is a release, which holds the last alone")

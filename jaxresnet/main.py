@@ -1,4 +1,4 @@
-"""Train what a config file describes, or resume the run in --workdir.
+"""Train what a config describes, or resume the run in --workdir.
 
     python -m jaxresnet.main --config=configs/final.py --workdir=runs/final
     python -m jaxresnet.main --config=quickstart --workdir=runs/mine --config.num_epochs=20
@@ -6,48 +6,41 @@
 The config is a file, or the name of one of this project's. configs/default.py lists all fields.
 """
 
-from absl import app, flags
-from ml_collections import config_flags
+import argparse
 
 from jaxresnet import cli
-from jaxresnet.system import signals
-from jaxresnet.system.errors import UserError
-
-CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Config file, or its name such as final. Override single fields as in --config.batch_size=64.",
-    lock_config=True,
-)
-COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    'HOST:PORT of the first process, for a run with several. Use "auto" under SLURM, mpirun or in a TPU pod.',
-)
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, unless --coordinator=auto.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0, unless --coordinator=auto.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Run directory. A run that it already holds is resumed.", required=True)
+from jaxresnet.config import get_config
+from jaxresnet.system.errors import UsageError
 
 
-def main(argv: list[str]) -> None:
+def train(arguments: argparse.Namespace) -> None:
+    """Train as the flags say."""
+    config = get_config(arguments.config, arguments.overrides)
+    if arguments.coordinator is None and (arguments.num_processes, arguments.process_id) != (None, None):
+        raise UsageError("--num_processes and --process_id are for several processes: give --coordinator too")
+
+    from jaxresnet.system import processes
+    from jaxresnet.system.devices import set_up_jax
+    from jaxresnet.training import train_and_evaluate
+
+    set_up_jax()
+    if arguments.coordinator is not None:
+        processes.connect(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    with processes.ending_others_too():
+        train_and_evaluate(config, arguments.workdir)
+
+
+def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    with cli.command():
-        cli.refuse_arguments(argv)
-        # Imported here so that a mistyped flag is reported before JAX starts.
-        with signals.ending_at_once():
-            from jaxresnet.system import processes
-            from jaxresnet.system.devices import set_up_jax
-            from jaxresnet.training import train_and_evaluate
-
-        if COORDINATOR.value is None and (NUM_PROCESSES.value, PROCESS_ID.value) != (None, None):
-            raise UserError("--num_processes and --process_id are for several processes: give --coordinator too")
-        set_up_jax()
-        if COORDINATOR.value is not None:
-            processes.connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        with processes.ending_others_too():
-            train_and_evaluate(CONFIG.value, WORKDIR.value)
+    parser = cli.Parser("main", __doc__)
+    parser.add_config()
+    parser.add_argument("--workdir", required=True, help="run directory; a run that it already holds is resumed")
+    text = 'HOST:PORT of the first of several processes, or "auto" under SLURM, mpirun or in a TPU pod'
+    parser.add_argument("--coordinator", help=text)
+    parser.add_argument("--num_processes", type=int, help="number of processes, unless --coordinator=auto")
+    parser.add_argument("--process_id", type=int, help="index of this process, from 0, unless --coordinator=auto")
+    cli.run(train, parser, argv)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main, flags_parser=cli.parse_flags)
+    main()

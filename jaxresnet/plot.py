@@ -1,4 +1,9 @@
-"""Plot a run's curves over the paper's: ``python -m jaxresnet.plot --workdir=runs/final``."""
+"""Draw loss, accuracy and learning rate of a run, over the authors' own run if the config names one.
+
+    python -m jaxresnet.plot --workdir=runs/final
+
+The horizontal axis is the epoch or, with --x=pflop, the compute so far. The run need not have ended.
+"""
 
 import argparse
 from typing import Any
@@ -9,20 +14,14 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
-from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.data.cifar import CIFAR10, NUM_TRAIN
-from jaxresnet.data.loading import CIFAR10_CLASSES
+from jaxresnet.config import eval_split_name, load_config
+from jaxresnet.data.cifar import CIFAR10, CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import PICTURES, output_file
-from jaxresnet.workdir.config import eval_split_name, load_config
 from jaxresnet.workdir.folder import CURVES_FILE, read_class_names, read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
-DESCRIPTION = """
-Draw loss, accuracy and learning rate of a run against epochs or compute, over the authors' own run if the config names
-one. The run need not have ended.
-"""
 TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
 
 
@@ -150,18 +149,21 @@ def _marker(x: list[float]) -> str:
     return "o" if len(x) < 30 else ""
 
 
+def draw(arguments: argparse.Namespace) -> None:
+    """Draw the run that the flags name."""
+    out = arguments.out or str(user_path(arguments.workdir) / CURVES_FILE)
+    plot_run(arguments.workdir, out, arguments.x, arguments.force or not arguments.out)
+    print(out)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.plot", description=DESCRIPTION)
+    parser = cli.Parser("plot", __doc__)
     parser.add_argument("--workdir", required=True, help="run directory")
     parser.add_argument("--out", help="picture to write (default: WORKDIR/curves.png, which is overwritten)")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")
     parser.add_argument("--x", choices=("epoch", "pflop"), default="epoch", help="unit of the horizontal axis")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        out = arguments.out or str(user_path(arguments.workdir) / CURVES_FILE)
-        plot_run(arguments.workdir, out, arguments.x, arguments.force or not arguments.out)
-        print(out)
+    cli.run(draw, parser, argv)
 
 
 if __name__ == "__main__":

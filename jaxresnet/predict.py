@@ -1,4 +1,11 @@
-"""Classify images: ``python -m jaxresnet.predict --workdir=runs/final cat.jpg photos/``."""
+"""Classify images with a run or a release. Without images, classify the run's own test set, and count the right ones.
+
+    python -m jaxresnet.predict --workdir=runs/final cat.jpg photos/
+
+Images that are not 32x32 are cropped to their central square and resized, with a note. Files that are not images are
+skipped with a warning. --out=submission.csv writes ID,Labels. An ID is the name of an image file without its ending, or
+the id or else the position of an image in a pickle. A label is the number of a class.
+"""
 
 import argparse
 import csv
@@ -18,13 +25,13 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from jaxresnet import cli
+from jaxresnet.config import load_config
 from jaxresnet.data.batches import PickledImages, load_pickle
 from jaxresnet.data.images import read_images
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import PICTURES, output_file
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.folder import check_class_names
 
 if TYPE_CHECKING:  # JAX takes seconds to import, so a mistyped flag is reported before that.
@@ -37,16 +44,6 @@ ROWS = 20  # rows of the table on the terminal
 NAME_WIDTH = 40  # characters in the table
 GRID, COLUMNS = 36, 6  # images in the picture, and in one of its rows
 NAMED = 3  # files listed in a note
-
-DESCRIPTION = """
-Classify images with a run or a release. Without images, classify the run's own test set, and say how many are right.
-The three likeliest classes of each image are printed.
-"""
-EPILOG = """
-Images that are not 32x32 are cropped to their central square and resized, with a note. Files that are not images are
-skipped with a warning. --out=submission.csv writes ID,Labels. An ID is the name of an image file without its ending, or
-the id or else the position of an image in a pickle. A label is the number of a class.
-"""
 
 
 class Image(NamedTuple):
@@ -320,18 +317,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.predict", description=DESCRIPTION, epilog=EPILOG)
+    parser = cli.Parser("predict", __doc__)
     images_help = "image files, folders of them, or pickles such as CIFAR-10's; default: the run's test set"
     parser.add_argument("images", nargs="*", metavar="IMAGE", help=images_help)
-    parser.add_argument("--workdir", required=True, help="run directory or release")
-    parser.add_argument("--checkpoint", default="last", help=cli.CHECKPOINT_HELP)
+    parser.add_run()
     parser.add_argument("--out", help="file for all predictions: .csv (ID,Labels) or .jsonl")
     parser.add_argument("--grid", help=f"picture of {GRID} images and predictions, the most confidently wrong first")
     parser.add_argument("--data_dir", help="location of the run's data, if moved since training")
     parser.add_argument("--force", action="store_true", help="overwrite the files that --out and --grid name")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        run(arguments)
+    cli.run(run, parser, argv)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 from flax import traverse_util
 
 from jaxresnet.core.state import model_from_fields
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.system.errors import UserError
 
 StateDict = dict[str, np.ndarray]

@@ -7,6 +7,7 @@ medians over the rounds, without a warm-up round. Every timing ends when the res
 the device and ``--config.dtype=bfloat16`` the type.
 """
 
+import argparse
 import json
 import math
 import pathlib
@@ -15,27 +16,16 @@ from typing import Any, TypeVar
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/ and scripts/
 
-from absl import app, flags
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
 
 from jaxresnet import cli
+from jaxresnet.config import check_config, get_config
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.errors import UsageError, UserError, user_path
 from jaxresnet.system.files import output_file
-from jaxresnet.workdir.config import check_config
 from scripts import turns
 from scripts.benchmark_report import format_report
 from scripts.contenders import EVALUATION, OURS, TORCH, XLA
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file whose training is timed.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds, after one warm-up round.", 1)
-AGAINST = flags.DEFINE_multi_enum("against", [], ["torch", "xla"], "Rivals to time, interleaved. May be repeated.")
-BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Also time these batch sizes, such as 32,64,128,256,512,1024,2048.")
-WIDTHS = flags.DEFINE_list("widths", [], "Also time the model with its channels times these, such as 0.5,1,2.")
-OUT = flags.DEFINE_string("out", None, "JSON file for the measurements.")
-PROFILE = flags.DEFINE_string("profile", None, "Folder for a profile of one dispatch.")
-FORCE = flags.DEFINE_boolean("force", False, "Overwrite the file that --out names.")
 
 Number = TypeVar("Number", int, float)
 
@@ -121,40 +111,52 @@ def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], rounds: 
     return measured
 
 
-def _numbers(flag: flags.FlagHolder[list[str]], kind: type[Number]) -> list[Number]:
+def _numbers(flag: str, text: str, kind: type[Number]) -> list[Number]:
     try:
-        numbers = [kind(text) for text in flag.value]
+        numbers = [kind(number) for number in text.split(",") if number]
         if all(0 < number < math.inf for number in numbers):
             return numbers
     except ValueError:
         pass
-    raise UserError(f"--{flag.name}={','.join(flag.value)}: expected positive numbers, with commas between them")
+    raise UsageError(f"{flag}={text}: expected positive numbers, with commas between them")
 
 
 def _say(text: str) -> None:
     print(f"\r{text:<70}", file=sys.stderr, end="", flush=True)
 
 
-def main(argv: list[str]) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Run the benchmark that the flags describe."""
-    with cli.command():
-        cli.refuse_arguments(argv)
-        out = output_file("--out", OUT.value, FORCE.value, (".json",)) if OUT.value else None
-        profile = user_path(PROFILE.value) if PROFILE.value else None
-        batch_sizes, widths = _numbers(BATCH_SIZES, int), _numbers(WIDTHS, float)
-        config = CONFIG.value
-        check_config(config)
-        check_batch_sizes(config, batch_sizes)
-        variants = vary(config, batch_sizes, widths)
-        report = measure(config, AGAINST.value, ROUNDS.value, profile)
-        report["growth"] = measure_growth(variants, ROUNDS.value)
-        _say("")
-        print(f"\n{format_report(report)}")
-        if out:
-            out.write(json.dumps(report, indent=2) + "\n")
-            print(out.path)
+    out = output_file("--out", arguments.out, arguments.force, (".json",)) if arguments.out else None
+    profile = user_path(arguments.profile) if arguments.profile else None
+    batch_sizes = _numbers("--batch_sizes", arguments.batch_sizes, int)
+    widths = _numbers("--widths", arguments.widths, float)
+    config = get_config(arguments.config, arguments.overrides)
+    check_batch_sizes(config, batch_sizes)
+    variants = vary(config, batch_sizes, widths)
+    report = measure(config, arguments.against, arguments.rounds, profile)
+    report["growth"] = measure_growth(variants, arguments.rounds)
+    _say("")
+    print(f"\n{format_report(report)}")
+    if out:
+        out.write(json.dumps(report, indent=2) + "\n")
+        print(out.path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = cli.Parser("scripts.benchmark", __doc__)
+    parser.add_config("config file whose training is timed")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one warm-up round (default: 7)")
+    against = "rival to time, interleaved; may be repeated"
+    parser.add_argument("--against", action="append", default=[], choices=("torch", "xla"), help=against)
+    parser.add_argument("--batch_sizes", default="", help="also time these batch sizes, such as 32,64,128,256,512")
+    parser.add_argument("--widths", default="", help="also time the model with its channels times these, as in 0.5,2")
+    parser.add_argument("--out", help="JSON file for the measurements")
+    parser.add_argument("--profile", help="folder for a profile of one dispatch")
+    parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")
+    cli.run(run, parser, argv)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main, flags_parser=cli.parse_flags)
+    main()

@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for scripts/, if this file is run by its path
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
@@ -34,7 +36,7 @@ from jaxresnet.core.costs import flop_per_image
 from jaxresnet.core.programs import DeviceSplit, create_mesh, jit_steps
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.system.files import output_file
 from scripts.compiled_program import LARGE_COPY, Summary, summarise
@@ -289,37 +291,39 @@ def format_record(record: dict[str, Any]) -> str:
     return "\n".join([line, *(f"  not as expected: {failure}" for failure in record["failures"])])
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Compile for the targets that the flags name, and print a table."""
+    output = output_file("--json", arguments.json, arguments.force, [".json"]) if arguments.json else None
+    jax.config.update("jax_platforms", "cpu")  # the devices that are compiled for are not here
+    records = []
+    for target in arguments.targets:
+        topology(target)  # Unknown ones are refused before minutes of work.
+    print(
+        f"Costs are per device and step. The roofline is computed from the rates of data sheets.\n{HEADER}", flush=True
+    )
+    for target in arguments.targets:
+        for dtype in arguments.dtypes:
+            for record in compile_programs(target, dtype, arguments.full_effort):
+                print(format_record(record), flush=True)
+                records.append(record)
+    if output:
+        compilers = {name for target in arguments.targets for name in KINDS[target.partition(":")[0]].packages}
+        versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *sorted(compilers))}
+        facts = {"versions": {"python": platform.python_version()} | versions, "programs": records}
+        output.write(json.dumps(facts, indent=1) + "\n")
+    if failed := [record for record in records if record["failures"]]:
+        raise UserError(f"{len(failed)} of {len(records)} programs are not as expected; see above")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.compile_for", description=__doc__.split("\n\n")[1])
+    parser = cli.Parser("scripts.compile_for", __doc__.split("\n\n")[1])
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="such as h100:8 or v5e:2x4")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="types to compute in")
     parser.add_argument("--full_effort", action="store_true", help="let libtpu optimize as for training, for minutes")
     parser.add_argument("--json", help="JSON file for the figures")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --json names")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        output = output_file("--json", arguments.json, arguments.force, [".json"]) if arguments.json else None
-        jax.config.update("jax_platforms", "cpu")  # the devices that are compiled for are not here
-        records = []
-        for target in arguments.targets:
-            topology(target)  # Unknown ones are refused before minutes of work.
-        print(
-            f"Costs are per device and step. The roofline is computed from the rates of data sheets.\n{HEADER}",
-            flush=True,
-        )
-        for target in arguments.targets:
-            for dtype in arguments.dtypes:
-                for record in compile_programs(target, dtype, arguments.full_effort):
-                    print(format_record(record), flush=True)
-                    records.append(record)
-        if output:
-            compilers = {name for target in arguments.targets for name in KINDS[target.partition(":")[0]].packages}
-            versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *sorted(compilers))}
-            facts = {"versions": {"python": platform.python_version()} | versions, "programs": records}
-            output.write(json.dumps(facts, indent=1) + "\n")
-        if failed := [record for record in records if record["failures"]]:
-            raise UserError(f"{len(failed)} of {len(records)} programs are not as expected; see above")
+    cli.run(run, parser, argv)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,7 @@ class Summary(NamedTuple):
         alias_bytes: memory of arguments that results reuse.
         flop: floating-point operations by the compiler's count, or None if it does not count them, as for GPUs.
         cycles: clock cycles by the compiler's estimate, or None if it gives none, as for GPUs.
-        bytes: bytes read and written by the compiler's count, or the sum of ``traffic`` if it does not count them.
-        traffic: see ``traffic``. Kinds of less than 1% are left out.
+        bytes: bytes read and written by the compiler's count, or ``bytes_moved`` if it does not count them.
         convolutions: number of convolutions.
         kernels: number of fusions and custom calls in a step, about the number of kernels that a GPU starts.
         loops: number of loops.
@@ -65,7 +64,6 @@ class Summary(NamedTuple):
     flop: float | None
     cycles: int | None
     bytes: float
-    traffic: dict[str, int]
     convolutions: int
     kernels: int
     loops: int
@@ -87,16 +85,13 @@ def summarise(compiled: jax.stages.Compiled) -> Summary:
     text, memory = compiled.as_text() or "", compiled.memory_analysis()
     assert memory is not None
     cost: dict[str, Any] = dict(compiled.cost_analysis() or {})
-    moved = traffic(text)
-    total = sum(moved.values())
     return Summary(
         peak_bytes=memory.peak_memory_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
         flop=cost.get("flops"),
         cycles=cycles(text),
-        bytes=cost.get("bytes accessed", total),
-        traffic={kind: size for kind, size in moved.items() if size > total / 100},
+        bytes=cost.get("bytes accessed", bytes_moved(text)),
         **structure(text),
     )
 
@@ -129,34 +124,21 @@ def structure(text: str) -> dict[str, Any]:
     }
 
 
-def traffic(text: str) -> dict[str, int]:
-    """Sum the bytes that the instructions of a step read and write, as if no cache held any, by kind of instruction.
+def bytes_moved(text: str) -> int:
+    """Sum the bytes that the instructions of a step read and write, as if no cache held any.
 
-    A kind is a function of cuDNN, or the last operation of a fusion, in the forward or backward pass. Images are
-    gathered from the uint8 array of all images. A step reads a small part of it, so it is not counted.
+    Images are gathered from the uint8 array of all images. A step reads a small part of it, so it is not counted.
     """
     every = _instructions(text)
     sizes = {each.name: _size(each.shape) for each in every}
     gathered = {each.name for each in every if each.shape.startswith("u8[") and sizes[each.name] > 10**7}
-    moved: dict[str, int] = {}
+    total = 0
     for each in _step(every, text):
         if each.opcode not in _FREE:
             operands = re.findall(r"%([\w.-]+)", each.line.partition(f" {each.opcode}(")[2].partition(")")[0])
-            written = sizes[each.name]
             read = sum(sizes.get(name, 0) for name in operands if name not in gathered)
-            if each.name.startswith("wrapped_slice"):
-                read = written
-            moved[_kind(each)] = moved.get(_kind(each), 0) + read + written
-    return dict(sorted(moved.items(), key=lambda item: -item[1]))
-
-
-def _kind(instruction: Instruction) -> str:
-    if match := re.search(r'custom_call_target="__cudnn\$(\w+)"', instruction.line):
-        return match[1]
-    match = re.search(r'op_name="([^"]*)"', instruction.line)
-    path = match[1] if match else instruction.opcode
-    direction = "backward " if "transpose(jvp" in path else "forward " if "jvp" in path else ""
-    return direction + path.rpartition("/")[2]
+            total += sizes[each.name] + (sizes[each.name] if each.name.startswith("wrapped_slice") else read)
+    return total
 
 
 def cycles(text: str) -> int | None:

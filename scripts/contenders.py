@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxresnet.config import load_config
 from jaxresnet.core.costs import flop_by_epoch
 from jaxresnet.core.programs import (
     DeviceSplit,
@@ -39,11 +40,10 @@ from jaxresnet.core.programs import (
 )
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system import devices, malloc
 from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.workdir.config import load_config
 
 OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
 TORCH = {
@@ -154,7 +154,7 @@ def _create(config: ConfigDict, data: DeviceSplit) -> tuple[Steps, TrainState, D
     mesh = create_mesh()
     state = replicate(create_train_state(config, data.image_shape), mesh)
     transform = create_transform(config, config.num_epochs - 1)  # the last epochs train on whole images
-    return jit_steps(transform, mesh, config.label_smoothing), state, data
+    return jit_steps(transform, mesh), state, data
 
 
 def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str) -> Contender:

@@ -52,15 +52,18 @@ def pack_runs(folder: pathlib.Path, file: pathlib.Path) -> int:
     return len(packed)
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Pack the runs in the folder that the command line names."""
+    count = pack_runs(user_path(arguments.folder), user_path(arguments.file))
+    print(f"{arguments.file} holds {count} runs")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.pack_runs", description=__doc__.partition("\n")[0])
+    parser = cli.Parser("scripts.pack_runs", __doc__.partition("\n")[0])
     parser.add_argument("folder", help="folder of the runs, at any depth")
     parser.add_argument("file", help="file of JSON lines to write or to extend")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        count = pack_runs(user_path(arguments.folder), user_path(arguments.file))
-        print(f"{arguments.file} holds {count} runs")
+    cli.run(run, parser, argv)
 
 
 if __name__ == "__main__":

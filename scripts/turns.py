@@ -13,9 +13,9 @@ from typing import IO, Any, cast
 
 from ml_collections import ConfigDict
 
+from jaxresnet.config import save_config
 from jaxresnet.system import malloc
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import save_config
 from scripts import contenders
 from scripts.contenders import OURS, Turn
 

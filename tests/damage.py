@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from jaxresnet.data import batches, cifar, download, loading
+from jaxresnet.data import batches, cifar, loading
 from jaxresnet.system.errors import UserError
 from tests.data.test_loading import official_archive
 
@@ -109,6 +109,6 @@ def write_batches(folder: pathlib.Path) -> pathlib.Path:
 def write_tfds(folder: pathlib.Path) -> pathlib.Path:
     """Write a tfds data set to ``folder``, and return its version folder."""
     images = {name: list(zip(LABELS[name], IMAGES[name], strict=True)) for name in BATCHES}
-    official_archive(folder / "archive.tar.gz", images)
-    download._write_tfds(folder / "archive.tar.gz", folder, cifar.SETS["cifar10"])
-    return cifar.find_tfds(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar, "_download", lambda url, sha256: official_archive(images))
+        return cifar._prepare(folder, cifar.CIFAR10)

@@ -23,7 +23,7 @@ COMMANDS = {
     "plot": "--out",
     "report": "--configs",
     "export": "--format",
-    "summary": "--drawing",
+    "summary": "--config",
     "convert": "--from_torch",
 }
 
@@ -44,7 +44,7 @@ def test_every_command_explains_itself(command, subprocess_environment):
 
 
 def test_every_command_is_listed():
-    doors = {path.stem for path in (REPOSITORY / "jaxresnet").glob("[a-z]*.py") if "def main(" in path.read_text()}
+    doors = {path.stem for path in (REPOSITORY / "jaxresnet").glob("[a-z]*.py") if "\ndef main(" in path.read_text()}
     doors |= {path.parent.name for path in (REPOSITORY / "jaxresnet").glob("*/__main__.py")}
     assert doors == set(COMMANDS) == {module for module, _ in __main__.COMMANDS.values()}
 
@@ -60,7 +60,10 @@ def test_the_package_passes_arguments_on(subprocess_environment):
     done = run_package(["evaluate", "--workdir=nowhere"], subprocess_environment)
     assert (done.returncode, done.stderr) == (1, "jaxresnet: nowhere holds no run: there is no config.json in it\n")
     done = run_package(["train", "--workdir=x"], subprocess_environment)
-    assert (done.returncode, done.stderr) == (2, "jaxresnet: --config is missing (--help lists the flags)\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "jaxresnet: the following arguments are required: --config (--help lists the flags)\n",
+    )
     done = run_package(["evalute"], subprocess_environment)
     assert done.returncode == 2 and done.stderr.startswith("jaxresnet: there is no command 'evalute'; expected one of ")
 

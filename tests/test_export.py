@@ -102,7 +102,7 @@ def test_default_file_lies_in_workdir(window_run, capsys):
     [
         ("--workdir=none", "none holds no run"),
         ("--workdir=.", "holds no run"),
-        ("--note=x", "--note and --data_dir are for --format=release"),
+        ("--note=x", "--note, --license and --data_dir are for --format=release"),
         ("--format=release", "needs --out, a new folder"),
     ],
 )

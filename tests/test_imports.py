@@ -14,28 +14,34 @@ PACKAGE = REPOSITORY / "jaxresnet"
 MAY_IMPORT = {
     "system": set(),
     "kernels": set(),
-    "core": {"system.errors", "kernels"},
+    "extensions": {"system.errors"},
+    "core": {"system.errors", "kernels", "extensions"},
     "data": {"system"},
     "weights": {"system", "core", "data"},
-    "workdir": {"system", "core", "data"},
-    "cli": {"system", "workdir"},
-    "inference": {"system", "core", "data", "weights", "workdir"},
-    "training": {"system", "core", "data", "workdir", "inference"},
+    "config": {"system"},
+    "cli": {"system", "extensions"},
+    "workdir": {"system", "core", "data", "config"},
+    "inference": {"system", "extensions", "core", "data", "config", "weights", "workdir"},
+    "training": {"system", "extensions", "core", "data", "config", "workdir", "inference"},
     "evaluate": {"system", "core", "data", "workdir", "cli", "inference"},
-    "sweep": {"system", "core", "data", "workdir", "cli", "training"},
-    "report": {"system", "core", "data", "workdir", "cli"},
-    "plot": {"system", "core", "data", "workdir", "cli", "report.paper_curves"},
-    "predict": {"system", "data", "workdir", "cli", "inference"},
-    "convert": {"system", "core", "data", "weights", "workdir", "cli"},
-    "export": {"system", "kernels", "data", "weights", "workdir", "cli", "inference", "evaluate"},
-    "summary": {"system", "core", "data", "workdir", "cli", "report.figures"},
-    "main": {"system", "cli", "training"},
-    "__main__": set(),
-    "__init__": {"system"},
+    "sweep": {"system", "config", "workdir", "cli", "training"},
+    "report": {"system", "core", "data", "config", "workdir", "cli"},
+    "plot": {"system", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
+    "predict": {"system", "data", "config", "workdir", "cli", "inference"},
+    "convert": {"system", "core", "config", "weights", "workdir", "cli"},
+    "export": {"system", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
+    "summary": {"core", "data", "config", "cli"},
+    "main": {"system", "config", "cli", "training"},
+    "__main__": {"system.errors", "cli"},
+    "__init__": {"system", "config", "core", "inference", "training"},
 }
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
-WITHOUT_JAX = ("main", "sweep.__main__", "convert", "summary", "plot", "data", "workdir.config")
+WITHOUT_JAX = (
+    *("__main__", "cli", "config", "main"),
+    *("evaluate", "predict", "plot", "summary", "sweep", "convert"),
+    "data",
+)
 
 
 def imports_of(path):
@@ -44,7 +50,7 @@ def imports_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.removeprefix("jaxresnet.") for alias in node.names if "jaxresnet." in alias.name)
         elif isinstance(node, ast.ImportFrom) and node.module == "jaxresnet":
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names if alias.name != "__version__")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxresnet."):
             module = node.module.removeprefix("jaxresnet.")
             names = [f"{module}.{alias.name}" for alias in node.names]

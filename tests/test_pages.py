@@ -1,4 +1,4 @@
-"""The pages docs/own_data.md and docs/search.md: every command and program on them runs."""
+"""The page docs/training.md: commands and programs on it run."""
 
 import os
 import re
@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -16,9 +18,9 @@ pytestmark = pytest.mark.reliability
 SMALL = ["--config.model.channels=4,8", "--config.model.blocks=1,1", "--config.num_epochs=1", "--config.batch_size=6"]
 
 
-def blocks(page, language):
-    """Return the code blocks of a page in docs/ that are marked as ``language``, or not marked."""
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+def blocks(language):
+    """Return the code blocks of the page that are marked as ``language``, or not marked."""
+    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
     return [code for marked, code in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", text) if marked == language]
 
 
@@ -35,15 +37,15 @@ def run(tmp_path, subprocess_environment):
     return run
 
 
-def commands(page):
-    lines = [line for block in blocks(page, "") for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("jaxresnet ")]
+def commands(workdir):
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("jaxresnet ") and workdir in line]
 
 
-def test_from_a_folder_of_pictures_to_predictions(run, tmp_path):
+def test_own_images_to_predictions(run, tmp_path):
     save_folders(tmp_path / "pets", sizes=(6, 3))
     os.symlink(tmp_path / "pets" / "test" / "cat", tmp_path / "photos")
-    mine = [command for command in commands("own_data.md") if "runs/pets" in " ".join(command)]
+    mine = commands("runs/pets")
     assert [command[0] for command in mine] == ["train", "evaluate", "predict", "predict", "export"]
     outputs = [
         run([sys.executable, "-m", "jaxresnet", *command, *(SMALL if command[0] == "train" else [])])
@@ -52,29 +54,38 @@ def test_from_a_folder_of_pictures_to_predictions(run, tmp_path):
     assert "6 images" in outputs[1] and "labelled images right" in outputs[2]
     assert re.search(r"photos/0.png +(cat|dog)", outputs[3])
     assert (tmp_path / "wrong.png").stat().st_size > 1000 and (tmp_path / "pets.stablehlo").exists()
-    assert (tmp_path / "runs" / "pets" / "confusion.csv").read_text().startswith(",cat,dog\ncat,")
 
 
-def test_arrays_and_python(run, tmp_path):
-    make, library = blocks("own_data.md", "python")
-    run([sys.executable, "-c", make])
-    (command,) = [command for command in commands("own_data.md") if "runs/noise" in " ".join(command)]
-    run([sys.executable, "-m", "jaxresnet", *command, *SMALL[:2]])
-    smaller = "config.model.channels, config.model.blocks = (4,), (1,)\nconfig.dataset.data_dir"
-    library = library.replace("config.dataset.data_dir", smaller).replace("runs/noise", "runs/noise2")
-    assert run([sys.executable, "-c", f"{library}print(run.classifier.class_names)"]).endswith("('salt', 'pepper')\n")
+def test_training_from_python(run, tmp_path):
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    for name, image in zip("34", images, strict=True):
+        PIL.Image.fromarray(image).save(tmp_path / f"{name}.png")
+    library, *_ = blocks("python")
+    small = library.replace("config.num_epochs = 2", "config.num_epochs = 2; config.model.channels = (4, 8, 8)")
+    assert run([sys.executable, "-c", f"{small}print(len(run.metrics['test_accuracy']))"]).endswith("2\n")
 
 
-def test_the_search(run):
-    (program,) = blocks("search.md", "python")
-    assert len(program.splitlines()) <= 30
+def test_arrays_in_a_file(run, tmp_path):
+    """Arrays as the page describes them, with class names."""
+    arrays = {}
+    for split, count in (("train", 12), ("test", 4)):
+        arrays[f"{split}_images"] = np.zeros((count, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count) % 2
+    np.savez(tmp_path / "noise.npz", **arrays, class_names=np.array(["salt", "pepper"]))
+    data = ["--config.dataset.data_dir=noise.npz", "--config.model.num_classes=2", "--workdir=runs/noise"]
+    run([sys.executable, "-m", "jaxresnet", "train", "--config=quickstart", *data, *SMALL])
+    assert (tmp_path / "runs" / "noise" / "confusion.csv").read_text().startswith(",salt,pepper")
+
+
+def test_search(run):
+    *_, program = blocks("python")
     small = program.replace("n_trials=10", "n_trials=2").replace("config.num_epochs = 4", "config.num_epochs = 1")
     output = run([sys.executable, "-c", small])
     assert re.search(r"\{'learning_rate': 0\.\d+, 'momentum': 0\.\d+\} \d+\.\d+\n$", output)
 
 
 def test_tracking(run, tmp_path):
-    (command,) = commands("search.md")
+    (command,) = commands("runs/tracked")
     run([sys.executable, "-m", "jaxresnet", *command, *SMALL])
     folder = tmp_path / "runs" / "tracked"
     assert list((folder / "wandb").glob("offline-run-*/*.wandb")) and (folder / "wandb-run-id.txt").exists()

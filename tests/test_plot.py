@@ -5,9 +5,9 @@ import pytest
 
 from configs import fast, quickstart
 from jaxresnet import plot
+from jaxresnet.config import save_config
 from jaxresnet.core.costs import flop_by_epoch, flop_per_image
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import save_config
 from jaxresnet.workdir.folder import METRICS_FILE
 
 LINE = '{{"epoch": {epoch}, "step": {step}, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 50.0{more}}}\n'

@@ -11,13 +11,13 @@ import yaml
 
 import jaxresnet
 from jaxresnet import evaluate, export, predict
+from jaxresnet.config import load_config
 from jaxresnet.convert import import_weights
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.export import in_half_precision, write_release
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.folder import read_summary
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import make_tiny_config

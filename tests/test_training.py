@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from jaxresnet.config import load_config
 from jaxresnet.core import programs
 from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.training import loop, train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.folder import METRICS_FILE
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from scripts.same_run import checkpointed, differences, read_outcome

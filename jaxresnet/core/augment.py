@@ -1,28 +1,44 @@
-"""Random crop, random flip, scaling and normalisation on the device, in the authors' order.
+"""Augmentation as a list of stages, scaling and normalisation, all on the device and in the authors' order.
 
-Cropping comes first and pads with zeros, so the border is black before normalisation. This matches
+A stage is a function (rng, images, targets, **fields) -> (images, targets). Its images are pixels in [0, 255]. Its
+targets are class numbers (batch,), or shares of the classes (batch, classes) once a stage has made them soft. A stage
+gets the fields of ``config.augment`` that its signature names, and also ``label_smoothing`` and ``num_classes``. It is
+off while the first of them is 0 or False. To add one, write the function, list it in ``STAGES``, and give
+``configs/default.py`` a line for its field.
+
+Cropping pads with zeros, so the border is black before normalisation. This matches
 ``transforms.Compose([RandomCrop(32, padding=4), RandomHorizontalFlip(), ToTensor(), Normalize(...)])``.
 """
 
 import dataclasses
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+import optax
+from jaxtyping import Array, Float, Int, Key, Num, UInt8
+
+from jaxresnet.extensions import options_of
+
+Images = Num[Array, "batch height width channels"]
+Targets = Num[Array, "batch ..."]
+Rng = Key[Array, ""]
+Stage = Callable[..., tuple[Images, Targets]]
 
 
-def crop(
-    images: UInt8[Array, "batch height width channels"], offsets: Int[Array, "batch 2"], padding: int
-) -> UInt8[Array, "batch height width channels"]:
-    """Pad each image with ``padding`` zeros per side and crop it to its original size.
+def crop(rng: Rng, images: Images, targets: Targets, crop_padding: int) -> tuple[Images, Targets]:
+    """Pad each image with ``crop_padding`` zeros per side, and crop it at random to its original size."""
+    offsets = jax.random.randint(rng, (len(images), 2), 0, 2 * crop_padding + 1)
+    return crop_at(images, offsets, crop_padding), targets
+
+
+def crop_at(images: Images, offsets: Int[Array, "batch 2"], padding: int) -> Images:
+    """Crop each padded image at its offset, the first row and column, in [0, 2 * ``padding``].
 
     Each binary digit of an offset selects between two static slices of the whole batch. A dynamic slice per image is
     shorter, but XLA compiles it for TPUs as a loop over the images.
-
-    Args:
-        images: pixels.
-        offsets: first row and column of each crop in its padded image, in [0, 2 * ``padding``].
-        padding: width of the zero border on each side, in pixels.
     """
     digits = (2 * padding).bit_length()
     after = 2**digits - 1 - padding  # enough for an offset with all digits set
@@ -36,11 +52,25 @@ def crop(
     return cropped
 
 
-def flip(
-    images: UInt8[Array, "batch height width channels"], flipped: Bool[Array, " batch"]
-) -> UInt8[Array, "batch height width channels"]:
-    """Mirror left to right the images whose entry in ``flipped`` is true."""
-    return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+def flip(rng: Rng, images: Images, targets: Targets, flip: bool) -> tuple[Images, Targets]:
+    """Mirror each image left to right with probability 1/2."""
+    flipped = jax.random.bernoulli(rng, 0.5, (len(images),))
+    return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images), targets
+
+
+def smooth_labels(
+    rng: Rng, images: Images, targets: Targets, label_smoothing: float, num_classes: int
+) -> tuple[Images, Targets]:
+    """Divide a share of each target, in [0, 1), among all classes."""
+    return images, optax.smooth_labels(soft(targets, num_classes), label_smoothing)
+
+
+def soft(targets: Targets, num_classes: int) -> Float[Array, "batch classes"]:
+    """Return targets as shares of the classes."""
+    return jax.nn.one_hot(targets, num_classes) if targets.ndim == 1 else targets
+
+
+STAGES: tuple[Stage, ...] = (crop, flip, smooth_labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,41 +78,44 @@ class Transform:
     """Image preprocessing. Hashable, so that it can be a static argument of jitted functions.
 
     Attributes:
-        crop_padding: width of the zero border for random training crops, in pixels per side; 0 disables cropping.
-        flip: random mirroring of training images, with probability 1/2.
+        stages: stages of training with their options, as pairs of name and value (see ``bind``).
         mean: channel means, subtracted after scaling to [0, 1].
         std: channel divisors, applied after the means are subtracted.
         side: side in pixels to which training images are shrunk, with antialiasing; ``None`` keeps their size.
     """
 
-    crop_padding: int
-    flip: bool
+    stages: tuple[tuple[Stage, tuple[tuple[str, Any], ...]], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     side: int | None = None
 
     def train(
-        self, rng: Key[Array, ""], images: UInt8[Array, "batch height width channels"]
-    ) -> Float[Array, "batch h w channels"]:
+        self, rng: Rng, images: UInt8[Array, "batch height width channels"], labels: Int[Array, " batch"]
+    ) -> tuple[Float[Array, "batch h w channels"], Targets]:
         """Augment, scale, normalise and shrink training images. Every image has its own random draws."""
-        offsets, flipped = self.draw(rng, len(images))
-        if self.crop_padding:
-            images = crop(images, offsets, self.crop_padding)
-        if self.flip:
-            images = flip(images, flipped)
-        images = self.eval(images)
+        # The key of a stage depends on its name alone, so other stages do not change its draws.
+        keys, pixels, targets = dict(zip(("crop", "flip"), jax.random.split(rng), strict=True)), images, labels
+        for stage, options in self.stages:
+            name = stage.__name__
+            key = keys[name] if name in keys else jax.random.fold_in(rng, zlib.crc32(name.encode()))
+            pixels, targets = stage(key, pixels, targets, **dict(options))
+        normalised = self.eval(pixels)
         if self.side is not None:
             shape = (len(images), self.side, self.side, images.shape[3])
-            images = jax.image.resize(images, shape, "linear", antialias=True)
-        return images
+            normalised = jax.image.resize(normalised, shape, "linear", antialias=True)
+        return normalised, targets
 
-    def draw(self, rng: Key[Array, ""], batch: int) -> tuple[Int[Array, "batch 2"], Bool[Array, " batch"]]:
-        """Return the crop offsets and flips that ``train`` uses for ``rng``."""
-        crop_rng, flip_rng = jax.random.split(rng)
-        offsets = jax.random.randint(crop_rng, (batch, 2), 0, 2 * self.crop_padding + 1)
-        return offsets, jax.random.bernoulli(flip_rng, 0.5, (batch,))
-
-    def eval(self, images: UInt8[Array, "batch height width channels"]) -> Float[Array, "batch height width channels"]:
+    def eval(self, images: Images) -> Float[Array, "batch height width channels"]:
         """Scale to [0, 1] and normalise, in float32."""
         scaled = images.astype(jnp.float32) / 255
         return (scaled - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+
+
+def bind(stages: Sequence[Stage], fields: Mapping[str, Any]) -> tuple[tuple[Stage, tuple[tuple[str, Any], ...]], ...]:
+    """Give each stage the fields that it names, and leave out those that are off.
+
+    Raises:
+        UserError: a stage names a field that does not exist.
+    """
+    bound = [(stage, tuple(options_of(stage, fields, "config.augment", skip=3).items())) for stage in stages]
+    return tuple((stage, options) for stage, options in bound if not options or options[0][1])

@@ -20,10 +20,6 @@ from jaxtyping import Array, Float
 
 from jaxresnet.system.errors import UserError
 
-# These limits catch typing errors. The deepest ResNet of He et al. (2016) has 600 blocks.
-MAX_BLOCKS = 1000
-MAX_KERNEL_SIZE = 63  # large enough to cover a 32x32 image from any of its pixels
-
 # variance_scaling draws from U(+-sqrt(3 * scale / fan_in)). With scale = 1/3 that is PyTorch's U(+-1/sqrt(fan_in)).
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -171,8 +167,11 @@ class BasicBlock(nn.Module):
         return self.relu(y + shortcut if self.skips else y)
 
 
+BLOCKS: dict[str, Callable[..., nn.Module]] = {"basic": BasicBlock}
+
+
 class ResNet(nn.Module):
-    """The paper's residual network: stem, stages of basic blocks, pooling, dropout, linear.
+    """The paper's residual network: stem, stages of blocks, pooling, dropout, linear.
 
     Attributes:
         channels: C of the paper, one entry per stage. The first block of each stage after the first has stride 2.
@@ -183,6 +182,7 @@ class ResNet(nn.Module):
         pooling: ``"global"``, or the window size of an average pooling. As in PyTorch's ``avg_pool2d``, the stride
             equals the window, and incomplete windows are dropped.
         skips: True for the paper's residual network, False for a plain one: the same without shortcuts.
+        block: function that makes a block from the fields of ``BasicBlock``.
         dropout_rate: dropout rate between pooling and the linear layer, in [0, 1).
         num_classes: number of logits.
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
@@ -199,6 +199,7 @@ class ResNet(nn.Module):
     stem_channels: int | None = None
     pooling: str | int = "global"
     skips: bool = True
+    block: Callable[..., nn.Module] = BasicBlock
     dropout_rate: float = 0.0
     num_classes: int = 10
     dtype: Any = jnp.float32
@@ -226,7 +227,7 @@ class ResNet(nn.Module):
         x = self.relu(norm(name="bn1")(x, train=train))
         for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for block in range(num_blocks):
-                x = BasicBlock(
+                x = self.block(
                     features=features,
                     stride=2 if stage > 0 and block == 0 else 1,
                     kernel_size=self.kernel_size,
@@ -253,38 +254,23 @@ class ResNet(nn.Module):
         )(x)
 
     def _pool(self, x: jax.Array) -> jax.Array:
-        if not isinstance(self.pooling, int):  # "global"
+        if self.pooling == "global":
             return jnp.mean(x, axis=(1, 2), keepdims=True)
+        height, width = x.shape[1:3]
+        if not isinstance(self.pooling, int) or not 0 < self.pooling <= min(height, width):
+            expected = f'"global" or the side of a window no larger than the {height}x{width} map that it pools'
+            raise UserError(f"model.pooling={self.pooling!r}: expected {expected}")
         window = (self.pooling, self.pooling)
-        if self.pooling > min(x.shape[1:3]):
-            raise UserError(
-                f"model.pooling={self.pooling}: the window is larger than the {x.shape[1]}x{x.shape[2]} map it "
-                'pools; give a smaller one or "global"'
-            )
         return nn.avg_pool(x, window_shape=window, strides=window)
 
     def _check_fields(self) -> None:
-        def require(holds: bool, field: str, expected: str) -> None:
-            if not holds:
-                raise UserError(f"model.{field}={getattr(self, field)!r}: expected {expected}")
-
-        stages = len(self.channels)
-        require(stages > 0 and min(self.channels) > 0, "channels", "a positive number of channels for each stage")
-        require(
-            len(self.blocks) == stages and min(self.blocks) > 0,
-            "blocks",
-            f"a positive number for each of the {stages} stages of model.channels",
-        )
-        require(sum(self.blocks) <= MAX_BLOCKS, "blocks", f"at most {MAX_BLOCKS:,} in all")
+        """Check what the ranges of single fields in a config do not say."""
+        if not self.channels or len(self.blocks) != len(self.channels):
+            raise UserError(f"model.channels={self.channels}, model.blocks={self.blocks}: expected one entry per stage")
         for field in ("kernel_size", "shortcut_kernel_size"):
-            size = getattr(self, field)
-            expected = f"an odd number up to {MAX_KERNEL_SIZE}, because odd sizes keep the map's size at stride 1"
-            require(0 < size <= MAX_KERNEL_SIZE and size % 2 == 1, field, expected)
-        require(self.stem_channels is None or self.stem_channels > 0, "stem_channels", "a positive number or None")
-        window = isinstance(self.pooling, int) and self.pooling > 0
-        require(self.pooling == "global" or window, "pooling", '"global" or the size of a window')
-        require(0 <= self.dropout_rate < 1, "dropout_rate", "a rate in [0, 1)")
-        require(self.num_classes > 0, "num_classes", "a positive number")
+            if getattr(self, field) % 2 == 0:
+                expected = "an odd number, because odd sizes keep the map's size at stride 1"
+                raise UserError(f"model.{field}={getattr(self, field)}: expected {expected}")
 
 
 def count_parameters(params: Any) -> int:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxresnet.system.errors import choose
+from jaxresnet.extensions import find, options_of
 
 Scalar = jax.typing.ArrayLike
 
@@ -26,22 +26,22 @@ MUON_SGD_RATE, MUON_SGD_MOMENTUM = 6.0, 0.85
 def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Create the optimizer that ``config``, a run's ``config.optimizer``, describes.
 
-    Equal configs get the same object, so that runs share compiled programs. The learning rate is 0 until
-    ``set_hyperparams`` sets it.
+    The optimizer gets the fields of ``config`` that its signature names. Its learning rate is 0 until
+    ``set_hyperparams`` sets it. Equal configs get the same object, so that runs share compiled programs.
 
     Raises:
-        UserError: ``optimizer.name`` is unknown.
+        UserError: ``optimizer.name`` is unknown, or the optimizer names a field that does not exist.
     """
-    choose(OPTIMIZERS, "optimizer.name", config.name)
-    return _create_optimizer(config.name, config.momentum, config.weight_decay)
+    optimizer = find(OPTIMIZERS, "optimizer.name", config.name)
+    fields = options_of(optimizer, {"learning_rate": 0.0, **config}, "config.optimizer")
+    return _create_optimizer(optimizer, tuple(sorted(fields.items())))
 
 
 @functools.cache
-def _create_optimizer(name: str, momentum: float, weight_decay: float) -> optax.GradientTransformation:
-    optimizer = OPTIMIZERS[name]
-    hyperparams = {"learning_rate": 0.0, "momentum": momentum, "weight_decay": weight_decay}
-    taken = {key: hyperparams[key] for key in inspect.signature(optimizer).parameters}
-    return optax.inject_hyperparams(optimizer)(**taken)
+def _create_optimizer(
+    optimizer: Callable[..., optax.GradientTransformation], fields: tuple[tuple[str, Any], ...]
+) -> optax.GradientTransformation:
+    return optax.inject_hyperparams(optimizer)(**dict(fields))
 
 
 def takes_momentum(config: ConfigDict) -> bool:
@@ -50,7 +50,7 @@ def takes_momentum(config: ConfigDict) -> bool:
     Raises:
         UserError: ``optimizer.name`` is unknown.
     """
-    return "momentum" in inspect.signature(choose(OPTIMIZERS, "optimizer.name", config.name)).parameters
+    return "momentum" in inspect.signature(find(OPTIMIZERS, "optimizer.name", config.name)).parameters
 
 
 def set_hyperparams(opt_state: Any, **hyperparams: Scalar) -> Any:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int, Int32, UInt8
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import TrainState, split_seed
-from jaxresnet.core.steps import Batch, Metrics, eval_step, train_step
+from jaxresnet.core.steps import Batch, Loss, Metrics, cross_entropy, eval_step, train_step
 
 
 @flax.struct.dataclass
@@ -93,7 +93,7 @@ def ambient(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]
 
 
 def jit_steps(
-    transform: Transform, mesh: Mesh | AbstractMesh, label_smoothing: float = 0.0, mirror: bool = False
+    transform: Transform, mesh: Mesh | AbstractMesh, loss: Loss = cross_entropy, mirror: bool = False
 ) -> Steps:
     """Jit programs for the devices of ``mesh``, with state and data replicated and each batch divided.
 
@@ -103,19 +103,19 @@ def jit_steps(
     Batches need not be divisible by the number of devices, because the compiler pads and masks. So BatchNorm's
     statistics and the gradient are those of the whole batch on any number of devices.
     """
-    # Evaluation does not shrink images, so one program serves every training size.
-    evaluated = dataclasses.replace(transform, side=None)
-    return Steps(_train_program(transform, mesh, label_smoothing), _eval_program(evaluated, mesh, mirror))
+    # Evaluation only normalises, so one program serves all augmentation and every training size.
+    evaluated = Transform((), transform.mean, transform.std)
+    return Steps(_train_program(transform, mesh, loss), _eval_program(evaluated, mesh, mirror))
 
 
 @functools.cache
-def _train_program(transform: Transform, mesh: Mesh | AbstractMesh, label_smoothing: float) -> Callable[..., Any]:
+def _train_program(transform: Transform, mesh: Mesh | AbstractMesh, loss: Loss) -> Callable[..., Any]:
     def train(
         state: TrainState, data: DeviceSplit, indices: jax.Array, hyperparams: Hyperparams
     ) -> tuple[TrainState, Metrics]:
         def step(state: TrainState, step_inputs: tuple[jax.Array, Hyperparams]) -> tuple[TrainState, Metrics]:
             index, step_hyperparams = step_inputs
-            return train_step(state, _gather(data, index, mesh), step_hyperparams, transform, label_smoothing)
+            return train_step(state, _gather(data, index, mesh), step_hyperparams, transform, loss)
 
         with ambient(mesh):
             return _scan(step, state, (indices, hyperparams))

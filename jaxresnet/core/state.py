@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 from flax.training import train_state
 from ml_collections import ConfigDict
 
-from jaxresnet.core.augment import Transform
-from jaxresnet.core.model import ResNet
+from jaxresnet.core.augment import STAGES, Stage, Transform, bind
+from jaxresnet.core.model import BLOCKS, ResNet
 from jaxresnet.core.optim import create_optimizer
+from jaxresnet.extensions import find
 from jaxresnet.kernels import convolution, cpu
 from jaxresnet.system.errors import UserError
 
@@ -50,8 +52,9 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
     }
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(ResNet)}:
         raise UserError(f"model.{min(unknown)}: models have no such field")
-    if str(fields.get("pooling")).isdecimal():  # configs hold a window as text; the model checks other texts
+    if re.fullmatch("[0-9]{1,4}", str(fields.get("pooling"))):  # configs hold a window as text
         fields["pooling"] = int(fields["pooling"])
+    fields["block"] = find(BLOCKS, "model.block", fields.get("block", "basic"))
     return _model(
         **fields,
         dtype=jnp.dtype(dtype),
@@ -77,7 +80,10 @@ def create_transform(config: ConfigDict, epoch: int = 0) -> Transform:
             f"{config.model.pooling}, the linear layer fits only one image size"
         )
     sides = (side for side, until in augment.small_images if epoch < round(until * config.num_epochs))
-    return Transform(augment.crop_padding, augment.flip, tuple(augment.mean), tuple(augment.std), next(sides, None))
+    own: list[Stage] = [find({}, "augment.stages", name) for name in augment.stages.split(",") if name]
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in augment.items()}
+    fields |= {"label_smoothing": config.label_smoothing, "num_classes": config.model.num_classes}
+    return Transform(bind([*STAGES, *own], fields), tuple(augment.mean), tuple(augment.std), next(sides, None))
 
 
 class Rngs(NamedTuple):

@@ -1,18 +1,27 @@
-"""Reader of CIFAR-10's pickled batches, which PyTorch users have."""
+"""Pickled images: the batches of CIFAR-10 that PyTorch users have, and those of courses."""
 
+import io
 import pathlib
-from typing import NamedTuple
+import pickle
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxresnet.data.arrays import IMAGE_SHAPE, Arrays
-from jaxresnet.data.unpickle import to_array, unpickle
+from jaxresnet.data.cifar import ARRAYS, IMAGE_SHAPE, Arrays
 from jaxresnet.system.errors import UserError, one_line
 
 BATCHES_FOLDER = "cifar-10-batches-py"
 TRAIN_BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST_BATCH = "test_batch"
 NUM_IMAGES = 10_000  # in each batch
+
+
+class PickledImages(NamedTuple):
+    """Images (size, 32, 32, 3) uint8, and their labels (size,) and the file's names of them, or None without any."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    ids: list[str] | None
 
 
 def find_batches(path: pathlib.Path) -> pathlib.Path | None:
@@ -30,41 +39,17 @@ def load_batches(folder: pathlib.Path) -> Arrays:
         The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,).
 
     Raises:
-        UserError: a batch is missing or damaged, or asks for a type that these files do not use.
+        UserError: a batch is missing or damaged.
     """
-    images, labels = zip(*(_load_batch(folder / name) for name in (*TRAIN_BATCHES, TEST_BATCH)), strict=True)
-    return {
-        "train_images": np.concatenate(images[:-1]),
-        "train_labels": np.concatenate(labels[:-1]),
-        "test_images": images[-1],
-        "test_labels": labels[-1],
-    }
-
-
-def _load_batch(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"{path}: is missing; unpack the official archive again")
-    batch = load_pickle(path)
-    if len(batch.images) != NUM_IMAGES or batch.labels is None:
-        raise UserError(
-            f"{path}: holds {len(batch.images):,} images and {'no ' if batch.labels is None else ''}labels: expected "
-            f"{NUM_IMAGES:,} of each"
-        )
-    return batch.images, batch.labels
-
-
-class PickledImages(NamedTuple):
-    """Images in a pickle.
-
-    Attributes:
-        images: (size, 32, 32, 3) uint8.
-        labels: (size,) integers, or None if the file has none.
-        ids: the file's name of each image, or None if it has none.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray | None
-    ids: list[str] | None
+    images, labels = [], []
+    for name in (*TRAIN_BATCHES, TEST_BATCH):
+        pixels, targets, _ = load_pickle(folder / name)
+        if len(pixels) != NUM_IMAGES or targets is None:
+            raise UserError(f"{folder / name}: holds {len(pixels):,} images: expected {NUM_IMAGES:,} with labels")
+        images.append(pixels)
+        labels.append(targets)
+    train = np.concatenate(images[:-1]), np.concatenate(labels[:-1])
+    return dict(zip(ARRAYS, (*train, images[-1], labels[-1]), strict=True))
 
 
 def load_pickle(path: pathlib.Path) -> PickledImages:
@@ -74,34 +59,48 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
     ``b"labels"`` and ``b"ids"`` are optional. Other entries are ignored.
 
     Raises:
-        UserError: the file is damaged, holds something else, or asks for a type that these files do not use.
+        UserError: the file is damaged, holds something else, or calls anything but NumPy's constructors.
     """
     try:
-        batch = unpickle(path.read_bytes())
+        batch = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         # Keys are bytes in pickles of Python 2, but strings in those of Python 3.
         batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
-        if b"data" not in batch:
-            raise ValueError("it has no b'data'")
-        data = to_array(batch[b"data"])
-        labels, ids = (to_array(batch[key]) if key in batch else None for key in (b"labels", b"ids"))
+        data, labels, ids = batch[b"data"], batch.get(b"labels"), batch.get(b"ids")
+        if not isinstance(data, np.ndarray):
+            raise ValueError("b'data' is not an array")
+        if labels is not None:
+            labels = np.asarray(labels)
+        if ids is not None:
+            ids = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in ids]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); unpack the archive again") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({one_line(error)})") from error
-    height, width, channels = IMAGE_SHAPE
-    flat, planes = (channels * height * width,), (channels, height, width)
-    if data.dtype != np.uint8 or data.shape[1:] not in (flat, planes, IMAGE_SHAPE) or not len(data):
-        raise UserError(
-            f"{path}: holds {data.dtype} images of shape {data.shape}: expected uint8 of shape (any size, {flat[0]})"
-        )
-    for name, values in (("labels", labels), ("ids", ids)):
-        if values is not None and values.shape != (len(data),):
-            raise UserError(f"{path}: holds {name} of shape {values.shape}: expected ({len(data)},), one per image")
-    if ids is not None and ids.dtype.kind not in "iuSUO":
-        raise UserError(f"{path}: holds ids of type {ids.dtype}: expected integers or names")
-    if labels is not None and (labels.dtype.kind not in "iu" or labels.min() < 0):
-        raise UserError(f"{path}: holds labels of type {labels.dtype} or negative ones: expected integers from 0")
+    if data.dtype != np.uint8 or data.shape[1:] not in ((3072,), (3, 32, 32), IMAGE_SHAPE) or not len(data):
+        raise UserError(f"{path}: holds {data.dtype} images of shape {data.shape}: expected uint8 (size, 3072)")
+    if ids is not None and len(ids) != len(data):
+        raise UserError(f"{path}: holds {len(ids):,} ids: expected one per image, {len(data):,}")
+    if labels is not None and (labels.shape != (len(data),) or labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise UserError(f"{path}: holds {labels.dtype} labels {labels.shape}: expected {len(data):,} integers from 0")
     if data.shape[1:] != IMAGE_SHAPE:
-        data = data.reshape(-1, *planes).transpose(0, 2, 3, 1)
-    if ids is None:
-        return PickledImages(data, labels, None)
-    names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in ids.tolist()]
-    return PickledImages(data, labels, names)
+        data = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return PickledImages(data, labels, ids)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickler of arrays and plain Python types, so that no file can run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core", "numpy._core")  # the official files use the names of NumPy 1
+        if (module, name) not in _CONSTRUCTORS:
+            raise pickle.UnpicklingError(f"it calls {module}.{name}, which no batch of CIFAR-10 does")
+        return super().find_class(module, name)
+
+
+_CONSTRUCTORS = (
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),  # arrays at protocol 5
+    ("_codecs", "encode"),  # bytes below protocol 3
+)

@@ -1,209 +1,210 @@
-"""CIFAR-10 and CIFAR-100: what they are, and their records as tfds stores them.
+"""CIFAR-10 and CIFAR-100, kept in tfds's layout and read in the order of the official archive.
 
-Images are returned in the order of the official archive, so that a run does not depend on their source.
+tfds shuffles its records, so their ids restore that order. A run then does not depend on where its images came from.
 """
 
-import contextlib
 import hashlib
+import http.client
+import io
 import os
 import pathlib
 import re
-from typing import NamedTuple
+import shutil
+import tarfile
+import tempfile
+import types
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.data.arrays import ARRAYS, IMAGE_SHAPE, Arrays, read_npz
-from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.system.files import cache_folder
+from jaxresnet.system.errors import UserError, one_line, user_path
+from jaxresnet.system.files import cache_folder, write_whole
 
+IMAGE_SHAPE = (32, 32, 3)  # of every data set, because others are resized to CIFAR's
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
-READ_AT_ONCE = 1000  # tfds records per read
+TIMEOUT_SECONDS = 20.0  # for connecting, and for each read
+
+# Array names of a data set, in every source and in .npz files.
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+Arrays = dict[str, np.ndarray]
 
 
 class Cifar(NamedTuple):
-    """A data set, and its official archive.
+    """A data set, whose address, hash and files tfds knows."""
 
-    Attributes:
-        name: tfds's name.
-        title: name in messages.
-        url: address of the archive.
-        sha256: hash of the archive.
-        folder: folder in the archive.
-        train_files: files of the training split, in order.
-        test_files: files of the test split.
-        num_classes: number of classes, by tfds's name of each byte before an image. ``label`` is used.
-        class_names_files: files with a class name on each line, likewise.
-        fingerprint: expected ``Dataset.fingerprint``, or None if it was not measured.
-    """
-
-    name: str
-    title: str
-    url: str
-    sha256: str
-    folder: str
-    train_files: tuple[str, ...]
-    test_files: tuple[str, ...]
-    num_classes: dict[str, int]
-    class_names_files: dict[str, str]
-    fingerprint: str | None
+    name: str  # tfds's
+    labels: dict[str, int]  # number of classes, by tfds's name of each byte before an image; "label" is used
+    fingerprint: str | None  # expected Dataset.fingerprint, or None if it was not measured
 
 
-# The hashes are those of tfds.
-CIFAR10 = Cifar(
-    name="cifar10",
-    title="CIFAR-10",
-    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    folder="cifar-10-batches-bin",
-    train_files=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-    test_files=("test_batch.bin",),
-    num_classes={"label": 10},
-    class_names_files={"label": "batches.meta.txt"},
-    fingerprint="40b61ab6",
-)
-CIFAR100 = Cifar(
-    name="cifar100",
-    title="CIFAR-100",
-    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-    folder="cifar-100-binary",
-    train_files=("train.bin",),
-    test_files=("test.bin",),
-    num_classes={"coarse_label": 20, "label": 100},
-    class_names_files={"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
-    fingerprint=None,
-)
-SETS = {each.name: each for each in (CIFAR10, CIFAR100)}
-
-
-def default_tfds_root() -> pathlib.Path:
-    """Return the tfds data folder: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+CIFAR10 = Cifar("cifar10", {"label": 10}, "40b61ab6")
+CIFAR100 = Cifar("cifar100", {"coarse_label": 20, "label": 100}, None)
+SETS = {cifar.name: cifar for cifar in (CIFAR10, CIFAR100)}
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def find_tfds(path: pathlib.Path, name: str = "cifar10") -> pathlib.Path | None:
     """Return the newest prepared version in the tfds folder ``path``, ``path`` itself if it is one, or None."""
     if path.parent.name == name and (path / "dataset_info.json").is_file():
         return path
-    versions = [
-        info.parent
-        for info in path.glob(f"{name}/*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)  # tfds names incomplete folders differently
-    ]
+    versions = [info.parent for info in path.glob(f"{name}/*/dataset_info.json")]
+    versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]  # others are incomplete
     return max(versions, key=lambda version: [int(part) for part in version.name.split(".")], default=None)
 
 
-def load_tfds(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, tuple[str, ...]]:
+def load_cifar(cifar: Cifar, folder: pathlib.Path | None = None) -> tuple[Arrays, tuple[str, ...]]:
     """Read a data set from a tfds version folder.
 
-    Decoding 60,000 PNGs takes about 10 s, so the arrays are cached in $XDG_CACHE_HOME or ~/.cache for the next start.
+    Without ``folder``, it is the newest in $TFDS_DATA_DIR or ~/tensorflow_datasets, and is downloaded if missing.
 
     Returns:
         The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,) int32. And the class names.
 
     Raises:
-        UserError: the records are not array_record files, or are damaged or incomplete.
+        UserError: the download fails, or the records are not array_record files, damaged or incomplete.
     """
+    if folder is None:
+        root = user_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+        folder = find_tfds(root, cifar.name) or _prepare(root, cifar)
     records = sorted(folder.glob("*.array_record*"))
     if not records:
         raise UserError(
-            f"{folder}: holds no array_record files (reading tfrecord files needs TensorFlow). To prepare it in "
+            f"{folder} holds no array_record files (reading tfrecord files needs TensorFlow). To prepare it in "
             "another folder, set TFDS_DATA_DIR to it and leave dataset.data_dir unset"
         )
-    cache = _cache_file(records, cifar)
-    arrays = _read_cache(cache)
-    if arrays is None:
-        arrays = _decode_tfds(folder, cifar)
-        _write_cache(cache, arrays)
-    return arrays, _read_class_names(folder / "label.labels.txt", cifar)
-
-
-def _read_class_names(path: pathlib.Path, cifar: Cifar) -> tuple[str, ...]:
+    # Decoding 60,000 PNGs takes about 10 s, so the arrays are kept for the next start, by the records' sizes and times.
+    identity = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in records]
+    cache = cache_folder() / f"{cifar.name}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.npz"
     try:
-        names = tuple(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}). Delete its folder and prepare {cifar.title} again"
-        ) from error
-    if len(names) != cifar.num_classes["label"]:
-        raise UserError(f"{path} holds {len(names)} class names. Delete its folder and prepare {cifar.title} again")
-    return names
+        arrays = read_npz(cache)
+        names = arrays.pop("class_names")
+    except Exception:  # missing, or damaged in any way: it is written again
+        arrays, names = _decode(folder, cifar)
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, class_names=names, **arrays)
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(cache, content.getvalue())
+        except OSError as error:
+            tqdm.write(f"note: the images could not be kept in {cache.parent} ({error}), so the next start is as slow")
+    return arrays, tuple(map(str, names))
 
 
-def _decode_tfds(folder: pathlib.Path, cifar: Cifar) -> Arrays:
+def read_npz(path: pathlib.Path) -> Arrays:
+    """Read the arrays in ``ARRAYS`` from a .npz file, and ``class_names`` if it has them, and verify their checksums.
+
+    Raises:
+        Exception: many types, if the file is damaged or holds something else.
+    """
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in [*ARRAYS, "class_names"] if "class_names.npy" in archive.namelist() else ARRAYS:
+            with archive.open(f"{name}.npy") as entry:
+                arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
+                # The checksum is verified only at the end of an entry, but np.load stops where the header says.
+                if entry.read(1):
+                    raise ValueError(f"{name} is longer than its header says")
+    return arrays
+
+
+def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
     # Imported here because it takes a second and cached arrays do not need it.
     import tensorflow_datasets as tfds
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     # features.json is not used, because its reader imports any module that the file names.
-    features = tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=IMAGE_SHAPE),
-            **{label: tfds.features.ClassLabel(num_classes=count) for label, count in cifar.num_classes.items()},
-        }
-    )
+    labels = {name: tfds.features.ClassLabel(num_classes=count) for name, count in cifar.labels.items()}
+    image = tfds.features.Image(shape=IMAGE_SHAPE)
+    features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **labels})
     arrays: Arrays = {}
-    for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-        images = np.zeros((size, *IMAGE_SHAPE), np.uint8)
-        labels = np.full(size, -1, np.int32)
-        try:
+    try:
+        for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+            images, targets = np.zeros((size, *IMAGE_SHAPE), np.uint8), np.full(size, -1, np.int32)
             with ArrayRecordDataSource(sorted(folder.glob(f"*-{split}.array_record*"))) as source:
-                count = len(source)
-                starts = range(0, count, READ_AT_ONCE)
-                for start in tqdm(starts, f"decoding {cifar.title}'s {split} images, once", leave=False, disable=None):
-                    for record in source.__getitems__(range(start, min(start + READ_AT_ONCE, count))):
+                starts = range(0, len(source), 1000)  # read so many at once, because single reads are slow
+                for start in tqdm(starts, f"decoding {cifar.name}'s {split} images, once", leave=False, disable=None):
+                    for record in source.__getitems__(range(start, min(start + 1000, len(source)))):
                         example = features.deserialize_example_np(record)
-                        # tfds shuffles the records. Their ids, such as train_00042, give the official order.
-                        index = int(example["id"].decode().removeprefix(f"{split}_"))
-                        if example["image"].shape != IMAGE_SHAPE:  # NumPy might broadcast it
-                            raise ValueError(f"an image has shape {example['image'].shape}")
-                        images[index], labels[index] = example["image"], example["label"]
-        except Exception as error:  # array_record, protobuf and Pillow raise their own types
-            raise UserError(
-                f"{folder}: {split} cannot be read ({one_line(error)}). Delete the folder and prepare {cifar.title} "
-                "again"
-            ) from error
-        if count != size or labels.min() < 0:
-            raise UserError(
-                f"{folder}: {split} holds {np.sum(labels >= 0):,} of {cifar.title}'s {size:,} images. Delete the "
-                f"folder and prepare {cifar.title} again"
-            )
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    return arrays
+                        index = int(example["id"].decode().removeprefix(f"{split}_"))  # of an id such as train_00042
+                        images[index], targets[index] = example["image"], example["label"]
+                if len(source) != size or targets.min() < 0:
+                    raise ValueError(f"{split} holds {np.sum(targets >= 0):,} of {size:,} images")
+            arrays |= {f"{split}_images": images, f"{split}_labels": targets}
+        names = (folder / "label.labels.txt").read_text(encoding="utf-8").split()
+        if len(names) != cifar.labels["label"]:
+            raise ValueError(f"label.labels.txt holds {len(names)} class names")
+    except Exception as error:  # array_record, protobuf and Pillow raise their own types
+        raise UserError(
+            f"{folder} cannot be read ({one_line(error)}). Delete the folder and prepare {cifar.name} again"
+        ) from error
+    return arrays, np.array(names)
 
 
-def _cache_file(records: list[pathlib.Path], cifar: Cifar) -> pathlib.Path:
-    """Return a cache file named after the records' paths, sizes and times, so that changed files are decoded again."""
-    identity = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in records]
-    return cache_folder() / f"{cifar.name}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:16]}.npz"
+def _prepare(root: pathlib.Path, cifar: Cifar) -> pathlib.Path:
+    """Download a data set, write it below ``root`` as tfds does, and return its version folder.
 
+    tfds itself encodes the images with TensorFlow. This subclass of its builder does that with Pillow, and leaves the
+    splits, shuffling and metadata to tfds, so that any of its users can read the result.
+    """
+    # Imported here because they take a second and only a first run needs them.
+    import tensorflow_datasets as tfds
+    from PIL import Image
 
-def _read_cache(cache: pathlib.Path) -> Arrays | None:
+    original = getattr(tfds.image_classification, cifar.name.capitalize())
+
+    class Builder(original, skip_registration=True):  # type: ignore[call-arg, misc, valid-type]
+        name, __module__ = cifar.name, original.__module__  # dataset_info.json names them
+
+        def _split_generators(self, dl_manager: Any) -> Any:
+            return super()._split_generators(types.SimpleNamespace(download_and_extract=lambda url: extracted))
+
+        def _generate_examples(self, split_prefix: str, filepaths: Iterator[str]) -> Iterator[Any]:
+            content = b"".join(pathlib.Path(path).read_bytes() for path in filepaths)
+            count = len(cifar.labels)
+            records = np.frombuffer(content, np.uint8).reshape(-1, count + np.prod(IMAGE_SHAPE))
+            for index, record in enumerate(records):
+                png = io.BytesIO()
+                image = record[count:].reshape(3, 32, 32).transpose(1, 2, 0)  # channel by channel in the archive
+                Image.fromarray(np.ascontiguousarray(image)).save(png, "PNG")
+                png.seek(0)
+                labels = dict(zip(cifar.labels, record[:count].tolist(), strict=True))
+                yield index, {"id": f"{split_prefix}{index:05d}", "image": png, **labels}
+
     try:
-        arrays = read_npz(cache, ARRAYS)
-    except Exception:  # missing, or damaged in any way: the caller rebuilds it
-        return None
-    for split, size in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.dtype != np.uint8 or images.shape != (size, *IMAGE_SHAPE):
-            return None
-        if labels.dtype != np.int32 or labels.shape != (size,):
-            return None
-    return arrays
-
-
-def _write_cache(cache: pathlib.Path, arrays: Arrays) -> None:
-    temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        temporary.replace(cache)
+        root.mkdir(parents=True, exist_ok=True)
+        builder = Builder(data_dir=root, file_format="array_record")
+        url = builder._cifar_info.url
+        archive = _download(url, original.url_infos[url].checksum)
+        with tempfile.TemporaryDirectory(prefix=f"{cifar.name}-archive-", dir=root) as extracted:
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                tar.extractall(extracted, filter="data")
+            builder.download_and_prepare(download_dir=extracted)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        tqdm.write(
-            f"note: the decoded images could not be kept in {cache.parent} ({error}). The next start decodes them again"
-        )
+        raise UserError(
+            f"{cifar.name} could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder"
+        ) from error
+    return pathlib.Path(builder.data_dir)
+
+
+def _download(url: str, sha256: str) -> bytes:
+    """Return the content of ``url``, or raise UserError if it cannot be reached or its hash is not ``sha256``."""
+    content = io.BytesIO()
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm.wrapattr(response, "read", size, desc=f"downloading {url}") as stream:
+                shutil.copyfileobj(stream, content)
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"the data are not in $TFDS_DATA_DIR or ~/tensorflow_datasets, and {url} could not be downloaded "
+            f"({getattr(error, 'reason', error)}). Start again with a network, set TFDS_DATA_DIR to a tfds folder that "
+            "holds them as array_record, give --config.dataset.data_dir=.../cifar-10-batches-py or a .npz file, or "
+            "try --config=quickstart, which needs no download"
+        ) from error
+    if hashlib.sha256(content.getbuffer()).hexdigest() != sha256:
+        raise UserError(f"the file from {url} was cut short or changed on its way (its SHA-256 differs). Start again")
+    return content.getvalue()

@@ -1,4 +1,4 @@
-"""Conversion of image files of any kind to the network's input: 32x32 pixels of red, green and blue."""
+"""Image files of any kind, alone or in folders, as the network's input: 32x32 pixels of red, green and blue."""
 
 import functools
 import os
@@ -9,20 +9,72 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
 
-from jaxresnet.data.arrays import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE, Arrays
 from jaxresnet.system.errors import UserError, one_line
 
 # A small file can claim enough pixels to fill the memory. JPEGs may be larger, as they are decoded at reduced size.
 MAX_PIXELS = 50_000_000
+SPLITS = ("train", "test")  # folders of a data set
 
 # An image file's path, a PIL image, or pixels (height, width, 3) uint8.
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 _SIZE = (IMAGE_SHAPE[1], IMAGE_SHAPE[0])
-_16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
-# Pillow runs other programs to read these, or cannot read them on every system.
-_NOT_READ = ("EPS", "WMF")
+
+
+def load_folders(folder: pathlib.Path) -> tuple[Arrays, tuple[str, ...]]:
+    """Read all images of a folder such as ``train/cat/1.png``, ``train/dog/2.jpg``, ``test/cat/3.png``.
+
+    Classes and files are sorted by name. Names that begin with a dot are left out. Images of other sizes are cropped to
+    their central square and resized to 32x32.
+
+    Returns:
+        The arrays in ``ARRAYS``, and the class names.
+
+    Raises:
+        UserError: the splits differ in their classes, there are fewer than two, one has no images, or a file cannot be
+            read as an image.
+    """
+    for split in SPLITS:
+        if not (folder / split).is_dir():
+            raise UserError(f"{folder} holds no {split}/; images are needed in train/ and in test/")
+    classes = [path.name for path in _inside(folder / "train")]
+    if only := {*classes} ^ {path.name for path in _inside(folder / "test")}:
+        there, other = SPLITS if min(only) in classes else SPLITS[::-1]
+        raise UserError(f"{folder}: {min(only)!r} is in {there}/ and not in {other}/; every class needs images in both")
+    if len(classes) < 2:
+        raise UserError(f"{folder}/train: expected a folder of images for each of two or more classes, found {classes}")
+    arrays: Arrays = {}
+    for split in SPLITS:
+        files = {name: _files_of_class(folder / split / name) for name in classes}
+        labels = [label for label, name in enumerate(classes) for _ in files[name]]
+        arrays[f"{split}_labels"] = np.array(labels, np.int32)
+        images = read_images([file for name in classes for file in files[name]])
+        pixels = []
+        for image in tqdm(images, f"reading {split} images", len(labels), leave=False, disable=None):
+            if isinstance(image, UserError):
+                raise UserError(f"{image}; training skips no files: fix or remove it") from image
+            pixels.append(image[0])
+        arrays[f"{split}_images"] = np.stack(pixels)
+    return arrays, tuple(classes)
+
+
+def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _files_of_class(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is in no class; put it into the folder of its class, or remove it")
+    files = _inside(folder)
+    for path in files:
+        if not path.is_file():  # a folder, or a pipe, which would be read without end
+            raise UserError(f"{path} is not a file; put images straight into {folder}, and remove it")
+    if not files:
+        raise UserError(f"{folder} holds no images; every class needs some in train/ and in test/")
+    return files
 
 
 def read_images(files: Sequence[pathlib.Path]) -> Iterator[tuple[np.ndarray, list[str]] | UserError]:
@@ -46,8 +98,7 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     """Decode an image file.
 
     Returns:
-        Pixels (32, 32, 3) uint8, and notes on conversions such as ``"resized to 32x32"``. An RGB image of 32x32 pixels
-        needs none.
+        Pixels (32, 32, 3) uint8, and notes on conversions such as ``"resized to 32x32"``.
 
     Raises:
         UserError: the file is not an image, is damaged, has too many pixels, or cannot be shown as RGB.
@@ -56,15 +107,12 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
         with Image.open(path, formats=_formats()) as image:
             image.draft("RGB", (4 * _SIZE[0], 4 * _SIZE[1]))  # reduces the decoding of JPEGs to what is needed
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path}: has {image.width}x{image.height} pixels, too many to be decoded")
-            notes = ["animated: only the first frame is used"] if _is_animated(image) else []
-            return _to_network(image, notes)
-    except UserError:
-        raise
+                raise ValueError(f"{image.width}x{image.height} pixels are too many")
+            # A phone's MPO is a photograph with an embedded preview.
+            animated = getattr(image, "is_animated", False) and image.format != "MPO"
+            return _to_network(image, ["animated: only the first frame is used"] if animated else [])
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: is not an image") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: has too many pixels to be decoded") from error
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: cannot be read as an image ({one_line(error)})") from error
 
@@ -73,7 +121,7 @@ def to_pixels(images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
     """Convert one image or a sequence of images to pixels (size, 32, 32, 3) uint8.
 
     Raises:
-        UserError: something that is no image, or a file that cannot be read.
+        UserError: something is not an image, or a file cannot be read.
     """
     if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == IMAGE_SHAPE:
         return images
@@ -93,31 +141,21 @@ def _one_to_pixels(image: ImageLike) -> np.ndarray:
             raise UserError(f"an image of mode {image.mode} cannot be read ({one_line(error)})") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
-        raise UserError(
-            f"an image is {array.dtype} of shape {array.shape}: expected uint8 of shape (height, width, 3), a PIL "
-            "image or a path"
-        )
-    return array if array.shape == IMAGE_SHAPE else _to_network(Image.fromarray(array), [])[0]
+        found = f"{array.dtype} of shape {array.shape}"
+        raise UserError(f"an image is {found}: expected uint8 of shape (height, width, 3), a PIL image or path")
+    return _to_network(Image.fromarray(array), [])[0]
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in _NOT_READ)
-
-
-def _is_animated(image: Image.Image) -> bool:
-    if image.format == "MPO":  # a photograph with an embedded preview
-        return False
-    try:
-        return getattr(image, "is_animated", False)
-    except Exception:  # Damage beyond the first frame does no harm.
-        return True
+    # Pillow runs other programs to read EPS, and cannot read WMF on every system.
+    return tuple(name for name in Image.OPEN if name not in ("EPS", "WMF"))
 
 
 def _to_network(image: Image.Image, notes: list[str]) -> tuple[np.ndarray, list[str]]:
     image = ImageOps.exif_transpose(image)  # rotates a photograph as its camera recorded
-    if image.mode in _16_BIT or image.mode == "I":
+    if image.mode == "I" or image.mode.startswith("I;16"):
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise ValueError("its pixels have 32 bits and no known range; save it with 8 bits per channel")

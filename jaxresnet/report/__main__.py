@@ -11,10 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxresnet import cli
-from jaxresnet.cli.config_files import CONFIGS, load_experiment
+from jaxresnet.config import CONFIGS, load_experiment
 from jaxresnet.core.state import create_model
-from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.data.cifar import CIFAR10
+from jaxresnet.data.cifar import CIFAR10, IMAGE_SHAPE
 from jaxresnet.report import figures
 from jaxresnet.report.figures import Bar
 from jaxresnet.report.findings import HOW_TO_READ, add_findings
@@ -208,17 +207,20 @@ def _devices(summary: dict[str, Any]) -> str:
     return device if count == 1 else f"{device}, {count} devices"  # The devices are cores of one processor.
 
 
+def redraw(arguments: argparse.Namespace) -> None:
+    """Redraw the tables as the flags say."""
+    out = user_path(arguments.out)
+    write_report(user_path(arguments.workdir), out, user_path(arguments.configs))
+    print(f"{out}/README.md, {out}/index.html")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m jaxresnet.report", description=DESCRIPTION)
+    parser = cli.Parser("report", DESCRIPTION)
     parser.add_argument("--workdir", required=True, help="folder of the runs, at any depth")
     parser.add_argument("--out", required=True, help="folder to write README.md, index.html and figures/ to")
     parser.add_argument("--configs", default=str(CONFIGS), help="folder of the config files (default: this project's)")
-    arguments = cli.parse_arguments(parser, argv)
-    with cli.command():
-        out = user_path(arguments.out)
-        write_report(user_path(arguments.workdir), out, user_path(arguments.configs))
-        print(f"{out}/README.md, {out}/index.html")
+    cli.run(redraw, parser, argv)
 
 
 if __name__ == "__main__":

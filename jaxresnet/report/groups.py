@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxresnet.config import changed_fields, eval_split_name, flatten
 from jaxresnet.data.cifar import CIFAR10
 from jaxresnet.report.spread import Stat
-from jaxresnet.workdir.config import changed_fields, eval_split_name, flatten
 from jaxresnet.workdir.runs import Run
 
 # Fields that may differ between runs of the same experiment.

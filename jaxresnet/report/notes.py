@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.cli.config_files import Experiment
+from jaxresnet.config import Experiment
 from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
 from jaxresnet.data.cifar import NUM_TRAIN
 from jaxresnet.report.groups import Group

@@ -8,17 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet.cli.config_files import Experiment
+from jaxresnet.config import Experiment, flatten
 from jaxresnet.core.costs import flop_per_image
-from jaxresnet.data.arrays import IMAGE_SHAPE
-from jaxresnet.data.cifar import NUM_TRAIN
+from jaxresnet.data.cifar import IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report import figures, notes
 from jaxresnet.report.figures import Bar, Curve
 from jaxresnet.report.groups import Group, Sweep, changed_sweeps, group_runs
 from jaxresnet.report.page import Page, table
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.report.spread import Spread, Stat
-from jaxresnet.workdir.config import flatten
 from jaxresnet.workdir.runs import Run
 
 VALIDATION_NOTE = (

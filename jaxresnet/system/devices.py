@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxresnet.system import malloc, terminal
+from jaxresnet.system import malloc
 from jaxresnet.system.files import cache_folder
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
@@ -28,7 +28,6 @@ def set_up_jax() -> None:
     (``JAX_COMPILATION_CACHE_DIR`` overrides where), and freed memory in the process (see ``malloc.py``). Importing
     ``jaxresnet`` changes none of this.
     """
-    terminal.end_sign_of_life()
     malloc.keep_freed_blocks()
     _wait_for_late_cores()
     _use_all_cores()

@@ -11,6 +11,10 @@ class UserError(Exception):
     """An error that the user can fix. Its message is one line: what is wrong, and what to do."""
 
 
+class UsageError(UserError):
+    """A mistake in a command line or a config."""
+
+
 class Diverged(UserError):
     """A loss or parameter that became NaN or infinite."""
 

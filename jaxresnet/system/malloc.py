@@ -20,6 +20,8 @@ import sys
 from collections.abc import Mapping
 
 VARIABLE = "JAXRESNET_TUNE_MALLOC"
+# Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. One arena for all threads
+# (M_ARENA_MAX=1) saves no time, and one process of three still grew with the steps.
 KEPT_BLOCK = 2**27  # bytes
 
 _MOST_BEFORE_2_35 = 2**25  # bytes: the highest threshold that glibc accepts before version 2.35

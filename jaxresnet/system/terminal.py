@@ -1,38 +1,17 @@
 """Show progress on the terminal."""
 
-import contextlib
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # Imported where they are used, because every command imports this module before all others.
+if TYPE_CHECKING:  # imported where they are used, because commands import this module before they parse flags
     import numpy as np
     from jaxtyping import Float
     from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
-_SIGN_OF_LIFE = "jaxresnet: starting ..."
-
-
-_is_shown = False
-
-
-def show_sign_of_life() -> None:
-    """Show on a terminal that a command is starting. JAX takes seconds to import."""
-    global _is_shown
-    if sys.stderr.isatty():
-        print(_SIGN_OF_LIFE, end="\r", file=sys.stderr, flush=True)
-        _is_shown = True
-
-
-def end_sign_of_life() -> None:
-    """Remove it again, before the command prints anything."""
-    global _is_shown
-    if _is_shown:
-        _is_shown = False
-        with contextlib.suppress(OSError):  # the terminal was closed
-            print(" " * len(_SIGN_OF_LIFE), end="\r", file=sys.stderr, flush=True)
 
 
 class ProgressDisplay:
@@ -101,11 +80,10 @@ class ProgressDisplay:
 
 
 def image_bar(total: int) -> "tqdm":
-    """Return a bar on stderr with images per second and the time left. Off a terminal it is updated every 30 s."""
+    """Return a bar on stderr with images per second and the time left. Off a terminal there is none."""
     from tqdm import tqdm
 
-    seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
-    return tqdm(total=total, unit=" images", mininterval=seconds, delay=seconds, leave=False, dynamic_ncols=True)
+    return tqdm(total=total, unit=" images", delay=0.1, leave=False, dynamic_ncols=True, disable=None)
 
 
 def format_seconds(seconds: float) -> str:
@@ -118,3 +96,12 @@ def format_seconds(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
     return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Format a table with its first ``left`` columns left-aligned and the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{'<' if i < left else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+        for row in (header, *rows)
+    )

@@ -11,13 +11,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxresnet.config import check_config, eval_split_name
 from jaxresnet.core.costs import flop_until
 from jaxresnet.core.evaluation import Sums, evaluate
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.programs import dispatch, epoch_order, jit_steps, put_on_devices, steps_per_dispatch, train_batches
 from jaxresnet.core.state import create_transform
-from jaxresnet.core.steps import Metrics
+from jaxresnet.core.steps import Metrics, create_loss
 from jaxresnet.data.loading import load_dataset
+from jaxresnet.extensions import use_all
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
@@ -25,7 +27,6 @@ from jaxresnet.training.results import summarise
 from jaxresnet.training.resume import restore
 from jaxresnet.training.task import Task, create_task
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import check_config, eval_split_name
 from jaxresnet.workdir.folder import (
     check_workdir,
     explaining_full_disks,
@@ -56,10 +57,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     Raises:
         UserError: config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
-        Interrupted: SIGINT, SIGTERM or SIGHUP came, and the run was saved. A command's first dispatch just ends.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came, and the run was saved.
     """
     folder = user_path(workdir)
     check_config(config)
+    config = use_all(config)
     check_tracker(config)
     check_workdir(config, folder)
     if summary := read_summary(folder):
@@ -78,16 +80,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
         processes.ending_others_too(),
         explaining_full_disks(folder),  # again, because the line before may end the process
     ):
-        with _nothing_to_save():
-            trainer = _Trainer(task, folder, lambda: None, checkpointer, status)
+        trainer = _Trainer(task, folder, lambda: None, checkpointer, status)
         summary = trainer.run()
     print(format_summary(summary))
     return summary
-
-
-def _nothing_to_save() -> contextlib.AbstractContextManager[None]:
-    """Return a context in which a signal ends a command at once. Several processes wait, to agree on their end."""
-    return signals.ending_at_once() if jax.process_count() == 1 else contextlib.nullcontext()
 
 
 class _Save(NamedTuple):
@@ -151,7 +147,6 @@ class _Trainer:
         self.eval_data = put_on_devices(task.eval_split.images, task.eval_split.labels, self.mesh)
         step, epoch = int(self.state.step), self.progress.epoch
         self.last_save = _Save(step, epoch, time.monotonic())
-        self.is_starting = True  # Until the first dispatch.
         self.unread: _Dispatch | None = None
         self.read_time = time.monotonic()  # Time of the last reading of metrics.
         print(
@@ -186,7 +181,7 @@ class _Trainer:
     def _train_epoch(self) -> None:
         """Train the remaining steps of the current epoch."""
         epoch, batch_size = self.progress.epoch, self.config.batch_size
-        train = jit_steps(create_transform(self.config, epoch), self.mesh, self.config.label_smoothing).train
+        train = jit_steps(create_transform(self.config, epoch), self.mesh, create_loss(self.config)).train
         order = epoch_order(self.config.seed, epoch, len(self.task.train_split))
         step = int(self.state.step)
         at_once = steps_per_dispatch(self.config.steps_per_dispatch)
@@ -194,11 +189,7 @@ class _Trainer:
             start = time.monotonic()
             hyperparams = self.hyperparams_fn(np.arange(step, step + len(indices)))
             hyperparams = jax.tree.map(np.float32, hyperparams)
-            is_first = self.is_starting
-            with self._start_up():
-                self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
-                if is_first:
-                    jax.block_until_ready(metrics)  # Until then there is nothing to save.
+            self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
             last, self.unread = self.unread, _Dispatch(metrics, step, step + len(indices), start)
             self._record(last)
             step += len(indices)
@@ -227,11 +218,6 @@ class _Trainer:
         if is_within_epoch and _crosses(self.config.log_every_steps, dispatched.before, dispatched.after):
             self.writer.write(self._metrics_line(dispatched.after))
 
-    def _start_up(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which a signal ends a command at once if this is the first dispatch, which compiles."""
-        is_first, self.is_starting = self.is_starting, False
-        return _nothing_to_save() if is_first else contextlib.nullcontext()
-
     def _finish_epoch(self) -> None:
         """Evaluate the epoch if due, log it, and save if it is the best or the last or a save is due."""
         progress, step, number = self.progress, int(self.state.step), self.progress.epoch + 1
@@ -259,8 +245,7 @@ class _Trainer:
     def _evaluate(self) -> Sums:
         """Score the evaluation split and record its confusion matrix."""
         size, batch_size = len(self.task.eval_split), self.config.eval_batch_size
-        with self._start_up():
-            scores = evaluate(self.eval_steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
+        scores = evaluate(self.eval_steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
         self.progress.confusion = scores.confusion.tolist()
         return scores.sums
 

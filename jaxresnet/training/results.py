@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxresnet.config import eval_split_name
 from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.programs import Steps, put_on_devices
@@ -11,7 +12,6 @@ from jaxresnet.system import devices
 from jaxresnet.system.errors import UserError
 from jaxresnet.training.task import Task
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.workdir.config import eval_split_name
 from jaxresnet.workdir.progress import Progress
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 from jaxresnet.core.programs import create_mesh, replicate
 from jaxresnet.core.schedules import Hyperparams, create_hyperparams_fn
 from jaxresnet.core.state import TrainState, create_train_state, create_transform
+from jaxresnet.core.steps import create_loss
 from jaxresnet.data.loading import Dataset, Split, hold_out
 from jaxresnet.system.errors import UserError
 
@@ -56,7 +58,9 @@ def create_task(config: ConfigDict, dataset: Dataset) -> Task:
             f"batch_size={config.batch_size} is larger than the {len(train_split):,} training images; reduce it"
         )
     steps_per_epoch, mesh = -(-len(train_split) // config.batch_size), create_mesh()
-    create_transform(config)  # This raises UserError if the images do not fit the model.
+    # Both raise UserError if the config is mistaken.
+    create_loss(config)
+    jax.eval_shape(create_transform(config).train, jax.random.key(0), train_split.images[:1], train_split.labels[:1])
     return Task(
         config=config,
         train_split=train_split,

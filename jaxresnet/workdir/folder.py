@@ -16,11 +16,11 @@ from typing import Any
 import filelock
 from ml_collections import ConfigDict
 
-from jaxresnet.data.loading import usual_class_names
+from jaxresnet.config import CONFIG_FILE, check_same_training, save_config
+from jaxresnet.data.cifar import CIFAR10_CLASSES
 from jaxresnet.system.errors import Diverged, UserError
 from jaxresnet.system.files import remove_leftovers, write_whole
 from jaxresnet.system.terminal import format_seconds
-from jaxresnet.workdir.config import CONFIG_FILE, check_same_training, save_config
 
 # Every run.
 CLASSES_FILE = "classes.json"
@@ -220,7 +220,8 @@ def read_class_names(workdir: pathlib.Path, config: ConfigDict) -> tuple[str, ..
     count, advice = config.model.num_classes, "restore it from a copy"
     fields = read_json(workdir / CLASSES_FILE, advice)
     if fields is None:
-        return usual_class_names(config.dataset.name, count)
+        is_cifar10 = config.dataset.name == "cifar10" and count == len(CIFAR10_CLASSES)
+        return CIFAR10_CLASSES if is_cifar10 else tuple(map(str, range(count)))
     names = fields.get("class_names")
     if not isinstance(names, list) or len(names) != count:
         raise UserError(f"{workdir / CLASSES_FILE} cannot be read (expected {count} class names); {advice}")

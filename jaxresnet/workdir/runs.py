@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxresnet.config import CONFIG_FILE, load_config
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import CONFIG_FILE, load_config
 from jaxresnet.workdir.folder import (
     FAILURE_FILE,
     METRICS_FILE,
@@ -94,12 +94,14 @@ def _unpack(file: pathlib.Path) -> Iterator[Run]:
     for line in read_packed(file):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder)
-            (path / CONFIG_FILE).write_text(json.dumps(line["config"]))
-            (path / METRICS_FILE).write_text("".join(f"{json.dumps(each)}\n" for each in line["metrics"]))
+            (path / CONFIG_FILE).write_text(json.dumps(line["config"]), encoding="utf-8")
+            (path / METRICS_FILE).write_text(
+                "".join(f"{json.dumps(each)}\n" for each in line["metrics"]), encoding="utf-8"
+            )
             if line.get("summary"):
-                (path / SUMMARY_FILE).write_text(json.dumps(line["summary"]))
+                (path / SUMMARY_FILE).write_text(json.dumps(line["summary"]), encoding="utf-8")
             if line.get("failure"):
-                (path / FAILURE_FILE).write_text(line["failure"])
+                (path / FAILURE_FILE).write_text(line["failure"], encoding="utf-8")
             for run in _read_folders([path]):
                 yield run._replace(path=file.with_suffix("") / line["path"])
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs import baseline, small
 from configs.arms import Arm
-from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.config import check_config, flatten, load_experiment
 from jaxresnet.core.costs import multiply_adds
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.programs import create_mesh, jit_steps, put_on_devices, replicate
@@ -18,7 +18,6 @@ from jaxresnet.core.state import create_model, create_train_state, create_transf
 from jaxresnet.data.loading import Split
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.config import check_config, flatten
 from jaxresnet.workdir.progress import Progress
 from tests.conftest import REPOSITORY
 

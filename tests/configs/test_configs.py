@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxresnet.config import check_config, flatten
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.schedules import create_learning_rate_fn
 from jaxresnet.core.state import create_train_state, create_transform
-from jaxresnet.workdir.config import check_config, flatten
 from tests.conftest import REPOSITORY
 
 PARAMETERS = {

@@ -1,5 +1,7 @@
 """Augmentation on the device compared with NumPy for the same draws."""
 
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,44 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from jaxresnet.core.augment import Transform, crop
+from configs import default
+from jaxresnet.core.augment import crop_at
+from jaxresnet.core.state import create_transform
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
+def make_transform(small_images=(), label_smoothing=0.0, **fields):
+    """Return the default transform with changed fields of ``config.augment``."""
+    config = default.get_config()
+    config.model.pooling, config.label_smoothing = "global", label_smoothing
+    config.augment.update({"small_images": small_images, **fields})
+    return create_transform(config)
+
+
 def images(batch=64, height=12, width=10):
     return np.random.default_rng(0).integers(1, 256, (batch, height, width, 3), dtype=np.uint8)
+
+
+def labels(batch=64):
+    return np.arange(batch, dtype=np.int32) % 10
+
+
+def train(transform, rng, batch):
+    """Return the images and targets of a training batch as NumPy arrays."""
+    return [np.asarray(array) for array in jax.jit(transform.train)(rng, batch, labels(len(batch)))]
+
+
+def draw(rng, batch, padding=4):
+    """Return the crop offsets and the flips of a batch. Changing these draws changes every run."""
+    crop_rng, flip_rng = jax.random.split(rng)
+    offsets = jax.random.randint(crop_rng, (batch, 2), 0, 2 * padding + 1)
+    return np.asarray(offsets), np.asarray(jax.random.bernoulli(flip_rng, 0.5, (batch,)))
+
+
+def key_of(stage, rng):
+    """Return the key of a stage other than crop and flip."""
+    return jax.random.fold_in(rng, zlib.crc32(stage.encode()))
 
 
 def render(batch, offsets, flipped, padding):
@@ -32,28 +65,28 @@ def normalise(batch):
     return (batch.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_equals_numpy_at_the_same_offsets(seed):
-    transform = Transform(crop_padding=4, flip=True, mean=MEAN, std=STD)
-    rng = jax.random.key(seed)
-    offsets, flipped = (np.asarray(draw) for draw in transform.draw(rng, 64))
-    actual = jax.jit(transform.train)(rng, images())
-    np.testing.assert_allclose(actual, normalise(render(images(), offsets, flipped, 4)), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(("crop_padding", "flip"), [(4, True), (0, False), (0, True), (2, False)])
+def test_crop_and_flip_equal_numpy(crop_padding, flip):
+    rng = jax.random.key(crop_padding)
+    offsets, flipped = draw(rng, 64, crop_padding)
+    actual, targets = train(make_transform(crop_padding=crop_padding, flip=flip), rng, images())
+    expected = render(images(), offsets, flipped & flip, crop_padding)
+    np.testing.assert_allclose(actual, normalise(expected), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(targets, labels())
 
 
 @pytest.mark.parametrize("padding", [1, 2, 3, 4, 7, 8])
-def test_all_offsets_cut_as_numpy_does(padding):
+def test_all_offsets_crop_as_numpy(padding):
     offsets = np.indices((2 * padding + 1,) * 2).reshape(2, -1).T
     batch = images(len(offsets))
     expected = render(batch, offsets, np.zeros(len(offsets), bool), padding)
-    np.testing.assert_array_equal(jax.jit(crop, static_argnums=2)(batch, offsets, padding), expected)
+    np.testing.assert_array_equal(jax.jit(crop_at, static_argnums=2)(batch, offsets, padding), expected)
 
 
-def test_the_border_is_black_before_normalisation():
-    transform = Transform(crop_padding=4, flip=False, mean=MEAN, std=STD)
-    actual = np.asarray(transform.train(jax.random.key(0), jnp.asarray(images(batch=512))))
-    offsets, _ = transform.draw(jax.random.key(0), 512)
-    corner = actual[np.all(np.asarray(offsets) == 0, axis=1)]
+def test_border_is_black_before_normalisation():
+    rng = jax.random.key(0)
+    actual, _ = train(make_transform(flip=False), rng, images(batch=512))
+    corner = actual[np.all(draw(rng, 512)[0] == 0, axis=1)]
     assert len(corner) > 0
     np.testing.assert_allclose(
         corner[:, :4].reshape(-1, 3),
@@ -62,39 +95,35 @@ def test_the_border_is_black_before_normalisation():
     )
 
 
-def test_every_image_has_draws_of_its_own_that_cover_their_range():
-    offsets, flipped = Transform(4, True, MEAN, STD).draw(jax.random.key(0), 20_000)
+def test_draws_are_independent_and_uniform():
+    offsets, flipped = draw(jax.random.key(0), 20_000)
     counts = np.zeros((9, 9))
-    np.add.at(counts, tuple(np.asarray(offsets).T), 1)
+    np.add.at(counts, tuple(offsets.T), 1)
     expected = 20_000 / 81
     assert np.abs(counts - expected).max() < 5 * expected**0.5
     assert abs(np.mean(flipped) - 0.5) < 0.02
-    # Rows, columns and flips are independent.
-    correlations = np.corrcoef([*np.asarray(offsets).T, np.asarray(flipped)])
+    correlations = np.corrcoef([*offsets.T, flipped])
     assert np.abs(correlations - np.eye(3)).max() < 0.03
 
 
-@pytest.mark.parametrize(("crop_padding", "flip"), [(0, False), (0, True), (2, False)])
-def test_each_part_can_be_left_out(crop_padding, flip):
-    transform = Transform(crop_padding, flip, (0.0,) * 3, (1.0,) * 3)
-    rng = jax.random.key(5)
-    offsets, flipped = (np.asarray(draw) for draw in transform.draw(rng, 64))
-    expected = render(images(), offsets, flipped & flip, crop_padding)
-    np.testing.assert_allclose(transform.train(rng, jnp.asarray(images())), expected / np.float32(255), rtol=1e-6)
-
-
 @pytest.mark.parametrize("side", [16, 20, 24])
-def test_small_images_equal_torchs(side):
+def test_small_images_equal_torch(side):
     """The full-size training images are shrunk with antialiasing."""
-    batch, rng = jnp.asarray(images(height=32, width=32)), jax.random.key(3)
-    actual = Transform(4, True, MEAN, STD, side).train(rng, batch)
-    whole = np.array(Transform(4, True, MEAN, STD).train(rng, batch)).transpose(0, 3, 1, 2)
+    batch, rng = images(height=32, width=32), jax.random.key(3)
+    actual, _ = train(make_transform(small_images=((side, 1.0),)), rng, batch)
+    whole = train(make_transform(), rng, batch)[0].transpose(0, 3, 1, 2).copy()
     expected = F.interpolate(torch.from_numpy(whole), size=side, mode="bilinear", antialias=True)
     np.testing.assert_allclose(actual, expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", [None, 16])
-def test_evaluation_only_normalises(side):
-    np.testing.assert_allclose(
-        Transform(4, True, MEAN, STD, side).eval(jnp.asarray(images())), normalise(images()), rtol=1e-5, atol=1e-6
-    )
+@pytest.mark.parametrize("small_images", [(), ((16, 1.0),)])
+def test_evaluation_only_normalises(small_images):
+    transform = make_transform(small_images, label_smoothing=0.1)
+    np.testing.assert_allclose(transform.eval(jnp.asarray(images())), normalise(images()), rtol=1e-5, atol=1e-6)
+
+
+def test_smoothed_labels_equal_numpy():
+    rng = jax.random.key(1)
+    actual, targets = train(make_transform(label_smoothing=0.1), rng, images())
+    np.testing.assert_allclose(targets, 0.9 * np.eye(10)[labels()] + 0.01, rtol=1e-6)
+    np.testing.assert_array_equal(actual, train(make_transform(), rng, images())[0])

@@ -169,7 +169,7 @@ def test_five_steps_of_training_equal_torch_in_float64():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (steps, batch_size, 8, 8, 3), dtype=np.uint8)
     labels = rng.integers(0, 10, (steps, batch_size)).astype(np.int32)
-    transform = Transform(0, False, (0.5,) * 3, (0.25,) * 3)
+    transform = Transform((), (0.5,) * 3, (0.25,) * 3)
 
     with jax.enable_x64(True):
         model = ResNet(**fields, dtype=np.float64, param_dtype=np.float64)

@@ -1,14 +1,12 @@
 """Steps: pure, reproducible, compiled once, and equal on any number of devices."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from jaxresnet.core.augment import Transform
+from configs import default
 from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.programs import (
     _eval_program,
@@ -22,10 +20,18 @@ from jaxresnet.core.programs import (
     train_batches,
 )
 from jaxresnet.core.schedules import Hyperparams
-from jaxresnet.core.state import create_train_state
+from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.data.loading import Split
 
-TRANSFORM = Transform(4, True, (0.5,) * 3, (0.25,) * 3)
+
+def make_transform(label_smoothing=0.0, crop_padding=4, flip=True):
+    config = default.get_config()
+    config.label_smoothing = label_smoothing
+    config.augment.update(crop_padding=crop_padding, flip=flip, mean=(0.5,) * 3, std=(0.25,) * 3)
+    return create_transform(config)
+
+
+TRANSFORM = make_transform()
 
 
 def random_split(size=50):
@@ -63,7 +69,7 @@ def test_label_smoothing_is_torchs(tiny_config, label_smoothing):
     labels = torch.tensor(random_split(20).labels, dtype=torch.int64)
     F.cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
 
-    steps = jit_steps(dataclasses.replace(TRANSFORM, crop_padding=0, flip=False), create_mesh(), label_smoothing)
+    steps = jit_steps(make_transform(label_smoothing, 0, False), create_mesh())
     before = np.asarray(state.params["linear"]["bias"])
     state, metrics = steps.train(state, data, np.arange(20)[None], hyperparams())
     moved = (before - np.asarray(state.params["linear"]["bias"])) / 0.1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxresnet.data.images import read_image
+from jaxresnet.data.images import read_image, read_images
 from jaxresnet.system.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -20,35 +20,24 @@ def save(path, array, **options):
     return path
 
 
-def test_an_rgb_image_of_32x32_is_read_as_it_is(tmp_path):
+def test_rgb_of_32x32_is_unchanged(tmp_path):
     pixels, notes = read_image(save(tmp_path / "a.png", RGB))
     np.testing.assert_array_equal(pixels, RGB)
     assert (pixels.dtype, notes) == (np.uint8, [])
 
 
-def test_grey(tmp_path):
-    pixels, notes = read_image(save(tmp_path / "a.png", GREY))
-    np.testing.assert_array_equal(pixels, np.repeat(GREY[..., None], 3, -1))
-    assert notes == ["grey: copied to red, green and blue"]
-
-
-def test_black_and_white(tmp_path):
-    pixels, notes = read_image(save(tmp_path / "a.png", GREY > 127))
-    np.testing.assert_array_equal(pixels[..., 1], 255 * (GREY > 127))
-    assert notes == ["grey: copied to red, green and blue"]
-
-
-def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path):
-    pixels, notes = read_image(save(tmp_path / "a.png", GREY.astype(np.uint16) * 257))
-    np.testing.assert_array_equal(pixels[..., 0], GREY)
-    assert notes == ["16-bit grey: scaled to 8 bits and copied to red, green and blue"]
-
-
-def test_16_bit_grey_of_another_format(tmp_path):
-    (tmp_path / "a.pgm").write_bytes(b"P5 32 32 65535\n" + (GREY.astype(">u2") * 257).tobytes())
-    pixels, notes = read_image(tmp_path / "a.pgm")
-    np.testing.assert_array_equal(pixels[..., 2], GREY)
-    assert notes[0].startswith("16-bit grey")
+@pytest.mark.parametrize(
+    ("array", "grey", "note"),
+    [
+        (GREY, GREY, "grey: copied to red, green and blue"),
+        (GREY > 127, 255 * (GREY > 127), "grey: copied to red, green and blue"),
+        (GREY.astype(np.uint16) * 257, GREY, "16-bit grey: scaled to 8 bits and copied to red, green and blue"),
+    ],
+)
+def test_grey_becomes_three_channels(tmp_path, array, grey, note):
+    pixels, notes = read_image(save(tmp_path / "a.png", array))
+    np.testing.assert_array_equal(pixels, np.repeat(grey[..., None], 3, -1))
+    assert notes == [note]
 
 
 def png(width, height, bit_depth, colour_type, rows):
@@ -59,13 +48,13 @@ def png(width, height, bit_depth, colour_type, rows):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_16_bit_rgb(tmp_path):
+def test_rgb_of_16_bits_is_scaled(tmp_path):
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in RGB)
     (tmp_path / "a.png").write_bytes(png(32, 32, 16, 2, rows))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0], RGB)
 
 
-def test_palette(tmp_path):
+def test_palettes_are_resolved(tmp_path):
     image = Image.fromarray(RGB).quantize(200)
     image.save(tmp_path / "a.png")
     pixels, notes = read_image(tmp_path / "a.png")
@@ -74,7 +63,7 @@ def test_palette(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_becomes_white(tmp_path, mode):
+def test_transparency_becomes_white(tmp_path, mode):
     if mode == "P":
         image = Image.fromarray(np.repeat(np.arange(2, dtype=np.uint8), 16)[None].repeat(32, 0))
         image.putpalette([0, 0, 0] * 2)
@@ -88,13 +77,8 @@ def test_what_is_transparent_becomes_white(tmp_path, mode):
     assert (pixels[:, :16] == 0).all() and (pixels[:, 16:] == 255).all()
 
 
-def test_cmyk(tmp_path):
-    Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.tif")
-    np.testing.assert_allclose(read_image(tmp_path / "a.tif")[0].astype(int), RGB, atol=1)
-
-
 @pytest.mark.parametrize("ending", ["gif", "png", "webp"])
-def test_of_an_animated_image_the_first_frame_is_taken(tmp_path, ending):
+def test_animations_show_their_first_frame(tmp_path, ending):
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
     pixels, notes = read_image(tmp_path / f"a.{ending}")
@@ -102,29 +86,20 @@ def test_of_an_animated_image_the_first_frame_is_taken(tmp_path, ending):
     assert notes == ["animated: only the first frame is used"]
 
 
-def test_of_an_animated_image_that_ends_too_early_the_first_frame_is_taken(tmp_path):
-    frames = [Image.fromarray(array) for array in RNG.integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    whole, _ = read_image(tmp_path / "a.gif")
-    content = (tmp_path / "a.gif").read_bytes()
-    (tmp_path / "a.gif").write_bytes(content[: len(content) // 2])
-    np.testing.assert_array_equal(read_image(tmp_path / "a.gif")[0], whole)
-
-
-def test_a_photograph_with_a_preview_is_not_animated(tmp_path):
+def test_photographs_with_previews_are_not_animated(tmp_path):
     photograph, preview = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32))
     photograph.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
     pixels, notes = read_image(tmp_path / "a.jpg")
     assert notes == [] and (pixels[..., 0] > 250).all()
 
 
-def test_large_photographs_are_read_at_less_than_their_size(tmp_path):
+def test_large_photographs_are_read_reduced(tmp_path):
     Image.new("RGB", (9000, 7000), "blue").save(tmp_path / "a.jpg")  # more than MAX_PIXELS
     pixels, notes = read_image(tmp_path / "a.jpg")
     assert pixels[16, 16, 2] > 250 and notes == ["resized to 32x32 from its central square"]
 
 
-def test_other_sizes_are_resized_in_proportion_from_the_central_square(tmp_path):
+def test_other_sizes_keep_their_proportions(tmp_path):
     wide = np.zeros((64, 200, 3), np.uint8)
     wide[:, 68:132] = RGB.repeat(2, 0).repeat(2, 1)
     pixels, notes = read_image(save(tmp_path / "a.png", wide))
@@ -135,16 +110,11 @@ def test_other_sizes_are_resized_in_proportion_from_the_central_square(tmp_path)
     assert read_image(save(tmp_path / "b.png", RGB.repeat(3, 0).repeat(3, 1)))[1] == ["resized to 32x32"]
 
 
-def test_photographs_are_turned_as_the_camera_says(tmp_path):
+def test_photographs_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     save(tmp_path / "a.png", RGB, exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[0], RGB[::-1, ::-1])
-
-
-def bomb(path):
-    """Write a few hundred bytes that claim 60,000 x 60,000 pixels."""
-    (path).write_bytes(png(60_000, 60_000, 8, 2, b"\0" * 1000))
 
 
 def truncated(path):
@@ -165,9 +135,8 @@ REFUSED = {
     "random": (lambda path: path.write_bytes(RNG.bytes(3000)), "is not an image"),
     "truncated": (truncated, "cannot be read as an image"),
     "damaged": (checksum_wrong, "cannot be read as an image"),
-    "bomb": (bomb, "too many"),
-    "large": (lambda path: path.write_bytes(png(20_000, 15_000, 8, 2, b"")), "too many"),
-    "somewhat large": (lambda path: path.write_bytes(png(10_000, 6_000, 8, 2, b"")), "has 10000x6000 pixels, too many"),
+    "bomb": (lambda path: path.write_bytes(png(60_000, 60_000, 8, 2, b"\0" * 1000)), "exceeds limit"),
+    "large": (lambda path: path.write_bytes(png(10_000, 6_000, 8, 2, b"")), "10000x6000 pixels are too many"),
     "PostScript, a program": (lambda path: Image.fromarray(RGB).save(path, format="EPS"), "is not an image"),
     "floats": (lambda path: Image.fromarray(GREY.astype(np.float32)).save(path, format="TIFF"), "no known range"),
     "32-bit": (lambda path: Image.fromarray(GREY.astype(np.int32) << 20).save(path, format="TIFF"), "no known range"),
@@ -176,10 +145,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_image_is_refused_in_one_line(tmp_path, kind):
+def test_other_files_are_refused(tmp_path, kind):
     make, message = REFUSED[kind]
     path = tmp_path / "a.png"
     make(path)
     with pytest.raises(UserError, match=message) as raised:
         read_image(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_read_images_keeps_the_order(tmp_path):
+    files = [save(tmp_path / f"{number}.png", np.full((32, 32, 3), number, np.uint8)) for number in range(20)]
+    files[7].write_text("no image")
+    for number, read in enumerate(read_images(files)):
+        if number == 7:
+            assert "7.png: is not an image" in str(read)
+        else:
+            assert (read[0] == number).all()

@@ -2,9 +2,9 @@
 
 from configs import arms as configs_arms
 from configs.pooling import ARMS, get_config
+from jaxresnet.config import eval_split_name, save_config
 from jaxresnet.report.groups import changed_sweeps, group_runs
 from jaxresnet.report.spread import Stat
-from jaxresnet.workdir.config import eval_split_name, save_config
 from jaxresnet.workdir.folder import write_confusion, write_summary
 from jaxresnet.workdir.runs import read_runs
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.config import changed_fields, load_experiment
 from jaxresnet.core.costs import describe_layers
 from jaxresnet.core.state import create_model, create_train_state, create_transform
 from jaxresnet.report import notes
 from jaxresnet.report.notes import hyperparams_by_epoch
 from jaxresnet.report.paper_curves import read_paper_curve
-from jaxresnet.workdir.config import changed_fields
 from tests.conftest import REPOSITORY
 
 schedulers = torch.optim.lr_scheduler

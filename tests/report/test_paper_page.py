@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs import small
-from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.config import changed_fields, load_experiment
 from jaxresnet.core.costs import describe_layers
 from jaxresnet.core.state import create_model
 from jaxresnet.report.claims import CLAIMS, CORRECTIONS
@@ -13,7 +13,6 @@ from jaxresnet.report.findings import judge_claim
 from jaxresnet.report.notes import hyperparams_by_epoch
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.report.tables import create_table, read_study
-from jaxresnet.workdir.config import changed_fields
 from jaxresnet.workdir.runs import read_runs
 from tests.conftest import REPOSITORY
 from tests.report.test_notes import arms_of

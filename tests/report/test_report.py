@@ -8,7 +8,7 @@ import torch
 
 from configs import final, headline, small
 from configs.scheduler import get_config as scheduler_config
-from jaxresnet.cli.config_files import load_experiment
+from jaxresnet.config import load_experiment
 from jaxresnet.core.costs import describe_layers
 from jaxresnet.core.state import create_model
 from jaxresnet.report import __main__ as report

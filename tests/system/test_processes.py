@@ -12,9 +12,9 @@ import time
 import jax
 import pytest
 
+from jaxresnet.config import load_config
 from jaxresnet.system.errors import UserError
 from jaxresnet.system.processes import connect
-from jaxresnet.workdir.config import load_config
 from jaxresnet.workdir.log import read_metrics
 from tests.conftest import REPOSITORY
 from tests.test_training import assert_same_run
@@ -150,7 +150,7 @@ def test_where_one_process_cannot_begin_none_is_left_waiting(start, tmp_path):
     """The first process finds no data while the other waits for it."""
     ends = outputs(start(tmp_path / "run", 2, "--config.dataset.name=cifar10", f"--config.dataset.data_dir={tmp_path}"))
     assert all(status != 0 for status, _, _ in ends)
-    assert "holds no CIFAR-10" in ends[0][2] and "Traceback" not in ends[0][2] + ends[1][2]
+    assert "holds no cifar10" in ends[0][2] and "Traceback" not in ends[0][2] + ends[1][2]
     assert not (tmp_path / "run").exists()
 
 

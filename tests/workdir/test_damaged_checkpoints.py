@@ -35,7 +35,7 @@ COMMAND = """
 import pathlib, sys, time
 from jaxresnet import cli
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.config import load_config
+from jaxresnet.config import load_config
 with cli.command():
     train_and_evaluate(load_config(pathlib.Path(sys.argv[1])), sys.argv[1])
 """

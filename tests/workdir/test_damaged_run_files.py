@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 from ml_collections import ConfigDict
 
+from jaxresnet.config import load_config, save_config
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import load_config, save_config
 from jaxresnet.workdir.folder import (
     CONFIG_FILE,
     CONFUSION_FILE,

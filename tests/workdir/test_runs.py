@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from jaxresnet.config import changed_fields
 from jaxresnet.system.errors import UserError
-from jaxresnet.workdir.config import changed_fields
 from jaxresnet.workdir.runs import read_runs
 from scripts.pack_runs import pack_runs
 from tests.conftest import REPOSITORY

@@ -1,0 +1,170 @@
+"""Parser and frame of all commands: flags, errors of one line, and quiet libraries.
+
+A command's module has a docstring, which is its ``--help``, and ends like this:
+
+    def main(argv: list[str] | None = None) -> None:
+        parser = cli.Parser("predict", __doc__)
+        parser.add_argument("--workdir", required=True, help="run directory or release")
+        cli.run(classify_images, parser, argv)
+
+It imports JAX inside of functions, so that ``run`` answers a mistyped flag before JAX starts.
+"""
+
+import argparse
+import asyncio.log
+import contextlib
+import difflib
+import inspect
+import logging
+import os
+import re
+import signal
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from absl import logging as absl_logging
+
+import jaxresnet
+from jaxresnet import extensions
+from jaxresnet.system import malloc
+from jaxresnet.system.errors import Interrupted, UsageError, UserError
+
+CHECKPOINT_HELP = '"last" (default), "best", or the step number of a checkpoint that was kept'
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of flags. ``--data-dir`` means ``--data_dir``, and ``--config.FIELD=VALUE`` goes to ``overrides``."""
+
+    def __init__(self, command: str, description: str | None):
+        """Create the parser of ``python -m jaxresnet.COMMAND``."""
+        super().__init__(
+            prog=f"python -m {command if '.' in command else f'jaxresnet.{command}'}",
+            description=(description or "").strip(),
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=f"jaxresnet {jaxresnet.__version__}")
+
+    def add_config(self, text: str = "", required: bool = True) -> None:
+        """Add ``--config`` and the overrides of its fields."""
+        text = text or "config file, or its name such as final; single fields as in --config.batch_size=64"
+        self.add_argument("--config", required=required, help=text)
+
+    def add_run(self) -> None:
+        """Add the flags of a command that reads a trained run."""
+        self.add_argument("--workdir", required=True, help="run directory or release")
+        self.add_argument("--checkpoint", default="last", help=CHECKPOINT_HELP)
+        text = "file of functions that the run was trained with, if any; it is executed; may be repeated"
+        self.add_argument("--with", dest="files", action="append", default=[], metavar="FILE", help=text)
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse ``argv``, or the process's own arguments. A mistake gets one line and exit status 2."""
+        words, rest, overrides = [_spell(word) for word in (sys.argv[1:] if argv is None else argv)], [], {}
+        known = [option for action in self._actions for option in action.option_strings]
+        while words:
+            flag, equals, value = (word := words.pop(0)).partition("=")
+            if flag.startswith("--config.") and "--config" in known:
+                if not equals and words and not words[0].startswith("-"):
+                    equals, value = "=", words.pop(0)
+                if not equals:
+                    self.error(f"{flag}: expected {flag}=VALUE")
+                overrides[flag.removeprefix("--config.")] = value
+            elif flag.startswith("--") and flag not in (*known, "--"):
+                close = difflib.get_close_matches(flag, known, n=1)
+                self.error(f"there is no flag {flag}" + (f"; did you mean {close[0]}?" if close else ""))
+            else:
+                rest.append(word)
+        parsed = self.parse_args(rest)
+        parsed.overrides = overrides
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit."""
+        print(f"jaxresnet: {message} (--help lists the flags)", file=sys.stderr)
+        sys.exit(2)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """A formatter that fills paragraphs and leaves indented ones, such as command lines, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.replace("``", "").split("\n\n")
+        return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
+
+
+def _spell(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    if re.match(r"--[a-z]", flag):
+        flag = "--" + flag[2:].replace("-", "_").replace("work_dir", "workdir")
+    return flag + equals + value
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequence[str] | None = None) -> None:
+    """Run a command with its flags, as the process's own if ``argv`` is None.
+
+    A user's mistake, an interruption, or an error of the system is reported as one line on stderr. The exit status is 2
+    for a wrong command line or config, 1 for what fails later, and 128 + n for signal n.
+    """
+    with command():
+        arguments = parser.parse(argv)
+        if argv is None and "jax" not in sys.modules:  # After an import of JAX, a second start would cost too much.
+            malloc.restart_with_large_pages()
+            if sys.stderr.isatty():
+                print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
+        for file in getattr(arguments, "files", []):
+            extensions.use(file)
+        main(arguments)
+
+
+@contextlib.contextmanager
+def command() -> Iterator[None]:
+    """Report errors as ``run`` does."""
+    _silence_libraries()
+    for name in ("stdout", "stderr"):  # they are None if they were closed, as some daemons do
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the process ends)
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # The reader closed the pipe, as in `... | head`.
+        _end(1)
+    except UserError as error:
+        _end(2 if isinstance(error, UsageError) else 1, str(error))
+    except OSError as error:  # For example, a folder without read permission.
+        _end(1, str(error))
+    except Interrupted as interrupted:
+        _end(interrupted.exit_status, str(interrupted))
+    except KeyboardInterrupt:
+        _end(128 + signal.SIGINT, "interrupted")
+
+
+def _end(status: int, message: str = "") -> NoReturn:
+    with contextlib.suppress(OSError):  # The reader may have been stopped too, as in `... 2>&1 | tee log`.
+        if message:
+            print(f"jaxresnet: {message}", file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python flushes again when it exits, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _silence_libraries() -> None:
+    """Silence what libraries log of their own work. Their errors are raised as well, and reported once."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs about 30 lines per save, and tracebacks of its errors.
+    # If one file of a checkpoint cannot be read or written, orbax raises that error and drops the coroutines of the
+    # others, which Python reports in four ways.
+    asyncio.log.logger.setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    previous = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        if not inspect.iscoroutine(unraisable.object) and str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = report

@@ -1,0 +1,372 @@
+"""Configs: find and run their files, override fields, check, store and compare.
+
+A config file has a function ``get_config``, which returns a ``ConfigDict`` with the fields of ``configs/default.py``.
+That file is the schema: a field's type is that of its default. A table of experiments has arms: ``ARMS`` names them,
+``get_config`` takes one and has a default, and ``TITLE`` is the title of the table.
+"""
+
+import ast
+import contextlib
+import difflib
+import functools
+import inspect
+import json
+import math
+import pathlib
+import re
+import reprlib
+import runpy
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxresnet.system.errors import UsageError, UserError, one_line, user_path
+from jaxresnet.system.files import write_whole
+
+CONFIG_FILE = "config.json"  # in every run directory
+
+_PACKAGE = pathlib.Path(__file__).parent
+# The config files of this project: in a clone beside the package, when installed from a wheel inside of it.
+CONFIGS = next(
+    (folder for folder in (_PACKAGE.parent / "configs", _PACKAGE / "configs") if (folder / "default.py").is_file()),
+    _PACKAGE / "configs",
+)
+
+# Fields that may change when a run resumes: names, where files lie, when they are written, how much is computed at a
+# time, and the paper's figures. The data are compared by checksum instead.
+NOT_TRAINING = (
+    *("name", "checkpoint", "dataset.data_dir", "eval_batch_size", "steps_per_dispatch", "log_every_steps", "tracker"),
+    "paper",
+)
+
+_MOST = 2**31 - 1  # devices count in int32
+_TINY, _HUGE = 1e-37, 1e38  # float32 holds no smaller and no larger numbers than about these
+_BELOW_1 = math.nextafter(1, 0)
+# Least and largest value of a number, or of each number in a tuple, where it is not 0 and _MOST or _HUGE.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("num_epochs", "batch_size", "eval_batch_size", "eval_every_epochs"), (1, _MOST)),
+    **dict.fromkeys(("steps_per_dispatch", "checkpoint.keep"), (1, _MOST)),
+    **dict.fromkeys(("model.channels", "model.blocks", "model.stem_channels"), (1, 2**20)),
+    **dict.fromkeys(("label_smoothing", "model.dropout_rate", "optimizer.momentum"), (0, _BELOW_1)),
+    **dict.fromkeys(("schedule.total_epochs", "schedule.power", "checkpoint.every_minutes"), (_TINY, _HUGE)),
+    "seed": (0, 2**32 - 1),
+    "model.num_classes": (2, 1000),  # the confusion matrix grows with its square
+    "augment.crop_padding": (0, 32),  # with more, a crop could show nothing of the image
+    "augment.mean": (0, 1),
+    "augment.std": (_TINY, _HUGE),
+    "paper.accuracy": (0, 100),
+}
+_CHOICES = {"dtype": ("float32", "bfloat16"), "tracker": ("wandb",), "paper.epoch": ("last", "best", "cited")}
+
+
+class Experiment(NamedTuple):
+    """Content of a config file.
+
+    Attributes:
+        path: path of the file.
+        title: title of the table, or ``""`` if it is none.
+        arms: names of the table's rows in order, or ``("",)`` if it has no arms.
+        get_config: function from the name of an arm, or ``""`` for the default, to the config, locked and checked.
+        contents: all names that the file defines, such as ``CLAIMS``.
+    """
+
+    path: pathlib.Path
+    title: str
+    arms: tuple[str, ...]
+    get_config: Callable[[str], ConfigDict]
+    contents: dict[str, Any]
+
+
+def get_config(name: str | pathlib.Path, overrides: Mapping[str, str] = types.MappingProxyType({})) -> ConfigDict:
+    """Return a config. Its fields may be changed before it is trained.
+
+    Args:
+        name: name or path of a config file, and after a colon an arm: ``"final"``, ``"mine.py"``, ``"pooling:max"``.
+        overrides: fields to change, by dotted name, as on a command line: ``{"model.blocks": "(2,2,2)"}``.
+
+    Raises:
+        UsageError: there is no such file, arm or field, or a value is invalid.
+    """
+    file, arm = split_arm(name)
+    config = load_experiment(file).get_config(arm)
+    apply(config, overrides)
+    return config
+
+
+def apply(config: ConfigDict, overrides: Mapping[str, str]) -> None:
+    """Set fields of a valid config, in place. If that makes it another experiment, remove the paper's figures.
+
+    The authors' curve stays if only the training was changed, because both are then of the same network and data.
+
+    Raises:
+        UsageError: there is no such field, or a value is invalid.
+    """
+    for name, text in overrides.items():
+        if name not in _schema():
+            close = difflib.get_close_matches(name, _schema(), n=1, cutoff=0.5)
+            hint = f"did you mean config.{close[0]}?" if close else "configs/default.py lists them all"
+            raise UsageError(f"--config.{name}: there is no such field; {hint}")
+        value = _parse(text, *_schema()[name])
+        if expected := _expected(name, value):
+            raise UsageError(f"--config.{name}={text[:60]}: expected {expected}")
+        with config.ignore_type():
+            config.update_from_flattened_dict({name: value})
+    changed = [name for name in overrides if not _is_free(name) and name not in ("seed", "dtype")]
+    if changed:
+        config.paper.accuracy = None
+    if any(name.startswith(("model.", "dataset.")) for name in changed):
+        config.paper.curve = None
+
+
+def _parse(text: str, kind: type, default: Any) -> Any:
+    """Return the value that ``text`` stands for on a command line, or ``text`` itself if it stands for none."""
+    if default is None and text.lower() == "none":
+        return None
+    if kind is str:
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if kind is bool else text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    if kind is tuple:
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    return float(value) if kind is float and type(value) is int and abs(value) < _HUGE else value
+
+
+def split_arm(name: str | pathlib.Path) -> tuple[pathlib.Path, str]:
+    """Return the path of a config file and the arm after a colon, or ``""`` without one.
+
+    Args:
+        name: path of a file, or the name of one in ``CONFIGS``: ``final``, ``final.py`` or ``configs/final.py``.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    file, _, arm = str(name).rpartition(":")
+    for candidate, candidate_arm in ((str(name), ""), (file, arm)):
+        path = user_path(candidate)
+        with contextlib.suppress(OSError, ValueError):  # a folder that may not be read, or a name that is too long
+            if path.is_file():
+                return path, candidate_arm
+            shipped = CONFIGS / f"{path.name.removesuffix('.py')}.py"
+            if shipped.is_file() and path.parent in (pathlib.Path(), pathlib.Path("configs")):
+                return shipped, candidate_arm
+    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("arms", "default")))
+    raise UsageError(
+        f"there is no file {(file or str(name))[:200]!r}; give the path of a config file, or one of {known}"
+    )
+
+
+def load_experiment(path: str | pathlib.Path) -> Experiment:
+    """Run a config file.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be run.
+    """
+    path, _ = split_arm(path)
+    try:
+        with _package_of_configs(path):
+            contents = runpy.run_path(str(path))
+    except Exception as error:  # The file's own code can raise anything.
+        raise UsageError(f"{path} cannot be read as a config: {_explain(error, path)}") from error
+    function, title, arms = contents.get("get_config"), contents.get("TITLE", ""), contents.get("ARMS", ("",))
+    if not callable(function):
+        raise UsageError(f"{path} is not a config: there is no get_config in it")
+    has_names = isinstance(arms, dict | list | tuple) and arms and all(isinstance(arm, str) for arm in arms)
+    if not isinstance(title, str) or not has_names:
+        raise UsageError(f"{path}: TITLE must be text, and ARMS the names of at least one arm")
+
+    def get_config(arm: str = "") -> ConfigDict:
+        arguments = [arm] if arm else []
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError as error:
+            first = next(iter(arms)) or "ARM"
+            other = f"has no arms, so no {arm!r}" if arm else f"has arms: give one, as in {path.name}:{first}"
+            raise UsageError(f"{path} {other}; or write get_config(arm={first!r})") from error
+        try:
+            with _package_of_configs(path):
+                config = function(*arguments)
+            check_config(config)
+        except UsageError as error:
+            raise UsageError(f"get_config of {path}: {error}") from error
+        except Exception as error:  # as above
+            raise UsageError(_explain(error, path)) from error
+        return config.lock()
+
+    return Experiment(path, title, tuple(arms), get_config, contents)
+
+
+def _explain(error: Exception, path: pathlib.Path) -> str:
+    """Return in one line what went wrong in a config file, and where."""
+    text = " ".join(str(error).split())
+    text = re.sub(r" Other fields present.*?(?= Did you mean|$)", "", text)  # ml_collections lists them all
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    place = f"{path}:{lines[-1]}: " if lines else ""
+    return f"{place}{text[:300]} ({type(error).__name__})"
+
+
+@contextlib.contextmanager
+def _package_of_configs(path: pathlib.Path) -> Iterator[None]:
+    """Make config files importable as ``configs.NAME`` while the one at ``path`` runs.
+
+    Its neighbours come first if their folder is called configs, then this project's, then those in the current folder.
+    Modules that the program has imported as ``configs`` come back afterwards.
+    """
+    folders = [path.resolve().parent] if path.resolve().parent.name == "configs" else []
+    folders += [CONFIGS, pathlib.Path("configs").resolve()]
+    theirs = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] == "configs"}
+    package = sys.modules["configs"] = types.ModuleType("configs")
+    package.__path__ = [str(folder) for folder in folders]
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+            del sys.modules[name]
+        sys.modules.update(theirs)
+
+
+@functools.cache
+def _schema() -> dict[str, tuple[type, Any]]:
+    """Return the type and the default of each field, by dotted name."""
+    config = _default()
+    types_ = {}
+    for name, value in flatten(config.to_dict()).items():
+        *section, leaf = name.split(".")
+        types_[name] = ((config[section[0]] if section else config).get_type(leaf), value)
+    return types_
+
+
+def _default() -> ConfigDict:
+    with _package_of_configs(CONFIGS / "default.py"):
+        return runpy.run_path(str(CONFIGS / "default.py"))["get_config"]()
+
+
+def check_config(config: ConfigDict) -> None:
+    """Check field names, types and ranges against ``configs/default.py``.
+
+    Limits set by the data, by other fields or by a registry are left to the code that uses the field.
+
+    Raises:
+        UsageError: a field is missing, unknown or invalid. The message names the first and what is expected.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"a {type(config).__name__} is not a config; expected a ConfigDict, as get_config returns it")
+    fields = flatten(config.to_dict())
+    for name in [*_schema(), *fields]:
+        if name not in fields or name not in _schema():
+            problem = "is missing" if name in _schema() else "is not a field of a config"
+            raise UsageError(f"{name}: {problem}; configs/default.py lists them all")
+        if expected := _expected(name, fields[name]):
+            raise UsageError(f"{name}={' '.join(reprlib.repr(fields[name]).split())}: expected {expected}")
+
+
+def _expected(name: str, value: Any) -> str:
+    """Return which values of a field are valid, in words, or ``""`` if ``value`` is."""
+    kind, default = _schema()[name]
+    if value is None and default is None:
+        return ""
+    if name in _CHOICES:
+        valid, words = value in _CHOICES[name], f"one of {', '.join(_CHOICES[name])}"
+    elif kind is bool:
+        valid, words = isinstance(value, bool), "true or false"
+    elif kind is str:  # a path cannot hold a null
+        valid, words = isinstance(value, str) and "\0" not in value and len(value) < 4096, "text"
+    elif name == "augment.small_images":
+        valid, words = _are_small_images(value), "pairs of a side of 1 to 32 pixels and a rising share of the epochs"
+    else:
+        # A tuple of whole numbers, such as one entry a stage, may have any length. Others have the default's.
+        is_tuple = kind is tuple
+        is_whole = all(type(number) is int for number in default) if is_tuple else kind is int
+        low, high = _RANGES.get(name, (0, _MOST if is_whole else _HUGE))
+        numbers = [] if is_tuple and not isinstance(value, list | tuple) else list(value) if is_tuple else [value]
+        valid = len(numbers) == len(default) if is_tuple and not is_whole else bool(numbers)
+        valid = valid and all(type(x) in ((int,) if is_whole else (int, float)) and low <= x <= high for x in numbers)
+        count = ("" if is_whole else f"{len(default)} ") if is_tuple else "a "
+        words = f"{count}{'whole ' * is_whole}number{'s' * is_tuple} from {low:,} to {high:,}"
+    return "" if valid else words + ", or none" * (default is None)
+
+
+def _are_small_images(value: Any) -> bool:
+    """Return True for pairs of a side in pixels and a share of the epochs in (0, 1], with rising shares."""
+    if not isinstance(value, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+        return False
+    sides, shares = [side for side, _ in value], [share for _, share in value]
+    return (
+        all(type(side) is int and 1 <= side <= 32 for side in sides)
+        and all(type(share) in (int, float) and 0 < share <= 1 for share in shares)
+        and shares == sorted(set(shares))
+    )
+
+
+def eval_split_name(config: ConfigDict) -> str:
+    """Return the split that epochs are evaluated on and the best is chosen on: ``"validation"`` or ``"test"``."""
+    return "validation" if config.dataset.validation_size else "test"
+
+
+def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Write ``config.json`` atomically."""
+    write_whole(workdir / CONFIG_FILE, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict:
+    """Return the config of a run, locked. Fields that it lacks have their default, and unknown ones are ignored.
+
+    Raises:
+        UserError: ``config.json`` is missing or cannot be read, or a field is invalid.
+    """
+    path, config = workdir / CONFIG_FILE, _default()
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict) or not all(isinstance(fields.get(name), dict) for name in ("model", "dataset")):
+            raise ValueError("expected an object with the fields of configs/default.py")
+        stored = {name: value for name, value in flatten(fields).items() if name in _schema()}
+        with config.ignore_type():
+            config.update_from_flattened_dict(stored)
+        check_config(config)
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error
+    except Exception as error:  # fields of unexpected types can raise anything
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
+    return config
+
+
+def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Check that a config trains like that of the run in ``workdir``.
+
+    Raises:
+        UserError: fields differ. The message names each, with both values.
+    """
+    there = load_config(workdir)
+    values = flatten(there.to_dict())
+    changes = changed_fields(config, there)
+    differences = [f"{name}={value!r} (there: {values[name]!r})" for name, value in changes.items()]
+    if differences:
+        longer = " (to train weights further: docs/training.md)" if "num_epochs=" in differences[0] else ""
+        raise UserError(
+            f"{workdir} holds a run with another config: {', '.join(differences)}; give another --workdir, or the "
+            f"config that this run was started with{longer}"
+        )
+
+
+def changed_fields(config: ConfigDict, reference: ConfigDict) -> dict[str, Any]:
+    """Return the training fields that differ from ``reference``, with their values in ``config``, by dotted name."""
+    # A round trip through JSON makes tuples and lists compare equal.
+    new, old = (flatten(json.loads(json.dumps(tree.to_dict()))) for tree in (config, reference))
+    return {name: new.get(name) for name in sorted(new | old) if new.get(name) != old.get(name) and not _is_free(name)}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by dotted name, such as ``model.pooling``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(f"{free}.") for free in NOT_TRAINING)

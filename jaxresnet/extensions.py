@@ -1,0 +1,104 @@
+"""Optimizers, augmentation stages, blocks and losses by name, also from a user's own file.
+
+A config names a function of a file as ``FILE.py:NAME``, and training runs that file. A stored run never causes code to
+run: commands that read one must be given the file with ``--with``, and compare its checksum with ``config.code``.
+"""
+
+import copy
+import hashlib
+import inspect
+import pathlib
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from ml_collections import ConfigDict
+
+from jaxresnet.system.errors import UserError, one_line
+
+T = TypeVar("T")
+_USED: dict[str, types.ModuleType] = {}  # files that were run, by name
+
+
+def use(path: str | pathlib.Path) -> None:
+    """Run a file of functions, so that configs can name them. A file that has not changed is not run again.
+
+    Raises:
+        UserError: the file is missing, or it raises an exception.
+    """
+    path = pathlib.Path(path).expanduser()
+    try:
+        source = path.read_bytes()
+        checksum = hashlib.sha256(source).hexdigest()
+        if path.name not in _USED or _checksum(path.name) != checksum:
+            # Each version is a module of its own, because Flax looks up the module of a class.
+            module = types.ModuleType(f"{path.stem}_{checksum}")
+            module.__file__, sys.modules[module.__name__] = str(path), module
+            exec(compile(source, path, "exec"), vars(module))
+            _USED[path.name] = module
+    except Exception as error:  # the file's own code can raise anything
+        raise UserError(f"{path} cannot be run: {one_line(error)} ({type(error).__name__})") from error
+
+
+def _checksum(name: str) -> str:
+    return _USED[name].__name__.rpartition("_")[2]
+
+
+def use_all(config: ConfigDict) -> ConfigDict:
+    """Run the files that a config names, and return the config with their names and SHA-256 in ``code``.
+
+    Raises:
+        UserError: a file is missing, or it raises an exception.
+    """
+    used = set()
+    for text in (config.optimizer.name, config.augment.stages, config.model.block, config.loss):
+        for file in re.findall(r"([^,]+\.py):", text):
+            name = pathlib.Path(file).name
+            use(str(_USED[name].__file__) if name in _USED else file)
+            used.add(name)
+    config = copy.deepcopy(config)
+    config.code = ",".join(f"{name}:{_checksum(name)}" for name in sorted(used))
+    return config
+
+
+def check_used(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Raise UserError if a file with which the run in ``workdir`` was trained was not run, or has changed."""
+    for name, checksum in re.findall(r"([^,]+):(\w+)", config.code):
+        if name not in _USED:
+            raise UserError(f"{workdir} was trained with code of {name}; if you trust it, give --with=PATH/{name}")
+        if _checksum(name) != checksum:
+            raise UserError(
+                f"{_USED[name].__file__} is not the {name} that {workdir} was trained with (SHA-256 "
+                f"{_checksum(name)[:12]}, then {checksum[:12]}); give the version of that time"
+            )
+
+
+def find(choices: Mapping[str, T], field: str, name: str) -> T:
+    """Return the entry of ``choices`` that a config's ``field`` names, or the function of a file that was run.
+
+    Raises:
+        UserError: there is no such entry or function, or the file was not run.
+    """
+    file, _, function = name.rpartition(":")
+    if name not in choices and not file.endswith(".py"):
+        raise UserError(f"{field}={name!r}: expected one of {', '.join([*sorted(choices), 'FILE.py:NAME'])}")
+    module = _USED.get(pathlib.Path(file).name)
+    if name not in choices and not callable(getattr(module, function, None)):
+        problem = f"has no function {function}" if module else f"was not run; if you trust it, give --with={file}"
+        raise UserError(f"{field}={name!r}: {file} {problem}")
+    return choices[name] if name in choices else cast(T, getattr(module, function))
+
+
+def options_of(function: Callable[..., Any], fields: Mapping[str, Any], section: str, skip: int = 0) -> dict[str, Any]:
+    """Return the fields that a function's signature names after its first ``skip`` parameters.
+
+    Raises:
+        UserError: a parameter is neither a field of ``section`` nor has a default.
+    """
+    parameters = [*inspect.signature(function).parameters.values()][skip:]
+    for parameter in parameters:
+        if parameter.name not in fields and parameter.default is parameter.empty:
+            raise UserError(f"{function.__name__} takes {parameter.name!r}, but {section} has no such field")
+    return {parameter.name: fields[parameter.name] for parameter in parameters if parameter.name in fields}

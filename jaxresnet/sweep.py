@@ -1,0 +1,265 @@
+"""Train every arm of a table with several seeds, one run after another.
+
+    python -m jaxresnet.sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
+    python -m jaxresnet.sweep --config=scheduler --arms=cosine,linear --workdir=runs --dry_run
+
+Each run directory is WORKDIR/EXPERIMENT/seedN. Finished runs are skipped and interrupted ones resumed, so that the same
+command goes on after a stop. Fields of every arm can be overridden, as in --config.num_epochs=20.
+"""
+
+import argparse
+import json
+import pathlib
+import shlex
+import traceback
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxresnet import cli
+from jaxresnet.config import (
+    Experiment,
+    apply,
+    changed_fields,
+    check_config,
+    check_same_training,
+    load_experiment,
+    split_arm,
+)
+from jaxresnet.system.errors import Interrupted, UsageError, UserError, one_line, user_path
+from jaxresnet.system.terminal import format_seconds, format_table
+from jaxresnet.workdir.folder import read_summary
+from jaxresnet.workdir.log import read_metrics
+
+MAX_SEEDS = 1000
+
+
+class Job(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+        label: arm and seed, for display.
+        config: config with seed and overrides applied.
+        workdir: run directory, relative if the sweep's is.
+        arguments: arguments of ``jaxresnet.main`` for this run.
+    """
+
+    label: str
+    config: ConfigDict
+    workdir: pathlib.Path
+    arguments: tuple[str, ...]
+
+    def is_finished(self) -> bool:
+        """Return True if the run is there and complete.
+
+        Raises:
+            UserError: the run directory holds a finished run with another config, or damaged files.
+        """
+        if read_summary(self.workdir) is None:
+            return False
+        check_same_training(self.config, self.workdir)
+        return True
+
+    def epochs_left(self) -> float:
+        """Return the number of epochs that the run's log lacks."""
+        try:
+            lines = read_metrics(self.workdir)
+        except UserError:
+            return self.config.num_epochs
+        return self.config.num_epochs - (lines[-1]["epoch"] if lines else 0)
+
+
+def plan_jobs(
+    name: str, arms: list[str] | None, seeds: int, overrides: dict[str, str], workdir: str | pathlib.Path
+) -> list[Job]:
+    """Plan a sweep: all arms with one seed, then all with the next, so that a table fills evenly.
+
+    Arms that are the same experiment are run once.
+
+    Args:
+        name: name or path of the table's config file, and after a colon a single arm.
+        arms: names of arms, with ``"paper"`` for those with a figure in the paper, or None for all.
+        seeds: number of seeds, counted from the config's ``seed``.
+        overrides: fields to set in every config, by dotted name, as on a command line.
+        workdir: folder of all runs.
+
+    Raises:
+        UsageError: unknown arm, no arm at all, invalid config, or two arms for one folder.
+    """
+    path, single = split_arm(name)
+    experiment, name = load_experiment(path), name.removesuffix(f":{single}")
+    if single and arms is None:
+        arms = [single]
+    if not 0 < seeds <= MAX_SEEDS:
+        raise UsageError(f"--seeds={seeds}: expected a whole number from 1 to {MAX_SEEDS:,}")
+    jobs: dict[pathlib.Path, Job] = {}
+    for seed in range(seeds):
+        for arm in _chosen(experiment, arms):
+            config = experiment.get_config(arm)
+            command = _config_argument(experiment, name, arm, config)
+            apply(config, overrides)
+            config.seed += seed
+            check_config(config)
+            folder = user_path(workdir) / config.name / f"seed{config.seed}"
+            arguments = (
+                f"--config={command}",
+                *(f"--config.{field}={value}" for field, value in overrides.items() if field != "seed"),
+                f"--config.seed={config.seed}",
+                f"--workdir={folder}",
+            )
+            job = Job(f"{arm or config.name}, seed {config.seed}", config, folder, arguments)
+            other = jobs.setdefault(folder, job)
+            if changed_fields(config, other.config):
+                raise UsageError(
+                    f"{other.label} and {job.label} would both run in {folder}; give each arm its own name"
+                )
+    return list(jobs.values())
+
+
+def _config_argument(experiment: Experiment, name: str, arm: str, config: ConfigDict) -> str:
+    """Return the value for ``--config``: the experiment's own file if it has one, so that tables share the command."""
+    own = experiment.path.with_name(f"{config.name.replace('/', '-')}{experiment.path.suffix}")
+    if own.is_file() and not changed_fields(load_experiment(own).get_config(""), config):
+        return str(pathlib.PurePath(name).with_name(config.name + pathlib.PurePath(name).suffix))
+    return f"{name}:{arm}" if arm else name
+
+
+def _chosen(experiment: Experiment, arms: list[str] | None) -> list[str]:
+    if arms is None:
+        return list(experiment.arms)
+    known = ", ".join(experiment.arms) if experiment.arms != ("",) else "none: the file has no arms"
+    if unknown := [arm for arm in arms if arm != "paper" and arm not in experiment.arms]:
+        raise UsageError(f"--arms: there is no arm {unknown[0]!r} in {experiment.path}; it has {known}")
+    in_paper = [arm for arm in experiment.arms if experiment.get_config(arm).paper.accuracy is not None]
+    chosen = [arm for arm in experiment.arms if arm in arms or ("paper" in arms and arm in in_paper)]
+    if not chosen:
+        raise UsageError(f"--arms={','.join(arms)} names no arm of {experiment.path}; it has {known}")
+    return chosen
+
+
+def list_commands(jobs: list[Job]) -> list[str]:
+    """Return a shell command per unfinished run. Include unreadable runs, so that the command reports why."""
+    return [shlex.join(["python", "-m", "jaxresnet.main", *job.arguments]) for job in jobs if _state(job) != "finished"]
+
+
+def _state(job: Job) -> str:
+    try:
+        if job.is_finished():
+            return "finished"
+    except UserError:
+        return "refused"  # The run itself will report why.
+    share = 1 - job.epochs_left() / job.config.num_epochs
+    return f"{100 * share:.0f}% done" if share else "new"
+
+
+def seconds_left(jobs: list[Job]) -> list[float | None]:
+    """Estimate the time that each run still takes, from finished runs of the sweep with the same model and data.
+
+    An entry is None if no such run has finished. The estimate assumes the device on which those runs were trained.
+    """
+    states = [_state(job) for job in jobs]
+    paces: dict[str, list[float]] = {}
+    for job, state in zip(jobs, states, strict=True):
+        if state == "finished" and (summary := read_summary(job.workdir)):
+            paces.setdefault(_kind(job.config), []).append(summary["wall_seconds"] / job.config.num_epochs)
+    left: list[float | None] = []
+    for job, state in zip(jobs, states, strict=True):
+        pace = paces.get(_kind(job.config))
+        left.append(0.0 if state == "finished" else job.epochs_left() * sum(pace) / len(pace) if pace else None)
+    return left
+
+
+def _kind(config: ConfigDict) -> str:
+    """Return a key that is equal for runs whose epochs take about as long."""
+    fields = [config.model.to_dict(), config.dataset.to_dict(), config.augment.small_images]
+    return json.dumps([*fields, config.dtype, config.eval_every_epochs], sort_keys=True)
+
+
+def _format_left(left: list[float | None]) -> str:
+    """Return a text such as ``about 2h05m left for 7 of 9 runs``."""
+    known = [seconds for seconds in left if seconds]
+    unfinished = len(known) + left.count(None)
+    if not unfinished:
+        return "all finished"
+    return (
+        f"about {format_seconds(sum(known))} left for {len(known)} of {unfinished} runs"
+        if known
+        else ("time left: not known until a run has finished")
+    )
+
+
+def describe(jobs: list[Job]) -> str:
+    """Format a table of the runs of a sweep and the estimated time left of each."""
+    left = seconds_left(jobs)
+    rows = [
+        [job.label, _state(job), f"{job.config.num_epochs:,}", "not known" if s is None else format_seconds(s)]
+        for job, s in zip(jobs, left, strict=True)
+    ]
+    return f"{format_table(['run', 'state', 'epochs', 'time left'], rows)}\n{len(jobs)} runs; {_format_left(left)}"
+
+
+def run_jobs(jobs: list[Job]) -> list[str]:
+    """Run the jobs one after another. Skip finished runs and resume interrupted ones.
+
+    Returns:
+        One line per failed run.
+
+    Raises:
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived, and the current run was saved.
+    """
+    from jaxresnet.training import train_and_evaluate
+
+    failures = []
+    for number, job in enumerate(jobs, 1):
+        left = _format_left(seconds_left(jobs))
+        print(f"\n== run {number} of {len(jobs)}: {job.label}, in {job.workdir}; {left}", flush=True)
+        failure = None
+        try:
+            if job.is_finished():
+                print("finished before")
+                continue
+            train_and_evaluate(job.config, str(job.workdir))
+        except Interrupted:
+            raise
+        except UserError as error:
+            failure = f"{job.label}: {error}"
+        except Exception as error:  # This model may exceed the memory, but the next may fit.
+            traceback.print_exc()
+            failure = f"{job.label}: {type(error).__name__}: {one_line(error)}"
+        if failure:
+            print(f"failed: {failure}", flush=True)
+            failures.append(failure)
+    print(f"\n{len(jobs) - len(failures)} of {len(jobs)} runs finished")
+    return failures
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Plan the sweep that the flags describe, and print it or run it."""
+    arms = None if arguments.arms is None else [arm for arm in arguments.arms.split(",") if arm]
+    jobs = plan_jobs(arguments.config, arms, arguments.seeds, arguments.overrides, arguments.workdir)
+    if arguments.list:
+        print("\n".join(list_commands(jobs)))
+    elif arguments.dry_run:
+        print(describe(jobs))
+    else:
+        from jaxresnet.system.devices import set_up_jax
+
+        set_up_jax()
+        if failures := run_jobs(jobs):
+            raise UserError(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = cli.Parser("sweep", __doc__)
+    parser.add_config("config file of the table, or its name such as scheduler")
+    parser.add_argument("--workdir", required=True, help="folder of all runs")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per arm, counted from --config.seed")
+    parser.add_argument("--arms", help='arms to run, as in --arms=adam,sgd; "paper" stands for those of the paper')
+    parser.add_argument("--dry_run", action="store_true", help="print the runs and the time left without running them")
+    parser.add_argument("--list", action="store_true", help="print one command per unfinished run without running it")
+    cli.run(sweep, parser, argv)
+
+
+if __name__ == "__main__":
+    main()

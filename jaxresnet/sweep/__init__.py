@@ -1,1 +1,0 @@
-"""Sweeps over the arms of a table: ``python -m jaxresnet.sweep``."""

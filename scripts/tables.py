@@ -1,0 +1,194 @@
+"""Write the measured tables of docs/ from the JSON files in results/.
+
+    python -m scripts.tables
+    python -m scripts.tables --check
+
+A table stands on its page between ``<!-- table: NAME -->`` and ``<!-- end -->``. With ``--check`` nothing is written,
+and the exit status is 1 if a page differs from its figures.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # for scripts/, if this file is run by its path
+
+from scripts.benchmark_report import format_report  # noqa: E402
+
+MEASUREMENTS, RUNS = ROOT / "results" / "measurements", ROOT / "results" / "runs"
+
+# Steps of 200 epochs of the final model, and their last batches and evaluations.
+EPOCHS, FULL_STEPS, EVALUATIONS = 200, 390, 10
+
+_MARKED = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _read(name: str) -> Any:
+    return json.loads((MEASUREMENTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _contenders(name: str) -> str:
+    """Return the table of the contenders in a report of ``scripts/benchmark.py``."""
+    return format_report(_read(name)).partition("\n\n")[0]
+
+
+def _table(header: Sequence[str], rows: Iterator[Sequence[Any]]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def _round(value: float) -> str:
+    """Return two significant digits."""
+    return f"{float(f'{value:.2g}'):,g}"
+
+
+def _compiled(name: str, seconds: str) -> Iterator[tuple[dict[str, Any], float]]:
+    """Yield the records of full training steps, with the minutes of 200 epochs by the field ``seconds``."""
+    programs = {(p["target"], p["dtype"], p["name"], p["steps"]): p for p in _read(name)["programs"]}
+    for target, dtype in dict.fromkeys(key[:2] for key in programs):
+        step, last, evaluation = (
+            programs[target, dtype, *key] for key in (("train", 130), ("train", 1), ("evaluate", 10))
+        )
+        epoch = FULL_STEPS * step[seconds] + last[seconds] + EVALUATIONS * evaluation[seconds]
+        yield step, EPOCHS * epoch / 60
+
+
+def growth() -> str:
+    """Return how the small network's step grows with the batch size and with its width."""
+    report = _read("cpu-small-growth")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for record in report["growth"]:
+            name = "width" if "width" in record else "batch_size"
+            seconds, batch = statistics.median(record["wall_seconds"]), record.get("batch_size", report["batch_size"])
+            share = record["flop_per_image"] * batch / seconds / report["matrix_product_flop_per_second"]
+            memory = f"{record['memory'] / 2**30:.2f} GiB"
+            yield f"{name.replace('_', ' ')} {record[name]:g}", f"{batch / seconds:,.0f}", f"{share:.0%}", memory
+
+    return _table(("", "images/s", "of the ceiling", "memory"), rows())
+
+
+def accelerators() -> str:
+    """Return the costs of the final model's training step in bfloat16 on devices that it was compiled for."""
+    header = ("devices", "memory", "read and written in a step", "roofline of a step", "200 epochs")
+    return _table(
+        header,
+        (
+            (
+                step["target"],
+                f"{step['peak_bytes'] / 1e6:,.0f} MB",
+                f"{step['bytes'] / 1e9:.1f} GB",
+                f"{1000 * step['roofline_seconds']:.1f} ms",
+                f"{minutes:.1f} min",
+            )
+            for step, minutes in _compiled("compiled", "roofline_seconds")
+            if step["dtype"] == "bfloat16"
+        ),
+    )
+
+
+def full_effort() -> str:
+    """Return libtpu's own estimates of the training step."""
+    header = ("devices", "memory", "read and written in a step", "a step", "200 epochs")
+    return _table(
+        header,
+        (
+            (
+                step["target"],
+                f"{step['peak_bytes'] / 1e6:,.0f} MB",
+                f"{step['bytes'] / 1e9:.1f} GB",
+                f"{1000 * step['estimate_seconds']:.1f} ms",
+                f"{minutes:.1f} min",
+            )
+            for step, minutes in _compiled("full-effort", "estimate_seconds")
+        ),
+    )
+
+
+def pilots() -> str:
+    """Return the pilots of ``configs/fast.py``, with the seeds of an arm side by side."""
+    header = ("blocks", "optimizer", "rate", "zero start", "smoothing", "type", "validation accuracy by seed, %")
+    arms: dict[tuple[Any, ...], list[str]] = {}
+    for arm in _read("fast-pilots")["arms"]:
+        zero = "yes" if arm["zero_init_residual"] else "no"
+        blocks = "-".join(map(str, arm["blocks"]))
+        key = (blocks, arm["optimizer"], arm["learning_rate"], zero, arm["label_smoothing"], arm["dtype"])
+        arms.setdefault(key, []).append(f"{arm['validation_accuracy']:.2f}")
+    return _table(header, ((*key, ", ".join(scores)) for key, scores in arms.items()))
+
+
+def gradients() -> str:
+    """Return the medians of the norms of gradients at initialisation, and of their ratios."""
+    header = ("layers", "BatchNorm", "skips", "first block", "first / last", "range")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for record in _read("gradients"):
+            first, last = record["first"], record["last"]
+            ratios = [a / b for a, b in zip(first, last, strict=True) if b]
+            yield (
+                record["layers"],
+                *("yes" if record[name] else "no" for name in ("norm", "skips")),
+                _round(statistics.median(first)),
+                _round(statistics.median(ratios)) if ratios else "none",
+                f"{_round(min(ratios))} to {_round(max(ratios))}" if ratios else "",
+            )
+
+    return _table(header, rows())
+
+
+def skips() -> str:
+    """Return the results of the runs of ``configs/skips.py``."""
+    header = ("layers", "skips", "training loss", "training accuracy", "validation accuracy", "time on one core")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for arm in ("20", "20_plain", "56", "56_plain"):
+            folder = RUNS / f"skips-{arm}"
+            last = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+            seconds = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["wall_seconds"]
+            layers, _, plain = arm.partition("_")
+            accuracies = (f"{last[f'{split}_accuracy']:.2f}" for split in ("train", "validation"))
+            yield layers, "no" if plain else "yes", f"{last['train_loss']:.3f}", *accuracies, f"{seconds / 60:.0f} min"
+
+    return _table(header, rows())
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "accelerators": accelerators,
+    "full effort": full_effort,
+    "cpu-final": lambda: _contenders("cpu-final"),
+    "cpu-small": lambda: _contenders("cpu-small"),
+    "cpu-small-growth": growth,
+    "pilots": pilots,
+    "gradients": gradients,
+    "skips": skips,
+}
+
+
+def fill(text: str) -> str:
+    """Return a page's text with every marked table written again."""
+    return _MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.tables", description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail if a page would change")
+    arguments = parser.parse_args(argv)
+    stale = []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if (filled := fill(text)) != text:
+            stale.append(page.name)
+            if not arguments.check:
+                page.write_text(filled, encoding="utf-8")
+    if arguments.check and stale:
+        sys.exit(f"{', '.join(stale)}: a table differs from results/; run python -m scripts.tables")
+
+
+if __name__ == "__main__":
+    main()
