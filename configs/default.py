@@ -66,10 +66,10 @@ def get_config() -> ConfigDict:
     config.schedule.power = 1.0  # polynomial only: exponent
     config.schedule.restarts = 3  # warm_restarts only: number of restarts, evenly spaced
 
-    config.checkpoint = ConfigDict()  # each new best epoch and the end are always saved
+    config.checkpoint = ConfigDict()  # each holds the best epoch's variables too; the end is always saved
     config.checkpoint.every_minutes = 5.0  # minutes between saves, also within an epoch
     config.checkpoint.every_steps = 0  # steps between further saves; 0: by time alone
-    config.checkpoint.keep = 2  # number of latest checkpoints to keep beside the best
+    config.checkpoint.keep = 2  # number of latest checkpoints to keep
 
     config.code = ""  # set by training: names and SHA-256 of own files, such as that of loss="mine.py:focal"
 

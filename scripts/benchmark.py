@@ -1,33 +1,151 @@
-"""Time the training of a config: ``python scripts/benchmark.py --config=configs/final.py --against=torch``.
+"""Time the training of a config, interleaved with rivals.
 
-The training program runs on the config's data, interleaved with the rivals that ``--against`` names. ``xla`` is the
-same program with XLA's own convolutions; on CPU the project has others. ``torch`` is PyTorch as the paper's authors
-wrote it, and tuned. Each contender is a process, so that its memory and threads do not disturb the others. Results are
-medians over the rounds, without a warm-up round. Every timing ends when the result is ready. ``JAX_PLATFORMS`` selects
-the device and ``--config.dtype=bfloat16`` the type.
+    python scripts/benchmark.py --config=configs/final.py --against=torch --against=xla
+
+Rivals are ``xla``, the same program with XLA's own convolutions (on CPU the project has others), and ``torch``, PyTorch
+as the paper's authors wrote it, and tuned. Each contender is a process, so that its memory and threads do not disturb
+the others. Results are medians over the rounds, without a warm-up round. Every timing ends when the result is ready.
+``JAX_PLATFORMS`` selects the device and ``--config.dtype=bfloat16`` the type.
 """
 
 import argparse
+import contextlib
 import json
 import math
+import os
 import pathlib
+import statistics
+import subprocess
 import sys
-from typing import Any, TypeVar
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import IO, Any, cast
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/ and scripts/
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for scripts/, if this file is run by its path
 
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
-from jaxresnet.config import check_config, get_config
+from jaxresnet.config import check_config, get_config, save_config
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system.errors import UsageError, UserError, user_path
+from jaxresnet.system import malloc
+from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import output_file
-from scripts import turns
-from scripts.benchmark_report import format_report
-from scripts.contenders import EVALUATION, OURS, TORCH, XLA
+from jaxresnet.system.terminal import format_seconds
 
-Number = TypeVar("Number", int, float)
+OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
+TORCH = {
+    "cpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, channels_last, our malloc settings"),
+    "gpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, tuned"),
+}
+WITH_OUR_MALLOC = (OURS, XLA, EVALUATION, TORCH["cpu"][2])
+
+# Live processes at a time, including this project's. With more, their memory decides who is fast.
+AT_ONCE = 4
+
+WARM_UP_SECONDS = 1.0
+
+Turn = dict[str, float]  # wall_seconds, processor_seconds and page_faults of a step
+
+
+class Process:
+    """A contender in its own process (``scripts/contenders.py``). ``facts`` holds its first answer."""
+
+    def __init__(self, config: ConfigDict, kind: str):
+        """Start the contender and wait until it is ready.
+
+        Raises:
+            UserError: the contender ended. The message holds its last line on stderr.
+        """
+        self._kind, self._stderr = kind, tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        # Several processes share a GPU, and by default JAX's first would take most of its memory.
+        variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+        if kind in WITH_OUR_MALLOC:
+            variables = malloc.with_large_pages(variables)
+        with tempfile.TemporaryDirectory() as folder:
+            save_config(config, pathlib.Path(folder))
+            command = [sys.executable, str(pathlib.Path(__file__).with_name("contenders.py")), folder, kind]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr}
+            self._process = subprocess.Popen(command, env=variables, text=True, **pipes)
+            self.facts: dict[str, Any] = self._answer()
+
+    def ask(self, command: str) -> Any:
+        """Send a command, such as ``turn``, and return the answer.
+
+        Raises:
+            UserError: the contender ended. The message holds its last line on stderr.
+        """
+        stdin = cast(IO[str], self._process.stdin)
+        with contextlib.suppress(BrokenPipeError):  # The contender has ended, which reading its answer reports.
+            stdin.write(f"{command}\n")
+            stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        if line := cast(IO[str], self._process.stdout).readline():
+            return json.loads(line)
+        status = self._process.wait()
+        self._stderr.seek(0)
+        said = self._stderr.read().strip().splitlines()
+        raise UserError(f"{self._kind} ended with status {status}: {said[-1] if said else 'no output'}")
+
+    def close(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._stderr.close()
+
+
+@contextlib.contextmanager
+def started(config: ConfigDict, kind: str) -> Iterator[Process]:
+    """Start a contender, and kill its process on exit."""
+    _say(f"starting {kind}")
+    process = Process(config, kind)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def take_turns(processes: dict[str, Process], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Let each process warm up for ``WARM_UP_SECONDS`` per round, and then time one dispatch.
+
+    During the warm-up the system may still be busy with memory that the previous process returned. After PyTorch's
+    turn, a step of the final model took 4.5 s and the next one 2.5 s. The first round does not count either.
+
+    Returns:
+        For each process, a list over the rounds for each field of ``Turn``.
+    """
+    turns: dict[str, list[Turn]] = {name: [] for name in processes}
+    for number in range(rounds + 1):
+        for name, process in processes.items():
+            _say(f"round {number} of {rounds}: {name}")
+            warm = time.monotonic() + WARM_UP_SECONDS
+            process.ask("turn")
+            while time.monotonic() < warm:
+                process.ask("turn")
+            turns[name].append(process.ask("turn"))
+    return {name: {field: [turn[field] for turn in each[1:]] for field in each[0]} for name, each in turns.items()}
+
+
+def compare(config: ConfigDict, ours: Process, rivals: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Time this project and its rivals, ``AT_ONCE`` processes at a time.
+
+    Returns:
+        Facts and turns of each contender. ``relative`` is the wall time divided by ours in each round.
+    """
+    groups = [rivals[first : first + AT_ONCE - 1] for first in range(0, len(rivals), AT_ONCE - 1)] or [[]]
+    costs: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        with contextlib.ExitStack() as stack:
+            processes = {OURS: ours} | {kind: stack.enter_context(started(config, kind)) for kind in group}
+            turns = take_turns(processes, rounds)
+        for kind, process in processes.items():
+            walls = zip(turns[kind]["wall_seconds"], turns[OURS]["wall_seconds"], strict=True)
+            cost = turns[kind] | process.facts | {"relative": [wall / our for wall, our in walls]}
+            costs.setdefault(kind, cost)
+    return costs
 
 
 def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathlib.Path | None) -> dict[str, Any]:
@@ -35,21 +153,20 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
 
     If ``profile`` is given, a profile of one dispatch is written to that folder.
     """
-    with turns.started(config, OURS, _say) as ours:
+    with started(config, OURS) as ours:
         platform = ours.facts["platform"]
         if "torch" in against and platform not in TORCH:
             raise UserError(f"--against=torch: PyTorch is timed on {' and '.join(TORCH)}, but JAX runs on {platform}")
         if "xla" in against and platform == "tpu":
             raise UserError("--against=xla: on TPU all convolutions are XLA's; leave it out")
-        rivals = list(TORCH[platform]) if "torch" in against else []
-        rivals += [XLA] if "xla" in against else []
-        costs = turns.compare(config, ours, rivals, rounds, _say)
+        rivals = [*(TORCH[platform] if "torch" in against else ()), *([XLA] if "xla" in against else ())]
+        costs = compare(config, ours, rivals, rounds)
         if profile:
             ours.ask(f"profile {profile.resolve()}")
         _say("a large matrix product")
         ceiling = ours.ask(f"ceiling {config.dtype}")
-    with turns.started(config, EVALUATION, _say) as evaluation:
-        evaluated = turns.take_turns({EVALUATION: evaluation}, rounds, _say)[EVALUATION]
+    with started(config, EVALUATION) as evaluation:
+        evaluated = take_turns({EVALUATION: evaluation}, rounds)[EVALUATION]
     return {
         "config": config.name,
         "dtype": config.dtype,
@@ -57,68 +174,130 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
         "flop_per_image": ours.facts["flop_per_image"],
         "matrix_product_flop_per_second": ceiling,
         "contenders": costs,
-        "evaluation": evaluation.facts | turns.describe(evaluated),
+        "evaluation": evaluation.facts | evaluated,
     }
 
 
-def check_batch_sizes(config: ConfigDict, others: list[int]) -> None:
-    """Check that no batch is larger than the training set.
+def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> Iterator[tuple[str, float, ConfigDict]]:
+    """Yield ``batch_size`` or ``width``, its value, and the config with it. A width multiplies the channels.
 
     Raises:
-        UserError: a batch size is too large, or the data cannot be read.
+        UserError: a config is invalid, or a batch is larger than the training set.
     """
     size = len(load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes).train)
-    for batch_size in [config.batch_size, *others]:
+    for batch_size in [config.batch_size, *batch_sizes]:
         if batch_size > size:
             raise UserError(f"batch size {batch_size} is larger than the {size:,} training images; give a smaller one")
-
-
-def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> list[tuple[dict[str, float], ConfigDict]]:
-    """Create configs with other batch sizes and other widths of the model.
-
-    Returns:
-        Pairs of the changed field, ``batch_size`` or ``width``, and the config.
-
-    Raises:
-        UserError: a config is invalid.
-    """
-    variants = []
-    changes: list[dict[str, float]] = [{"batch_size": size} for size in batch_sizes]
-    changes += [{"width": width} for width in widths]
-    for variant in changes:
+    changes = [*(("batch_size", size) for size in batch_sizes), *(("width", width) for width in widths)]
+    for name, value in changes:
         changed = config.copy_and_resolve_references()
         with changed.unlocked():
-            changed.batch_size = variant.get("batch_size", config.batch_size)
-            width = variant.get("width", 1)
-            changed.model.channels = tuple(max(round(channels * width), 1) for channels in config.model.channels)
+            if name == "batch_size":
+                changed.batch_size = value
+            else:
+                changed.model.channels = tuple(max(round(channels * value), 1) for channels in config.model.channels)
         check_config(changed)
-        variants.append((variant, changed))
-    return variants
+        yield name, value, changed
 
 
-def measure_growth(variants: list[tuple[dict[str, float], ConfigDict]], rounds: int) -> list[dict[str, Any]]:
-    """Measure the training step of each variant. If one fails, such as for lack of memory, record its error."""
-    measured = []
-    for variant, config in variants:
-        growth: dict[str, Any] = {**variant}
+def measure_growth(variants: list[tuple[str, float, ConfigDict]], rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield the measured training step of each variant, or its error, such as a lack of memory."""
+    for name, value, config in variants:
         try:
-            with turns.started(config, OURS, _say) as process:
-                growth |= {name: process.facts.get(name) for name in ("memory", "flop_per_image")}
-                growth |= turns.describe(turns.take_turns({str(variant): process}, rounds, _say)[str(variant)])
+            with started(config, OURS) as process:
+                facts = {each: process.facts.get(each) for each in ("memory", "flop_per_image")}
+                yield {name: value} | facts | take_turns({name: process}, rounds)[name]
         except UserError as error:
-            growth |= {"error": str(error)}
-        measured.append(growth)
-    return measured
+            yield {name: value, "error": str(error)}
 
 
-def _numbers(flag: str, text: str, kind: type[Number]) -> list[Number]:
-    try:
-        numbers = [kind(number) for number in text.split(",") if number]
-        if all(0 < number < math.inf for number in numbers):
-            return numbers
-    except ValueError:
-        pass
-    raise UsageError(f"{flag}={text}: expected positive numbers, with commas between them")
+_HEADER = ("step", "processor time", "page faults", "images/s", "TFLOP/s", "of the ceiling")
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """Format the measurements as Markdown: contenders, facts, and growth if it was measured."""
+    batch_size, ceiling, flop = (report[n] for n in ("batch_size", "matrix_product_flop_per_second", "flop_per_image"))
+    ours, evaluation = report["contenders"][OURS], report["evaluation"]
+    contenders = []
+    for name, cost in report["contenders"].items():
+        ratios = cost["relative"]
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        contenders.append([name, *_speed(cost, batch_size, flop, ceiling), "1" if name == OURS else spread])
+    facts = {name: cost for name, cost in report["contenders"].items() if "compile_seconds" in cost}
+    devices = "" if ours["device_count"] == 1 else f", {ours['device_count']} devices"
+    seconds = statistics.median(evaluation["wall_seconds"])
+    rows = {
+        "device": f"{ours['device']}{devices}, {report['dtype']}, batch size {batch_size}",
+        "ceiling, a large matrix product": f"{ceiling / 1e12:.3g} TFLOP/s",
+        "steps per dispatch": ours["steps_per_dispatch"],
+        "compilation": ", ".join(f"{name} {cost['compile_seconds']:.1f} s" for name, cost in facts.items()),
+        "memory per device, data set included": ", ".join(
+            f"{name} {_gib(cost['memory'])}" for name, cost in facts.items() if "memory" in cost
+        ),
+        "start of the program to the end of the first dispatch": format_seconds(ours["first_step_seconds"]),
+        "of that, reading the data": f"{ours['load_seconds']:.2f} s",
+        "evaluation": f"{evaluation['batch_size'] / seconds:,.0f} images/s",
+    }
+    tables = [
+        markdown_table(["", *_HEADER, "time relative to ours (least to most)"], contenders),
+        markdown_table(["", ""], rows.items()),
+    ]
+    growth = []
+    for each in report["growth"]:
+        name = "width" if "width" in each else "batch_size"
+        title = f"{name.replace('_', ' ')} {each[name]:g}"
+        if "error" in each:
+            growth.append([title, each["error"], *[""] * len(_HEADER)])
+        else:
+            speed = _speed(each, each.get("batch_size", batch_size), each["flop_per_image"], ceiling)
+            growth.append([title, *speed, _gib(each["memory"]) if each["memory"] else "unknown"])
+    if growth:
+        tables.append(markdown_table(["", *_HEADER, "memory"], growth))
+    return "\n\n".join(tables)
+
+
+def markdown_table(header: Any, rows: Any) -> str:
+    """Format a table in Markdown."""
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _speed(cost: dict[str, Any], batch_size: float, flop: float, ceiling: float) -> list[str]:
+    """Return the cells of ``_HEADER``, from the medians of a contender's turns."""
+    wall, processor, faults = (
+        statistics.median(cost[name]) for name in ("wall_seconds", "processor_seconds", "page_faults")
+    )
+    pace = flop * batch_size / wall
+    times = [f"{1e3 * seconds:,.{0 if seconds > 0.02 else 2}f} ms" for seconds in (wall, processor)]
+    return [*times, f"{faults:,.0f}", f"{batch_size / wall:,.0f}", f"{pace / 1e12:.3g}", f"{pace / ceiling:.0%}"]
+
+
+def _numbers(text: str, kind: type[Any]) -> list[Any]:
+    """Return the positive numbers in a list with commas."""
+    numbers = [kind(each) for each in text.split(",") if text]
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError
+    return numbers
+
+
+def _count(text: str) -> int:
+    (number,) = _numbers(text, int)
+    return int(number)
+
+
+def _integers(text: str) -> list[int]:
+    return _numbers(text, int)
+
+
+def _floats(text: str) -> list[float]:
+    return _numbers(text, float)
+
+
+_count.__name__ = "positive number"  # argparse names the functions in its messages
+_integers.__name__ = _floats.__name__ = "list of positive numbers"
 
 
 def _say(text: str) -> None:
@@ -128,14 +307,11 @@ def _say(text: str) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the benchmark that the flags describe."""
     out = output_file("--out", arguments.out, arguments.force, (".json",)) if arguments.out else None
-    profile = user_path(arguments.profile) if arguments.profile else None
-    batch_sizes = _numbers("--batch_sizes", arguments.batch_sizes, int)
-    widths = _numbers("--widths", arguments.widths, float)
     config = get_config(arguments.config, arguments.overrides)
-    check_batch_sizes(config, batch_sizes)
-    variants = vary(config, batch_sizes, widths)
+    variants = list(vary(config, arguments.batch_sizes, arguments.widths))
+    profile = user_path(arguments.profile) if arguments.profile else None
     report = measure(config, arguments.against, arguments.rounds, profile)
-    report["growth"] = measure_growth(variants, arguments.rounds)
+    report["growth"] = list(measure_growth(variants, arguments.rounds))
     _say("")
     print(f"\n{format_report(report)}")
     if out:
@@ -146,12 +322,12 @@ def run(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = cli.Parser("scripts.benchmark", __doc__)
-    parser.add_config("config file whose training is timed")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one warm-up round (default: 7)")
-    against = "rival to time, interleaved; may be repeated"
-    parser.add_argument("--against", action="append", default=[], choices=("torch", "xla"), help=against)
-    parser.add_argument("--batch_sizes", default="", help="also time these batch sizes, such as 32,64,128,256,512")
-    parser.add_argument("--widths", default="", help="also time the model with its channels times these, as in 0.5,2")
+    parser.add_config()
+    parser.add_argument("--rounds", type=_count, default=7, help="timed rounds, after one warm-up round")
+    rivals = "rival to time, interleaved; may be repeated"
+    parser.add_argument("--against", action="append", default=[], choices=["torch", "xla"], help=rivals)
+    parser.add_argument("--batch_sizes", type=_integers, default=[], help="also time these, such as 32,64,2048")
+    parser.add_argument("--widths", type=_floats, default=[], help="also multiply the channels by these, such as 0.5,2")
     parser.add_argument("--out", help="JSON file for the measurements")
     parser.add_argument("--profile", help="folder for a profile of one dispatch")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")

@@ -1,8 +1,8 @@
-"""Contenders of ``benchmark.py``: this project's training steps and evaluation, and PyTorch's training steps.
+"""A contender of ``benchmark.py``: this project's training or evaluation, or PyTorch's training.
 
-Each contender is a process: ``contenders.py FOLDER KIND`` reads ``FOLDER/config.json`` and answers in JSON lines on
-stdout. The first line tells that the contender is ready, and how it was set up. Every line on stdin then names one of
-``_COMMANDS``. For example, ``turn`` runs one dispatch and answers its cost.
+``contenders.py FOLDER KIND`` reads ``FOLDER/config.json`` and answers in JSON lines on stdout: facts about itself once
+it is ready, and then an answer to each line on stdin. ``turn`` runs one dispatch and answers what a step of it cost,
+``profile FOLDER`` profiles one, and ``ceiling DTYPE`` answers the FLOP/s of a large matrix product.
 """
 
 import time
@@ -16,7 +16,7 @@ import pathlib
 import resource
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for the tests' PyTorch model
 
@@ -41,48 +41,13 @@ from jaxresnet.core.programs import (
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
 from jaxresnet.data.cifar import IMAGE_SHAPE
-from jaxresnet.data.loading import Dataset, load_dataset
+from jaxresnet.data.loading import Dataset, Split, load_dataset
 from jaxresnet.system import devices, malloc
 from jaxresnet.system.errors import UserError, one_line
+from scripts.benchmark import EVALUATION, TORCH, WITH_OUR_MALLOC, XLA, Turn
 
-OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
-TORCH = {
-    "cpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, channels_last, our malloc settings"),
-    "gpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, tuned"),
-}
-
-
-def has_our_malloc(kind: str) -> bool:
-    """Return True if a contender of this kind runs with the settings of ``jaxresnet.system.malloc``."""
-    return kind in (OURS, XLA, EVALUATION, TORCH["cpu"][2])
-
-
-class Turn(NamedTuple):
-    """Mean cost of a step in one dispatch.
-
-    Attributes:
-        wall: seconds until the result was ready.
-        processor: user and system seconds of the process, summed over all cores.
-        page_faults: memory pages that the system had to provide.
-    """
-
-    wall: float
-    processor: float
-    page_faults: float
-
-
-class Contender(NamedTuple):
-    """A program to time.
-
-    Attributes:
-        run: function that runs ``steps`` steps and returns when they are done.
-        steps: steps per call of ``run``.
-        facts: JSON data about the program and its set-up.
-    """
-
-    run: Callable[[], None]
-    steps: int
-    facts: dict[str, Any]
+# A function that runs a number of steps and returns when they are done, that number, and facts for the report.
+Contender = tuple[Callable[[], None], int, dict[str, Any]]
 
 
 def create_contender(config: ConfigDict, kind: str) -> Contender:
@@ -94,29 +59,28 @@ def create_contender(config: ConfigDict, kind: str) -> Contender:
     is_torch = kind.startswith("PyTorch")
     if not is_torch:
         devices.set_up_jax()
-    elif has_our_malloc(kind):
+    elif kind in WITH_OUR_MALLOC:
         malloc.keep_freed_blocks()
     start = time.perf_counter()
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     load_seconds = time.perf_counter() - start
-    steps = steps_per_dispatch(config.steps_per_dispatch)
     if is_torch:
-        contender = _torch_training(config, dataset, steps, kind)
+        run, steps, facts = _torch_training(config, dataset, kind)
     elif kind == EVALUATION:
-        contender = _jax_evaluation(config, dataset, steps)
+        run, steps, facts = _jax_evaluation(config, dataset)
     else:
-        contender = _jax_training(config, dataset, steps, xla=kind == XLA)
-    contender.run()
-    seconds = {"load_seconds": load_seconds, "first_step_seconds": time.perf_counter() - START}
-    return contender._replace(facts=contender.facts | seconds)
+        run, steps, facts = _jax_training(config, dataset, xla=kind == XLA)
+    run()
+    return run, steps, facts | {"load_seconds": load_seconds, "first_step_seconds": time.perf_counter() - START}
 
 
-def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -> Contender:
+def _jax_training(config: ConfigDict, dataset: Dataset, xla: bool) -> Contender:
     """Create the training program, on random images. If ``xla``, it has XLA's own convolutions."""
-    programs, state, data = _create(config, put_on_devices(dataset.train.images, dataset.train.labels, create_mesh()))
+    programs, state, data = _create(config, dataset.train)
     if xla:
         model = create_model(config).clone(conv_general_dilated=jax.lax.conv_general_dilated, relu=jax.nn.relu)
         state = state.replace(apply_fn=model.apply)
+    steps = steps_per_dispatch(config.steps_per_dispatch)
     indices = np.random.default_rng(0).integers(0, len(dataset.train), (steps, config.batch_size), np.int32)
     hyperparams = Hyperparams(config.schedule.learning_rate, config.optimizer.momentum)
     hyperparams = jax.tree.map(lambda value: np.full(steps, value, np.float32), hyperparams)
@@ -135,34 +99,35 @@ def _jax_training(config: ConfigDict, dataset: Dataset, steps: int, xla: bool) -
         state, metrics = dispatch(program, state, data, indices, hyperparams)
         jax.block_until_ready((state, metrics))
 
-    return Contender(run, steps, facts)
+    return run, steps, facts
 
 
-def _jax_evaluation(config: ConfigDict, dataset: Dataset, steps: int) -> Contender:
+def _jax_evaluation(config: ConfigDict, dataset: Dataset) -> Contender:
     """Create the evaluation program, on the first test images."""
-    programs, state, data = _create(config, put_on_devices(dataset.test.images, dataset.test.labels, create_mesh()))
+    programs, state, data = _create(config, dataset.test)
     batch_size = min(config.eval_batch_size, len(dataset.test))
-    indices, mask = next(eval_batches(len(dataset.test), batch_size, steps))
+    indices, mask = next(eval_batches(len(dataset.test), batch_size, steps_per_dispatch(config.steps_per_dispatch)))
 
     def run() -> None:
         jax.block_until_ready(dispatch(programs.evaluate, state, data, indices, mask))
 
-    return Contender(run, len(indices), {"batch_size": batch_size})
+    return run, len(indices), {"batch_size": batch_size}
 
 
-def _create(config: ConfigDict, data: DeviceSplit) -> tuple[Steps, TrainState, DeviceSplit]:
+def _create(config: ConfigDict, split: Split) -> tuple[Steps, TrainState, DeviceSplit]:
     mesh = create_mesh()
+    data = put_on_devices(split.images, split.labels, mesh)
     state = replicate(create_train_state(config, data.image_shape), mesh)
     transform = create_transform(config, config.num_epochs - 1)  # the last epochs train on whole images
     return jit_steps(transform, mesh), state, data
 
 
-def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str) -> Contender:
+def _torch_training(config: ConfigDict, dataset: Dataset, kind: str) -> Contender:
     """Create training of the tests' PyTorch model, on the GPU if JAX uses one.
 
     ``kind`` names the layout and type. ``PyTorch`` alone is as the paper's authors wrote it: float32 in the default
-    layout. ``tuned`` is channels_last with ``torch.compile``. If the config's type is bfloat16, it also has bfloat16
-    autocast. PyTorch trains on one fixed batch without augmentation; this project's program also crops and flips.
+    layout. ``tuned`` is channels_last with ``torch.compile``, and bfloat16 autocast if the config's type is bfloat16.
+    PyTorch trains on one fixed batch without augmentation; this project's program also crops and flips.
     """
     import torch
     import torch.nn.functional as F
@@ -173,7 +138,7 @@ def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str)
     device = torch.device("cuda" if gpu else "cpu")
     torch.backends.cudnn.benchmark = True  # as in the authors' script; no effect on CPU
     tuned = kind == TORCH["gpu"][2]
-    dimensions = config.model
+    steps, dimensions = steps_per_dispatch(config.steps_per_dispatch), config.model
     pooling = dimensions.pooling if dimensions.pooling == "global" else int(dimensions.pooling)
     model = TorchResNet(
         dimensions.channels, dimensions.blocks, dimensions.kernel_size, dimensions.shortcut_kernel_size,
@@ -200,48 +165,31 @@ def _torch_training(config: ConfigDict, dataset: Dataset, steps: int, kind: str)
         if gpu:
             torch.cuda.synchronize()
 
-    return Contender(run, steps, {"versions": {"torch": str(torch.__version__)}})
+    return run, steps, {"versions": {"torch": str(torch.__version__)}}
 
 
-def take_turn(contender: Contender) -> Turn:
-    """Run the contender once and return what each of its steps cost."""
+def take_turn(run: Callable[[], None], steps: int) -> Turn:
+    """Run a contender once and return what each of its steps cost."""
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    contender.run()
+    run()
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    costs = (wall, processor, after.ru_minflt - before.ru_minflt)
-    return Turn(*(cost / contender.steps for cost in costs))
+    costs = {"wall_seconds": wall, "processor_seconds": processor, "page_faults": after.ru_minflt - before.ru_minflt}
+    return {name: cost / steps for name, cost in costs.items()}
 
 
-def _profile(contender: Contender, folder: str) -> None:
-    with jax.profiler.trace(folder, create_perfetto_trace=True):
-        contender.run()
-
-
-def _ceiling(dtype: str) -> float:
-    """Return the FLOP/s of a large matrix product on all devices. On CPU one product already uses all cores."""
-    return matrix_product_pace(dtype) * (1 if jax.default_backend() == "cpu" else jax.device_count())
-
-
-_COMMANDS: dict[str, Callable[[Contender, str], Any]] = {
-    "turn": lambda contender, _: take_turn(contender)._asdict(),
-    "profile": _profile,
-    "ceiling": lambda _, dtype: _ceiling(dtype),
-}
-
-
-def matrix_product_pace(dtype: str = "float32") -> float:
-    """Return the FLOP/s of a large matrix product, the best of five: an upper bound for any model."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    matrix = jnp.ones((size, size), dtype)
-    product = jax.jit(jnp.matmul)
+def ceiling(dtype: str) -> float:
+    """Return the FLOP/s of a large matrix product on all devices, the best of five: an upper bound for any model."""
+    on_cpu = jax.default_backend() == "cpu"
+    size = 2048 if on_cpu else 8192
+    matrix, product = jnp.ones((size, size), dtype), jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
     seconds = []
     for _ in range(5):
         start = time.monotonic()
         product(matrix, matrix).block_until_ready()
         seconds.append(time.monotonic() - start)
-    return 2 * size**3 / min(seconds)
+    return 2 * size**3 / min(seconds) * (1 if on_cpu else jax.device_count())  # on CPU one product uses all cores
 
 
 def main() -> None:
@@ -254,11 +202,16 @@ def main() -> None:
         print(json.dumps(value), file=answers, flush=True)
 
     try:
-        contender = create_contender(load_config(pathlib.Path(folder)), kind)
-        answer(contender.facts)
+        run, steps, facts = create_contender(load_config(pathlib.Path(folder)), kind)
+        answer(facts)
         for line in sys.stdin:
             command, _, argument = line.strip().partition(" ")
-            answer(_COMMANDS[command](contender, argument))
+            if command == "profile":
+                with jax.profiler.trace(argument, create_perfetto_trace=True):
+                    run()
+                answer(None)
+            else:
+                answer(take_turn(run, steps) if command == "turn" else ceiling(argument))
     except (UserError, jax.errors.JaxRuntimeError) as error:  # such as out of memory
         sys.exit(one_line(error))
 

@@ -39,12 +39,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import quickstart
-from jaxresnet import cli
+from jaxresnet import cli, training
 from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.programs import Steps, jit_steps
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.devices import set_up_jax
-from jaxresnet.training import loop
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.folder import write_confusion, write_summary
 from jaxresnet.workdir.log import MetricsWriter
@@ -308,15 +307,15 @@ def _train(
 
     patch = unittest.mock.patch.object
     with (
-        patch(loop, "jit_steps", jit_announced),
-        patch(loop, "evaluate", announced(EVALUATION, evaluate)),
+        patch(training, "jit_steps", jit_announced),
+        patch(training, "evaluate", announced(EVALUATION, evaluate)),
         patch(Checkpointer, "save", announced(SAVE, Checkpointer.save)),
         patch(MetricsWriter, "write", announced(LINE, MetricsWriter.write)),
-        patch(loop, "write_confusion", announced(END, write_confusion)),
-        patch(loop, "write_summary", announced(END, write_summary)),
+        patch(training, "write_confusion", announced(END, write_confusion)),
+        patch(training, "write_summary", announced(END, write_summary)),
         cli.command(),
     ):
-        loop.train_and_evaluate(config, str(workdir))
+        training.train_and_evaluate(config, str(workdir))
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Bit-for-bit comparison of finished runs."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -91,7 +90,7 @@ def differences(actual: Outcome, expected: Outcome) -> list[str]:
 
 
 def _fields(progress: Progress) -> dict[str, Any]:
-    return without_timings(dataclasses.asdict(progress))
+    return without_timings(progress.to_json())
 
 
 def _differing_lines(actual: list[dict[str, Any]], expected: list[dict[str, Any]]) -> Iterator[str]:

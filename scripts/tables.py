@@ -16,11 +16,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for scripts/, if this file is run by its path
+
+from scripts.benchmark import format_report, markdown_table
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # for scripts/, if this file is run by its path
-
-from scripts.benchmark_report import format_report  # noqa: E402
-
 MEASUREMENTS, RUNS = ROOT / "results" / "measurements", ROOT / "results" / "runs"
 
 # Steps of 200 epochs of the final model, and their last batches and evaluations.
@@ -36,10 +36,6 @@ def _read(name: str) -> Any:
 def _contenders(name: str) -> str:
     """Return the table of the contenders in a report of ``scripts/benchmark.py``."""
     return format_report(_read(name)).partition("\n\n")[0]
-
-
-def _table(header: Sequence[str], rows: Iterator[Sequence[Any]]) -> str:
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
 
 
 def _round(value: float) -> str:
@@ -70,13 +66,13 @@ def growth() -> str:
             memory = f"{record['memory'] / 2**30:.2f} GiB"
             yield f"{name.replace('_', ' ')} {record[name]:g}", f"{batch / seconds:,.0f}", f"{share:.0%}", memory
 
-    return _table(("", "images/s", "of the ceiling", "memory"), rows())
+    return markdown_table(("", "images/s", "of the ceiling", "memory"), rows())
 
 
 def accelerators() -> str:
     """Return the costs of the final model's training step in bfloat16 on devices that it was compiled for."""
     header = ("devices", "memory", "read and written in a step", "roofline of a step", "200 epochs")
-    return _table(
+    return markdown_table(
         header,
         (
             (
@@ -95,7 +91,7 @@ def accelerators() -> str:
 def full_effort() -> str:
     """Return libtpu's own estimates of the training step."""
     header = ("devices", "memory", "read and written in a step", "a step", "200 epochs")
-    return _table(
+    return markdown_table(
         header,
         (
             (
@@ -119,7 +115,7 @@ def pilots() -> str:
         blocks = "-".join(map(str, arm["blocks"]))
         key = (blocks, arm["optimizer"], arm["learning_rate"], zero, arm["label_smoothing"], arm["dtype"])
         arms.setdefault(key, []).append(f"{arm['validation_accuracy']:.2f}")
-    return _table(header, ((*key, ", ".join(scores)) for key, scores in arms.items()))
+    return markdown_table(header, ((*key, ", ".join(scores)) for key, scores in arms.items()))
 
 
 def gradients() -> str:
@@ -138,7 +134,7 @@ def gradients() -> str:
                 f"{_round(min(ratios))} to {_round(max(ratios))}" if ratios else "",
             )
 
-    return _table(header, rows())
+    return markdown_table(header, rows())
 
 
 def skips() -> str:
@@ -154,7 +150,7 @@ def skips() -> str:
             accuracies = (f"{last[f'{split}_accuracy']:.2f}" for split in ("train", "validation"))
             yield layers, "no" if plain else "yes", f"{last['train_loss']:.3f}", *accuracies, f"{seconds / 60:.0f} min"
 
-    return _table(header, rows())
+    return markdown_table(header, rows())
 
 
 TABLES: dict[str, Callable[[], str]] = {

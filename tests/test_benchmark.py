@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from scripts import turns
-from scripts.benchmark_report import format_report
-from scripts.contenders import OURS, TORCH, XLA, Turn
+from scripts import benchmark
+from scripts.benchmark import OURS, TORCH, XLA, format_report
 from tests.conftest import REPOSITORY
 
 SMALL = ["--config=configs/quickstart.py", "--config.model.channels=4,8", "--config.model.blocks=1,1"]
@@ -26,7 +25,7 @@ def run(subprocess_environment):
 
 
 @pytest.mark.reliability
-def test_everything_is_measured(run, tmp_path):
+def test_benchmark_measures_everything(run, tmp_path):
     out = tmp_path / "o.json"
     growth = ["--batch_sizes=4,16", "--widths=0.5,2"]
     done = run("--against=torch", "--against=xla", *growth, f"--out={out}", f"--profile={tmp_path / 'profile'}")
@@ -55,7 +54,7 @@ def test_everything_is_measured(run, tmp_path):
     assert format_report(report) in done.stdout
 
 
-def test_a_report_says_what_its_figures_say():
+def test_report_has_the_figures():
     cost = {"processor_seconds": [0.5], "page_faults": [1234, 0, 5000]}
     ours = {
         "wall_seconds": [0.001, 0.002, 0.0005], "relative": [1, 1, 1], "device": "a GPU", "device_count": 1,
@@ -85,26 +84,27 @@ class FakeProcess:
     def __init__(self, name, seconds, order):
         self.name, self.seconds, self.order, self.facts = name, seconds, order, {}
 
-    def turn(self):
+    def ask(self, command):
+        assert command == "turn"
         self.order.append(self.name)
         seconds = self.seconds * (1 if self.order[-2:] == [self.name] * 2 else 10)
-        return Turn(seconds, 2 * seconds, 7)
+        return {"wall_seconds": seconds, "processor_seconds": 2 * seconds, "page_faults": 7}
 
 
-def test_four_processes_at_a_time_take_turns(monkeypatch):
-    monkeypatch.setattr(turns, "WARM_UP_SECONDS", 0.0)
+def test_four_processes_are_interleaved(monkeypatch):
+    monkeypatch.setattr(benchmark, "WARM_UP_SECONDS", 0.0)
     order, alive, most = [], {OURS}, 0
 
     @contextlib.contextmanager
-    def started(config, kind, say):
+    def started(config, kind):
         nonlocal most
         alive.add(kind)
         most = max(most, len(alive))
         yield FakeProcess(kind, 3.0, order)
         alive.remove(kind)
 
-    monkeypatch.setattr(turns, "started", started)
-    costs = turns.compare(None, FakeProcess(OURS, 2.0, order), ["a", "b", "c", "d"], 2, lambda text: None)
+    monkeypatch.setattr(benchmark, "started", started)
+    costs = benchmark.compare(None, FakeProcess(OURS, 2.0, order), ["a", "b", "c", "d"], 2)
     assert order == [OURS, OURS, "a", "a", "b", "b", "c", "c"] * 3 + [OURS, OURS, "d", "d"] * 3 and most == 4
     assert list(costs) == [OURS, "a", "b", "c", "d"]
     assert costs["d"] == {
@@ -116,12 +116,12 @@ def test_four_processes_at_a_time_take_turns(monkeypatch):
 @pytest.mark.parametrize(
     ("flag", "reason"),
     [
-        ("--batch_sizes=32,many", "--batch_sizes=32,many: expected positive numbers, with commas between them"),
-        ("--widths=0", "--widths=0: expected positive numbers"),
-        ("--widths=inf", "--widths=inf: expected positive numbers"),
+        ("--batch_sizes=32,many", "--batch_sizes: invalid list of positive numbers value: '32,many'"),
+        ("--widths=0", "--widths: invalid list of positive numbers value: '0'"),
+        ("--widths=inf", "--widths: invalid list of positive numbers value: 'inf'"),
         ("--batch_sizes=100000", "batch size 100000 is larger than the 1,437 training images"),
-        ("--rounds=0", "--rounds=0"),
-        ("--against=keras", "--against=keras"),
+        ("--rounds=0", "--rounds"),
+        ("--against=keras", "invalid choice: 'keras'"),
     ],
 )
 def test_mistakes_get_one_line(run, flag, reason):

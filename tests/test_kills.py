@@ -25,7 +25,7 @@ from tests.conftest import REPOSITORY, arguments_of
 pytestmark = pytest.mark.reliability
 
 
-def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(tmp_path, thorough, count):
+def test_killed_run_ends_exactly(tmp_path, thorough, count):
     result = kills.kill_and_compare(40 if thorough else 10, 0, tmp_path)
     assert result.differences == []
     assert result.kills.keys() >= {kills.START, kills.STEP, kills.EVALUATION, kills.SAVE}
@@ -71,7 +71,7 @@ def test_every_difference_is_found(change, difference):
 
 
 @pytest.mark.parametrize("found", [[], ["run1: confusion.csv differs"]])
-def test_the_status_tells_whether_the_runs_differ(monkeypatch, capsys, tmp_path, found):
+def test_kills_status_reports_differences(monkeypatch, capsys, tmp_path, found):
     result = kills.Result(collections.Counter({kills.SAVE: 2, kills.START: 1}), 1, found)
     monkeypatch.setattr(kills, "kill_and_compare", lambda *arguments: result)
     monkeypatch.setattr(sys, "argv", ["kills.py", "--kills=3"])
@@ -155,7 +155,7 @@ def undisturbed(fields, tmp_path_factory):
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
 @pytest.mark.parametrize("moment", ["step", "evaluation"])
-def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturbed, tmp_path, count, moment, number):
+def test_signal_saves_and_ends_run(start, fields, undisturbed, tmp_path, count, moment, number):
     """The exit status is the one of a shell for that signal, so a scheduler starts the run again."""
     config, expected = undisturbed
     workdir = tmp_path / "run"
@@ -181,7 +181,19 @@ def test_a_signal_saves_and_ends_the_run_within_seconds(start, fields, undisturb
     count("signals answered")
 
 
-def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, subprocess_environment):
+def test_signal_during_first_compilation_saves(start, tmp_path, count):
+    """A network of this size takes long to compile, and signals wait for that."""
+    size = ["--config.model.channels=(16,32,64)", "--config.model.blocks=(2,2,2)"]
+    process = start("jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *size)
+    assert process.stdout.readline() == "reading digits ...\n"
+    assert "compiling the first step" in process.stdout.readline()
+    time.sleep(0.5)
+    (line,) = answer_to(process, signal.SIGINT)
+    assert process.returncode == 130 and "stopped by SIGINT and saved after step" in line
+    count("signals answered")
+
+
+def test_closed_terminal_saves_run(tmp_path, subprocess_environment):
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={workdir}"]
     process, terminal = pty.fork()
@@ -200,14 +212,14 @@ def test_a_run_whose_terminal_is_closed_is_saved(tmp_path, subprocess_environmen
     assert max(steps) > 23 and not (workdir / "summary.json").exists()  # 23 steps are an epoch
 
 
-def test_an_interrupted_command_gets_the_status_of_a_signal(capsys):
+def test_interrupted_command_has_signal_status(capsys):
     with pytest.raises(SystemExit) as end, cli.command():
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == "jaxresnet: interrupted\n"
 
 
-def test_a_run_does_not_hear_signals_that_are_ignored():
+def test_ignored_signals_stay_ignored():
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with signals.stop_signal() as received:
@@ -221,7 +233,7 @@ def test_a_run_does_not_hear_signals_that_are_ignored():
         signal.signal(signal.SIGINT, previous)
 
 
-def test_an_interrupted_command_gets_its_status_where_nobody_reads(monkeypatch):
+def test_interrupted_status_survives_closed_stderr(monkeypatch):
     class Gone:
         def write(self, text):
             raise BrokenPipeError

@@ -1,36 +1,32 @@
 """Save and restore runs with orbax.
 
-A fault costs at most the work since the newest undamaged checkpoint. orbax writes a checkpoint to a temporary folder
-and renames it when it is complete. A checksum detects what orbax does not: bits that changed on the disk.
+A checkpoint holds a run's state, the variables of its best epoch, and its progress. orbax writes it to a temporary
+folder and renames it when it is complete. A checksum detects what orbax does not: bits that changed on the disk. A
+fault costs the work since the newest undamaged checkpoint and no more, because any step can be computed again.
 """
 
-import concurrent.futures
 import contextlib
-import dataclasses
+import errno
 import functools
 import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
+from absl import logging
 
 from jaxresnet.core.state import TrainState
 from jaxresnet.system import processes
 from jaxresnet.system.errors import Diverged, UserError, one_line
-from jaxresnet.system.files import write_whole
-from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, DAMAGED_FOLDER, read_summary
-from jaxresnet.workdir.integrity import all_finite, check_fits, checksum, is_unreadable, quiet
+from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, DAMAGED_FOLDER
 from jaxresnet.workdir.progress import Progress
-
-# Suffix of an old checkpoint while the same step is saved again.
-_REPLACED = ".replaced"
-NEWEST_FILE = "newest-checkpoint.json"
 
 # Saved fields of a TrainState. The others follow from the config.
 _SAVED = ("step", "params", "batch_stats", "opt_state")
@@ -40,215 +36,121 @@ class DamagedCheckpoint(UserError):
     """A checkpoint whose content is invalid or is not what was saved."""
 
 
-@dataclasses.dataclass
-class _Best:
-    """Policy that keeps the best epoch's checkpoint. orbax's own BestN forgets it when a run resumes."""
-
-    step: int | None = None
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        return [checkpoint.step == self.step for checkpoint in checkpoints]
-
-
 class Checkpointer:
-    """Checkpoints of a run directory: the latest few and the best."""
+    """The latest few checkpoints of a run directory."""
 
     def __init__(self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False):
         """Open ``workdir``/checkpoints.
 
         Args:
             workdir: run directory.
-            keep: number of latest checkpoints to keep. The best is kept too.
+            keep: number of latest checkpoints to keep.
             read_only: True to never create or delete anything.
         """
-        self._workdir, self._read_only = workdir, read_only
+        self._workdir = workdir
         self._folder = (workdir / CHECKPOINTS_FOLDER).absolute()  # orbax requires an absolute path
-        self._best = _Best()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1) if _writes_in_background() else None
-        self._running: concurrent.futures.Future[None] | None = None
         if not read_only:
-            processes.in_first(self._end_replacements, "replacements ended")
             processes.in_first(self._delete_unfinished, "unfinished checkpoints deleted")
-        with quiet():
-            self._manager = ocp.CheckpointManager(
-                self._folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
-                    enable_async_checkpointing=False,  # it would write in the background, but check in the foreground
-                    create=not read_only,
-                    read_only=read_only,
-                ),
+        with _quiet():
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                enable_async_checkpointing=False,  # it would write in the background, but check in the foreground
+                create=not read_only,
+                read_only=read_only,
             )
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        # If the run ends with an error that the user can fix, another one here would hide it.
-        hidden = contextlib.suppress(UserError) if isinstance(error, UserError) else contextlib.nullcontext()
-        try:
-            with hidden:
-                self.wait()
-        finally:
-            try:
-                if self._thread:
-                    self._thread.shutdown()
-            finally:
-                self._manager.close()
-
-    @property
-    def latest_step(self) -> int | None:
-        """Newest saved step, or None."""
-        return self._manager.latest_step()
-
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Save a checkpoint under the number of steps taken. If this fails, earlier checkpoints are kept.
-
-        On accelerators a thread writes it, and training goes on. Errors of the thread are raised by ``wait``, or by the
-        next ``save`` if that one fails as well.
-
-        Raises:
-            Diverged: a parameter, statistic or optimizer value is NaN or infinite.
-            UserError: the checkpoint cannot be written.
-        """
-        try:
-            self.wait()
-            can_wait = True
-        except Diverged:
-            raise
-        except UserError:  # such as a full disk; the new checkpoint is written at once, to learn whether it lasts
-            can_wait = False
-        saved, fields = {name: getattr(state, name) for name in _SAVED}, dataclasses.asdict(progress)
-        if self._thread and can_wait:
-            copied, is_finite = _copy(saved)
-            self._running = self._thread.submit(self._write, copied, is_finite, fields)
-        else:
-            self._write(saved, all_finite(saved), fields)
-
-    def wait(self) -> None:
-        """Wait until the last checkpoint is written.
-
-        Raises:
-            Diverged: see ``save``.
-            UserError: see ``save``.
-        """
-        running, self._running = self._running, None
-        if running:
-            running.result()
-
-    def join(self) -> None:
-        """Wait until no thread writes. Errors are left to ``wait`` and ``save``."""
-        if self._running:
-            concurrent.futures.wait([self._running])
-
-    def _write(self, saved: dict[str, Any], is_finite: jax.Array, fields: dict[str, Any]) -> None:
-        step = int(saved["step"])
-        if not is_finite:
-            raise Diverged(
-                f"parameters became NaN or infinite at step {step:,}: "
-                f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
-            )
-        fields["checksum"] = checksum(saved, fields)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(saved), progress=ocp.args.JsonSave(fields))
-        self._best.step = fields["best"]["step"] if fields["best"] else None
-        try:
-            if step in self._manager.all_steps():
-                # The run was stopped during an evaluation. Save the step again, now with the result.
-                replaced = self._folder / f"{step}{_REPLACED}"
-                processes.in_first(lambda: self._folder.joinpath(str(step)).rename(replaced), "replacement begun")
-                self._manager.reload()
-            self._manager.save(step, args=args)
-            if processes.is_first():
-                self._end_replacements()
-                if self._folder.exists():  # the workdir may have been moved away
-                    write_whole(self._workdir / NEWEST_FILE, json.dumps({"step": step}) + "\n")
-        except jax.errors.JaxRuntimeError:  # another process has ended, so the caller ends this one too
-            raise
-        except Exception as error:
-            raise self._not_written(error) from error
-
-    def _not_written(self, error: Exception) -> UserError:
-        self._manager.reload()
-        perhaps = ", perhaps because another process of this run has ended" if jax.process_count() > 1 else ""
-        return UserError(
-            f"a checkpoint could not be written to {self._folder}{perhaps} ({one_line(error)}): {self.last_good()}; "
-            "fix that, and run the same command to resume"
-        )
-
-    def _end_replacements(self) -> None:
-        """Delete checkpoints that were saved again. Restore those whose replacement was never finished."""
-        for replaced in self._folder.glob(f"*{_REPLACED}"):
-            replacement = replaced.with_suffix("")
-            if replacement.exists():
-                shutil.rmtree(replaced)
-            else:
-                replaced.rename(replacement)
+    def __exit__(self, *error: object) -> None:
+        self._manager.close()
 
     def _delete_unfinished(self) -> None:
         """Delete what a killed save has left. orbax would do so in the background, beyond the end of a command."""
         for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished)
 
-    def _noted_step(self) -> int | None:
-        """Return the newest recorded step, even if it is gone. Return None if no step was ever saved."""
-        try:
-            return int(json.loads((self._workdir / NEWEST_FILE).read_text(encoding="utf-8"))["step"])
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):  # the record is damaged, but it shows that a step was saved
-            return 0
+    @property
+    def latest_step(self) -> int | None:
+        """Newest saved step, or None."""
+        return self._manager.latest_step()
 
     def last_good(self) -> str:
         """Return a clause for error messages: which checkpoint is kept."""
-        if self.latest_step is None:
-            return "no checkpoint was saved yet"
-        return f"the checkpoint of step {self.latest_step} is kept"
+        step = self.latest_step
+        return "no checkpoint was saved yet" if step is None else f"the checkpoint of step {step} is kept"
 
-    def restore_named(self, state: TrainState, name: str | int) -> tuple[TrainState, Progress]:
-        """Restore the checkpoint that a user names, and change nothing.
-
-        Args:
-            state: state whose shapes and placement the result has, as in ``restore``.
-            name: ``"last"``, ``"best"``, or a step's number.
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Save a checkpoint under the number of steps taken. If this fails, earlier checkpoints are kept.
 
         Raises:
-            DamagedCheckpoint: the checkpoint is damaged, or the last one, which names the best.
-            UserError: there is no such checkpoint, or the one that the run recorded as such is gone.
+            Diverged: a parameter, statistic or optimizer value is NaN or infinite.
+            UserError: the checkpoint cannot be written.
         """
-        noted, name = self._noted_step(), str(name)  # noted first, because a run may be saving
-        if summary := read_summary(self._workdir):
-            noted = max(noted or 0, summary["last"]["step"])
-        self._manager.reload()
-        steps = sorted(self._manager.all_steps())
-        if not steps:
-            raise UserError(f"{self._workdir} holds no checkpoint yet")
-        there = f"restore {CHECKPOINTS_FOLDER}/ from a copy, or name one that is there: {', '.join(map(str, steps))}"
-        if name not in ("last", "best"):
-            if not name.isdecimal() or int(name) not in steps:
-                raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")
-            return self.restore(state, int(name))
-        if noted is not None and noted > steps[-1]:
-            raise UserError(f"{self._workdir}: its last checkpoint, of step {noted:,}, is gone; {there}")
-        last = self.restore(state, steps[-1])
-        if name == "last":
-            return last
-        best = last[1].best
-        if best is None:
-            raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
-        if best["step"] not in steps:
-            raise UserError(f"{self._workdir}: its best checkpoint, of step {best['step']:,}, is gone; {there}")
-        return self.restore(state, best["step"])
+        arrays, step, fields = _arrays(state, progress.best_variables), int(state.step), progress.to_json()
+        if not _all_finite(arrays):
+            raise Diverged(
+                f"parameters became NaN or infinite at step {step:,}: "
+                f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
+            )
+        fields["checksum"] = _checksum(arrays, fields)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(fields))
+        try:
+            if step in self._manager.all_steps():  # The run was stopped in an evaluation. Now it has the result.
+                processes.in_first(lambda: shutil.rmtree(self._folder / str(step)), "checkpoint without result deleted")
+                self._manager.reload()
+            self._manager.save(step, args=args)
+        except jax.errors.JaxRuntimeError:  # another process has ended, so the caller ends this one too
+            raise
+        except Exception as error:  # orbax and tensorstore raise many types
+            self._manager.reload()
+            perhaps = ", perhaps because another process of this run has ended" if jax.process_count() > 1 else ""
+            raise UserError(
+                f"a checkpoint could not be written to {self._folder}{perhaps} ({one_line(error)}): "
+                f"{self.last_good()}; fix that, and run the same command to resume"
+            ) from error
+
+    def restore(self, state: TrainState, step: int) -> tuple[TrainState, Progress]:
+        """Return the run as it was after ``step`` steps, with arrays placed like those of ``state``.
+
+        Raises:
+            DamagedCheckpoint: the checkpoint is not what was saved.
+            UserError: the checkpoint cannot be accessed, or its weights do not fit ``state``.
+        """
+        folder = self._folder / str(step)
+        _check_fits(state.params, folder)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state, state.variables))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
+        try:
+            with _quiet():
+                restored = self._manager.restore(step, args=args)
+            arrays, fields = restored["state"], restored["progress"]
+            expected = fields.pop("checksum")
+            if _checksum(arrays, fields) != expected:
+                raise ValueError("its checksum is wrong")
+            if int(arrays["step"]) != step:
+                raise ValueError(f"it is that of step {int(arrays['step'])}")
+            best = arrays.pop("best") if fields["best"] else None
+            return state.replace(**{name: arrays[name] for name in _SAVED}), Progress.from_json(fields, best)
+        except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
+            raise
+        except Exception as error:  # as in save
+            if _is_about_access(error):
+                raise UserError(
+                    f"the checkpoint {folder} cannot be read ({one_line(error)}); fix that, and run the same command"
+                ) from error
+            raise DamagedCheckpoint(f"the checkpoint {folder} is damaged ({one_line(error)})") from error
 
     def restore_newest(self, state: TrainState) -> tuple[TrainState, Progress] | None:
-        """Restore the newest undamaged checkpoint. Return None if none was ever saved.
+        """Restore the newest undamaged checkpoint. Return None if there is no checkpoint.
 
         If a checkpoint was restored, newer damaged ones are moved to ``damaged-checkpoints`` and named on stderr.
 
         Raises:
-            UserError: all checkpoints are damaged or gone, or one fails in ``restore`` for another reason.
+            UserError: all checkpoints are damaged, or one fails in ``restore`` for another reason.
         """
         damage: dict[int, DamagedCheckpoint] = {}
-        noted = self._noted_step()
         for step in sorted(self._manager.all_steps(), reverse=True):
             restored, found = None, None
             try:
@@ -259,27 +161,20 @@ class Checkpointer:
                 folder = self._folder / str(step)
                 damage[step] = found or DamagedCheckpoint(f"{folder} is damaged where another process reads it")
                 continue
-            assert restored is not None
-            if noted is not None and noted > max(step, *damage, 0):
-                self._note(f"the checkpoint of step {noted:,} is gone; going on from step {step:,}")
             for damaged, reason in damage.items():
                 processes.in_first(functools.partial(self._move_away, damaged), "damaged checkpoint moved")
-                self._note(f"{reason}; it is now in {DAMAGED_FOLDER}, and the run goes on from step {step:,}")
+                if processes.is_first():
+                    place = f"it is now in {DAMAGED_FOLDER}, and the run goes on from step {step:,}"
+                    print(f"note: {reason}; {place}", file=sys.stderr)
             if damage:
                 self._manager.reload()
-            self._best.step = restored[1].best["step"] if restored[1].best else None
             return restored
-        if damage or noted is not None:
-            first = f": {next(iter(damage.values()))}" if damage else ""
+        if damage:
             raise UserError(
-                f"{self._workdir} has no checkpoint left that can be read{first}; put {CHECKPOINTS_FOLDER}/ back from "
-                "a copy, or give another --workdir to start from the beginning"
+                f"{self._workdir} has no checkpoint left that can be read: {next(iter(damage.values()))}; put "
+                f"{CHECKPOINTS_FOLDER}/ back from a copy, or give another --workdir to start from the beginning"
             )
         return None
-
-    def _note(self, text: str) -> None:
-        if processes.is_first():
-            print(f"note: {text}", file=sys.stderr)
 
     def _move_away(self, step: int) -> None:
         folder = self._workdir / DAMAGED_FOLDER
@@ -288,51 +183,93 @@ class Checkpointer:
         target = next(folder / name for name in names if not (folder / name).exists())
         self._folder.joinpath(str(step)).rename(target)
 
-    def restore(self, state: TrainState, step: int) -> tuple[TrainState, Progress]:
-        """Return the run as it was after ``step`` steps, with arrays placed like those of ``state``.
+    def restore_named(self, state: TrainState, name: str | int) -> tuple[TrainState, Progress]:
+        """Restore the checkpoint that a user names, and change nothing.
+
+        Args:
+            state: state whose shapes and placement the result has, as in ``restore``.
+            name: ``"last"``, ``"best"``, or a step's number. ``"best"`` is the last checkpoint with step and variables
+                of the best epoch; its optimizer state is that of the last step.
 
         Raises:
-            DamagedCheckpoint: the checkpoint is not what was saved.
-            UserError: the checkpoint cannot be accessed, or it belongs to another model.
+            DamagedCheckpoint: the checkpoint is damaged.
+            UserError: there is no such checkpoint.
         """
-        saved = {name: getattr(state, name) for name in _SAVED}
-        check_fits(saved["params"], self._folder / str(step))
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, saved)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
-        try:
-            with quiet():
-                restored = self._manager.restore(step, args=args)
-            arrays, fields = restored["state"], restored["progress"]
-            expected = fields.pop("checksum")
-            if checksum(arrays, fields) != expected:
-                raise ValueError("its checksum is wrong")
-            if int(arrays["step"]) != step:
-                raise ValueError(f"it is that of step {int(arrays['step'])}")
-            return state.replace(**arrays), Progress.from_json(fields)
-        except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
-            raise
-        except Exception as error:  # orbax and tensorstore raise many types
-            if is_unreadable(error):
-                raise UserError(
-                    f"the checkpoint {self._folder / str(step)} cannot be read ({one_line(error)}); fix that, and "
-                    "run the same command to resume"
-                ) from error
-            raise self._damaged(step, error) from error
-
-    def _damaged(self, step: int, error: Exception) -> DamagedCheckpoint:
-        return DamagedCheckpoint(f"the checkpoint {self._folder / str(step)} is damaged ({one_line(error)})")
+        self._manager.reload()
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise UserError(f"{self._workdir} holds no checkpoint yet")
+        name = str(name)
+        if name not in ("last", "best") and not (name.isdecimal() and int(name) in steps):
+            raise UserError(f"--checkpoint={name}: expected best, last, or one of {', '.join(map(str, steps))}")
+        state, progress = self.restore(state, int(name) if name.isdecimal() else steps[-1])
+        if name != "best":
+            return state, progress
+        if progress.best is None:
+            raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
+        return state.replace(step=jnp.int32(progress.best["step"]), **progress.best_variables), progress
 
 
-def _writes_in_background() -> bool:
-    """Return True if a thread writes checkpoints while the devices train.
+def _arrays(state: TrainState, best_variables: Any) -> dict[str, Any]:
+    """Return the arrays of a checkpoint. Before the first evaluation the state's variables stand for the best ones."""
+    return {name: getattr(state, name) for name in _SAVED} | {"best": best_variables or state.variables}
 
-    On CPUs it would take the cores that train. Several processes wait for each other in saves and in training. With a
-    thread, each could do so in another order.
-    """
-    return jax.default_backend() != "cpu" and jax.process_count() == 1
+
+def _checksum(arrays: Any, fields: dict[str, Any]) -> str:
+    """Return the CRC-32 of all values of a checkpoint, as 8 hexadecimal digits."""
+    crc = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(jax.device_get(arrays)):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
+    return f"{crc:08x}"
 
 
 @jax.jit
-def _copy(tree: Any) -> tuple[Any, jax.Array]:
-    """Copy arrays, because the next step overwrites those of the state. Return the copies and ``all_finite``."""
-    return jax.tree.map(jnp.copy, tree), all_finite(tree)
+def _all_finite(tree: Any) -> jax.Array:
+    """Return True if no value is NaN or infinite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _check_fits(params: Any, folder: pathlib.Path) -> None:
+    """Check names and shapes of parameters against those of the checkpoint in ``folder``. A damaged one passes.
+
+    Raises:
+        UserError: they differ. orbax's own message would be less clear.
+    """
+    try:
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+            stored = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
+    except Exception:  # the checkpoint is damaged: restoring it reports that
+        return
+    theirs, ours = _shapes(stored), _shapes(params)
+    differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+    if differing:
+        named = [f"{name} is {theirs.get(name, 'missing')}, not {ours.get(name, 'there')}" for name in differing[:5]]
+        more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise UserError(
+            f"the weights in {folder} do not fit the run's config: {'; '.join(named)}{more}; restore the config.json "
+            "of that run"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+
+def _is_about_access(error: BaseException) -> bool:
+    """Return True if a checkpoint could not be opened (permissions, open-file limit), so that it may be undamaged."""
+    while error.__cause__:
+        error = error.__cause__
+    is_refused = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+    return is_refused or "PERMISSION_DENIED" in str(error)  # as tensorstore words it
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence orbax's warnings about folders that are as intended."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

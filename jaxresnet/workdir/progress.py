@@ -8,19 +8,20 @@ from jaxresnet.core.evaluation import Sums
 
 @dataclasses.dataclass
 class Progress:
-    """State that a resumed run needs beside its TrainState, all of it JSON.
+    """State of a run beside its TrainState, without which it could not resume. All but ``best_variables`` is JSON.
 
     Attributes:
+        data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
+            of the epochs before are not known then.
+        first_step: first step that this run takes itself. Not 0 if imported weights count as trained for epochs.
         epoch: running epoch, from 0.
         sums: sums of the training metrics over the steps of the running epoch.
         last: line of ``metrics.jsonl`` of the last evaluated epoch.
         best: ``epoch`` (from 1), ``step``, ``loss`` and ``accuracy`` (%) of the best epoch so far.
+        best_variables: parameters and statistics of the best epoch so far, on the devices.
         train_seconds: time spent in training steps of finished epochs, compilation included.
         eval_seconds: time spent in evaluation of finished epochs, compilation included.
         confusion: confusion matrix of the last evaluation.
-        data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
-            of the epochs before are not known then.
-        first_step: first step that this run takes itself. Not 0 if imported weights count as trained for epochs.
     """
 
     data_fingerprint: str | None
@@ -29,6 +30,7 @@ class Progress:
     sums: Sums = dataclasses.field(default_factory=Sums)
     last: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
+    best_variables: Any = dataclasses.field(default=None, compare=False)
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     confusion: list[list[int]] | None = None
@@ -39,15 +41,13 @@ class Progress:
         scores = {name: self.last[f"{split}_{name}"] for name in ("loss", "accuracy")}
         return {"epoch": self.last["epoch"], "step": self.last["step"], **scores}
 
-    def note_best(self, split: str) -> bool:
-        """Make the last evaluation the best one if it is. Return True if it is."""
-        last = self.last_scores(split)
-        is_best = self.best is None or last["accuracy"] > self.best["accuracy"]
-        if is_best:
-            self.best = last
-        return is_best
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields but ``best_variables``."""
+        fields = dataclasses.asdict(dataclasses.replace(self, best_variables=None))
+        del fields["best_variables"]
+        return fields
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Progress":
-        """Return the progress that ``dataclasses.asdict`` turned into ``fields``."""
-        return cls(**{**fields, "sums": Sums(**fields["sums"])})
+    def from_json(cls, fields: dict[str, Any], best_variables: Any) -> "Progress":
+        """Invert ``to_json``."""
+        return cls(**{**fields, "sums": Sums(**fields["sums"])}, best_variables=best_variables)

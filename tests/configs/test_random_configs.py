@@ -221,7 +221,7 @@ def nothing_is_done():
     before = peak_memory()
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("jaxresnet.training.loop.dispatch", side_effect=AssertionError("a step was taken")),
+        mock.patch("jaxresnet.training.dispatch", side_effect=AssertionError("a step was taken")),
     ):
         yield os.path.join(folder, "run")
         assert not os.listdir(folder)

@@ -1,27 +1,23 @@
 """Damaged checkpoints are noticed, named and moved away, and the run resumes from the previous one."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.system.errors import Diverged, Interrupted, UserError
-from jaxresnet.training import loop, train_and_evaluate
-from jaxresnet.workdir.checkpoint import Checkpointer, _writes_in_background
-from jaxresnet.workdir.folder import DAMAGED_FOLDER, FAILURE_FILE
+from jaxresnet.system.errors import UserError
+from jaxresnet.training import train_and_evaluate
+from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.folder import DAMAGED_FOLDER
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.progress import Progress
 from tests.conftest import REPOSITORY, make_tiny_config
@@ -80,6 +76,8 @@ def assert_holds(restored, expected):
     for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
         np.testing.assert_array_equal(a, b)
     assert progress == expected_progress
+    for a, b in zip(*(jax.tree.leaves(each.best_variables) for each in (progress, expected_progress)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def damage(path, kind, share):
@@ -103,9 +101,7 @@ def damage(path, kind, share):
     file=st.integers(0, 99),
     share=st.floats(0, 1, exclude_max=True),
 )
-def test_of_a_checkpoint_with_a_damaged_file_nothing_wrong_is_ever_restored(
-    run, saved, tmp_path_factory, capsys, count, kind, file, share
-):
+def test_damaged_checkpoint_is_never_restored_wrongly(run, saved, tmp_path_factory, capsys, count, kind, file, share):
     """If damage to a file of the newest checkpoint matters, the previous checkpoint is restored."""
     config, whole = run
     workdir = copy_of(whole, tmp_path_factory.getbasetemp() / "damaged")
@@ -126,7 +122,7 @@ def test_of_a_checkpoint_with_a_damaged_file_nothing_wrong_is_ever_restored(
 
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "zeroed", "a bit flipped"])
-def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_it_would_have(run, tmp_path, capsys, kind):
+def test_run_survives_damaged_newest_checkpoint(run, tmp_path, capsys, kind):
     config, whole = run
     workdir = copy_of(whole, tmp_path / "run")
     (workdir / "summary.json").unlink()
@@ -147,27 +143,12 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_as_it_would_have(run, tmp
     assert evaluate_run(str(workdir), "last")[0] == 12
 
 
-def test_a_checkpoint_that_is_gone_is_missed(run, saved, tmp_path, capsys):
-    config, whole = run
-    workdir = copy_of(whole, tmp_path / "run")
-    shutil.rmtree(workdir / "checkpoints" / "12")
-    with Checkpointer(workdir, keep=2) as checkpointer:
-        assert_holds(checkpointer.restore_newest(create_train_state(config, (32, 32, 3))), saved[11])
-    assert capsys.readouterr().err == "note: the checkpoint of step 12 is gone; going on from step 11\n"
-
-
-@pytest.mark.parametrize("left", ["damaged", "gone", "gone, and the note of them damaged"])
-def test_a_run_without_any_good_checkpoint_does_not_silently_begin_anew(run, tmp_path, left):
+def test_run_without_undamaged_checkpoint_is_refused(run, tmp_path):
     config, whole = run
     workdir = copy_of(whole, tmp_path / "run")
     (workdir / "summary.json").unlink()
-    if left == "damaged":
-        for file in (workdir / "checkpoints").rglob("d/*"):
-            damage(file, "zeroed", 0)
-    else:
-        shutil.rmtree(workdir / "checkpoints")
-    if "note" in left:
-        (workdir / "newest-checkpoint.json").write_bytes(b"\0\xff")
+    for file in (workdir / "checkpoints").rglob("d/*"):
+        damage(file, "zeroed", 0)
     before = {path: path.read_bytes() for path in files_of(workdir)}
     with pytest.raises(UserError, match=r"no checkpoint left that can be read.* or give another --workdir") as error:
         train_and_evaluate(config, str(workdir))
@@ -179,7 +160,7 @@ def test_a_run_without_any_good_checkpoint_does_not_silently_begin_anew(run, tmp
     "error",
     [PermissionError(13, "Permission denied"), OSError(24, "Too many open files"), ValueError("PERMISSION_DENIED: x")],
 )
-def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(run, tmp_path, monkeypatch, error):
+def test_unreadable_checkpoint_is_not_moved(run, tmp_path, monkeypatch, error):
     config, whole = run
     workdir = copy_of(whole, tmp_path / "run")
 
@@ -193,41 +174,7 @@ def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(run, tmp_pat
     assert steps_of(workdir) == {11, 12} and not (workdir / DAMAGED_FOLDER).exists()
 
 
-@pytest.mark.parametrize("left", ["a leftover", "nothing", "no folder"])
-def test_a_command_without_any_checkpoint_prints_one_line(run, tmp_path, subprocess_environment, left):
-    """Stderr is read to the end of the process, because orbax's threads outlive the command."""
-    _, whole = run
-    workdir = copy_of(whole, tmp_path / "run")
-    (workdir / "summary.json").unlink()
-    shutil.rmtree(workdir / "checkpoints")
-    if left != "no folder":
-        (workdir / "checkpoints").mkdir()
-    if left == "a leftover":
-        (workdir / "checkpoints" / "13.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", COMMAND, str(workdir)],
-            env=subprocess_environment,
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        (line,) = done.stderr.splitlines()
-        assert done.returncode == 1 and "has no checkpoint left that can be read; put checkpoints/ back" in line
-
-
-@pytest.mark.parametrize("name", ["last", "best"])
-def test_a_finished_run_misses_its_last_checkpoint_without_the_note_of_it(run, tmp_path, name):
-    _, whole = run
-    workdir = copy_of(whole, tmp_path / "run")
-    (workdir / "newest-checkpoint.json").unlink()
-    shutil.rmtree(workdir / "checkpoints" / "12")
-    with pytest.raises(UserError, match="its last checkpoint, of step 12, is gone"):
-        evaluate_run(str(workdir), name)
-
-
-def test_damaged_checkpoints_of_one_step_are_all_kept(run, tmp_path):
+def test_all_damaged_checkpoints_are_kept(run, tmp_path):
     config, whole = run
     workdir = tmp_path / "run"
     copy_of(whole, workdir)
@@ -239,181 +186,7 @@ def test_damaged_checkpoints_of_one_step_are_all_kept(run, tmp_path):
     assert {path.name for path in (workdir / DAMAGED_FOLDER).iterdir()} == {"12", "12.2", "12.3"}
 
 
-def test_a_resumed_run_keeps_its_best_checkpoint(tiny_config, tmp_path):
-    state = create_train_state(tiny_config, (32, 32, 3))
-
-    def save(*steps):
-        with Checkpointer(tmp_path, keep=1) as checkpointer:
-            checkpointer.restore_newest(state)
-            for step in steps:
-                best = {"epoch": 1, "step": 1, "loss": 2.0, "accuracy": 20.0}
-                checkpointer.save(state.replace(step=np.int32(step)), Progress("checksum", best=best))
-
-    save(1, 2)
-    save(3, 4)
-    assert steps_of(tmp_path) == {1, 4}
-
-
-@pytest.fixture
-def on_accelerators(monkeypatch):
-    """Make checkpoints be written as on accelerators: by a thread."""
-    monkeypatch.setattr("jaxresnet.workdir.checkpoint._writes_in_background", lambda: True)
-
-
-def test_a_thread_saves_the_state_as_it_was_while_training_overwrites_it(tiny_config, tmp_path, on_accelerators):
-    state = create_train_state(tiny_config, (32, 32, 3))
-    expected = jax.device_get(state.params)
-    overwrite = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 1, params), donate_argnums=0)
-    progress = Progress("checksum", epoch=3)
-    with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(state, progress)
-        jax.block_until_ready(overwrite(state.params))
-        progress.epoch = 4
-    with Checkpointer(tmp_path, read_only=True) as checkpointer:
-        restored, progress = checkpointer.restore(create_train_state(tiny_config, (32, 32, 3)), 0)
-    assert progress.epoch == 3
-    for actual, leaf in zip(jax.tree.leaves(restored.params), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(actual, leaf)
-
-
-def test_training_goes_on_while_a_thread_saves(tiny_config, tmp_path, monkeypatch, on_accelerators):
-    """The save waits for what the caller does after it, so it would never end in the caller's own thread."""
-    caller_went_on, write = threading.Event(), Checkpointer._write
-
-    def write_later(self, *arguments):
-        assert caller_went_on.wait(60)
-        write(self, *arguments)
-
-    monkeypatch.setattr(Checkpointer, "_write", write_later)
-    with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(create_train_state(tiny_config, (32, 32, 3)), Progress("checksum"))
-        assert checkpointer.latest_step is None
-        caller_went_on.set()
-        checkpointer.wait()
-        assert checkpointer.latest_step == 0
-
-
-@pytest.mark.parametrize("then", ["wait", "save", "end"])
-def test_what_a_thread_could_not_save_is_reported_next(tiny_config, tmp_path, on_accelerators, then):
-    state = create_train_state(tiny_config, (32, 32, 3))
-    bad = state.replace(step=np.int32(1), params=jax.tree.map(lambda leaf: leaf * np.nan, state.params))
-    reported = pytest.raises(Diverged, match="NaN or infinite at step 1: the checkpoint of step 0 is kept")
-    with reported, Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(state, Progress("checksum"))
-        checkpointer.save(bad, Progress("checksum"))
-        if then == "wait":
-            checkpointer.wait()
-        if then == "save":
-            checkpointer.save(state, Progress("checksum"))
-    assert steps_of(tmp_path) == {0}
-
-
-@pytest.fixture
-def full_disk(monkeypatch):
-    """Make orbax's saves fail while the returned list is not empty. Each takes an entry of it."""
-    left, save = [], ocp.CheckpointManager.save
-
-    def fail_or_save(self, *arguments, **options):
-        if left:
-            raise OSError(left.pop())
-        return save(self, *arguments, **options)
-
-    monkeypatch.setattr(ocp.CheckpointManager, "save", fail_or_save)
-    return left
-
-
-def test_after_a_failed_save_the_next_is_tried_before_the_error_is_raised(
-    tiny_config, tmp_path, on_accelerators, full_disk
-):
-    state = create_train_state(tiny_config, (32, 32, 3))
-    with Checkpointer(tmp_path) as checkpointer:
-        full_disk.append("No space left on device")
-        checkpointer.save(state, Progress("checksum"))
-        checkpointer.save(state.replace(step=np.int32(1)), Progress("checksum"))
-        assert steps_of(tmp_path) == {1}  # in the caller's own thread
-        full_disk.extend(["No space left on device"] * 2)
-        checkpointer.save(state.replace(step=np.int32(2)), Progress("checksum"))
-        with pytest.raises(UserError, match=r"No space left on device.*: the checkpoint of step 1 is kept"):
-            checkpointer.save(state.replace(step=np.int32(3)), Progress("checksum"))
-    assert steps_of(tmp_path) == {1}
-
-
-@pytest.mark.parametrize("end", ["stop", "nan"])
-def test_how_a_run_ends_whose_last_save_failed_in_its_thread(
-    tiny_config, tmp_path, monkeypatch, on_accelerators, full_disk, end
-):
-    """A stop saves again. A NaN is what the run is said to have failed of, and it is recorded."""
-    tiny_config.checkpoint.every_steps = 2
-    dispatch, steps = loop.dispatch, []
-
-    def dispatch_noted(program, state, data, *inputs):
-        result = dispatch(program, state, data, *inputs)
-        steps.append(1)
-        if len(steps) == 2:
-            full_disk.append("No space left on device")
-        if len(steps) == 4 and end == "stop":
-            os.kill(os.getpid(), signal.SIGTERM)
-        if len(steps) == 3 and end == "nan":
-            result[1]["loss"] = result[1]["loss"] * np.nan
-        return result
-
-    monkeypatch.setattr(loop, "dispatch", dispatch_noted)
-    expected = {"stop": (Interrupted, "saved after step 4"), "nan": (Diverged, "became nan at step 3 .* no checkpoint")}
-    error, message = expected[end]
-    with pytest.raises(error, match=message):
-        train_and_evaluate(tiny_config, str(tmp_path / "run"))
-    assert steps_of(tmp_path / "run") == ({4} if end == "stop" else set())
-    assert (tmp_path / "run" / FAILURE_FILE).exists() == (end == "nan")
-
-
-@pytest.mark.parametrize(
-    ("backend", "processes", "in_thread"), [("cpu", 1, False), ("gpu", 1, True), ("tpu", 1, True), ("tpu", 2, False)]
-)
-def test_where_a_thread_writes(monkeypatch, tmp_path, backend, processes, in_thread):
-    monkeypatch.setattr("jaxresnet.workdir.checkpoint.jax.default_backend", lambda: backend)
-    monkeypatch.setattr("jaxresnet.workdir.checkpoint.jax.process_count", lambda: processes)
-    assert _writes_in_background() == in_thread
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_while_a_checkpoint_is_saved_again_leaves_one_of_the_two(tiny_config, tmp_path, moment):
-    """A step is saved twice if its evaluation was stopped. The kill comes before or after the second is in place."""
-    state = create_train_state(tiny_config, (32, 32, 3))
-    with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(state, Progress("checksum", epoch=0))
-    folder = tmp_path / "checkpoints"
-    shutil.copytree(folder / "0", tmp_path / "first")
-    with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.save(state, Progress("checksum", epoch=1))
-    assert steps_of(tmp_path) == {0}
-    shutil.copytree(tmp_path / "first", folder / "0.replaced")
-    if moment == "before":
-        shutil.rmtree(folder / "0")
-    with Checkpointer(tmp_path) as checkpointer:
-        _, progress = checkpointer.restore_newest(state)
-    assert progress.epoch == {"before": 0, "after": 1}[moment] and steps_of(tmp_path) == {0}
-
-
-@pytest.mark.parametrize(("name", "gone"), [("last", 12), ("best", 12), ("best", 11)])
-def test_readers_miss_the_checkpoint_that_the_run_recorded(tiny_config, tmp_path, name, gone):
-    state = create_train_state(tiny_config, (32, 32, 3))
-    best = {"epoch": 1, "step": 11, "loss": 2.0, "accuracy": 20.0}
-    with Checkpointer(tmp_path, keep=2) as checkpointer:
-        for step in (10, 11, 12):
-            checkpointer.save(state.replace(step=np.int32(step)), Progress("checksum", best=best))
-    assert steps_of(tmp_path) == {11, 12}
-    with Checkpointer(tmp_path, read_only=True) as checkpointer:
-        step = {"last": 12, "best": 11}[name]
-        assert int(checkpointer.restore_named(state, name)[0].step) == step
-    shutil.rmtree(tmp_path / "checkpoints" / str(gone))
-    with (
-        Checkpointer(tmp_path, read_only=True) as checkpointer,
-        pytest.raises(UserError, match=rf"its (last|best) checkpoint, of step {gone}, is gone; .* one that is there: "),
-    ):
-        checkpointer.restore_named(state, name)
-
-
-def test_two_checkpoints_that_changed_places_are_taken_for_damaged(run, tmp_path, capsys):
+def test_swapped_checkpoints_are_damaged(run, tmp_path, capsys):
     config, whole = run
     workdir = copy_of(whole, tmp_path / "run")
     folder = workdir / "checkpoints"
@@ -427,7 +200,7 @@ def test_two_checkpoints_that_changed_places_are_taken_for_damaged(run, tmp_path
         train_and_evaluate(config, str(workdir))
 
 
-def test_a_run_past_a_damaged_checkpoint_says_one_line_on_stderr(run, tmp_path, subprocess_environment):
+def test_damaged_checkpoint_prints_one_line(run, tmp_path, subprocess_environment):
     """Reads that end after one has failed report to an event loop that orbax has closed."""
     _, whole = run
     workdir = copy_of(whole, tmp_path / "run")
@@ -441,3 +214,49 @@ def test_a_run_past_a_damaged_checkpoint_says_one_line_on_stderr(run, tmp_path, 
     )
     assert done.returncode == 0
     assert re.fullmatch(r"note: the checkpoint .*12 is damaged .*; it is now in .*\n", done.stderr)
+
+
+def test_misfit_lists_names_and_shapes(run, tmp_path):
+    config, whole = run
+    wider = config.copy_and_resolve_references()
+    wider.model.channels = (4, 9)
+    with (
+        Checkpointer(copy_of(whole, tmp_path / "run"), read_only=True) as checkpointer,
+        pytest.raises(UserError, match=r"do not fit .*kernel is \(3, 3, 4, 8\), not \(3, 3, 4, 9\).* and \d+ more"),
+    ):
+        checkpointer.restore_newest(create_train_state(wider, (32, 32, 3)))
+
+
+def test_full_disk_keeps_the_earlier_checkpoint(tiny_config, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("No space left on device")
+
+    state = create_train_state(tiny_config, (32, 32, 3))
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(state, Progress("checksum"))
+        monkeypatch.setattr(checkpointer._manager, "save", fail)
+        with pytest.raises(UserError, match=r"No space left on device.*: the checkpoint of step 0 is kept"):
+            checkpointer.save(state.replace(step=np.int32(1)), Progress("checksum"))
+
+
+def test_best_variables_outlast_their_checkpoint(tiny_config, tmp_path):
+    state = create_train_state(tiny_config, (32, 32, 3))
+    later = state.replace(step=np.int32(5), params=jax.tree.map(lambda leaf: leaf + 1, state.params))
+    best = {"epoch": 1, "step": 2, "loss": 2.0, "accuracy": 20.0}
+    with Checkpointer(tmp_path, keep=1) as checkpointer:
+        checkpointer.save(later, Progress("checksum", best=best, best_variables=state.variables))
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        restored, _ = checkpointer.restore_named(state, "best")
+        last, _ = checkpointer.restore_named(state, "last")
+    assert (int(restored.step), int(last.step)) == (2, 5)
+    for actual, expected in ((restored, state), (last, later)):
+        jax.tree.map(np.testing.assert_array_equal, actual.variables, expected.variables)
+
+
+def test_step_saved_again_has_new_progress(tiny_config, tmp_path):
+    """A step is saved twice if a signal stopped its evaluation."""
+    state = create_train_state(tiny_config, (32, 32, 3))
+    with Checkpointer(tmp_path) as checkpointer:
+        for epoch in (0, 1):
+            checkpointer.save(state, Progress("checksum", epoch=epoch))
+        assert checkpointer.restore_newest(state)[1].epoch == 1

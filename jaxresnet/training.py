@@ -1,0 +1,396 @@
+"""Training: a run from its first step, or from its newest checkpoint, to its summary.
+
+Commands call ``train_and_evaluate``; scripts and notebooks may prefer ``train``. ``_Trainer`` is the loop, with its
+methods in the order in which they are called.
+"""
+
+import contextlib
+import pathlib
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxresnet.config import check_config, eval_split_name
+from jaxresnet.core.costs import flop_until
+from jaxresnet.core.evaluation import Sums, evaluate
+from jaxresnet.core.model import count_parameters
+from jaxresnet.core.programs import (
+    create_mesh,
+    dispatch,
+    epoch_order,
+    jit_steps,
+    put_on_devices,
+    replicate,
+    steps_per_dispatch,
+    train_batches,
+)
+from jaxresnet.core.schedules import create_hyperparams_fn
+from jaxresnet.core.state import create_train_state, create_transform
+from jaxresnet.core.steps import Metrics, create_loss
+from jaxresnet.data.cifar import CIFAR10
+from jaxresnet.data.loading import Dataset, hold_out, load_dataset
+from jaxresnet.extensions import use_all
+from jaxresnet.system import devices, processes, signals
+from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
+from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.folder import (
+    check_workdir,
+    explaining_full_disks,
+    format_summary,
+    opened,
+    read_summary,
+    write_class_names,
+    write_confusion,
+    write_summary,
+)
+from jaxresnet.workdir.log import (
+    MetricsWriter,
+    NoWriter,
+    WandbTracker,
+    check_tracker,
+    format_epoch,
+    is_epoch_line,
+    read_metrics,
+)
+from jaxresnet.workdir.progress import Progress
+
+if TYPE_CHECKING:
+    from jaxresnet.inference import Classifier
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
+    """Train and evaluate in ``workdir``, or resume the run that is already there.
+
+    Args:
+        config: config with the fields of ``configs/default.py``.
+        workdir: run directory: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the end,
+            ``summary.json`` and ``confusion.csv``; ``failure.txt`` if the run diverged.
+        status: function that returns a text to add to each epoch's line.
+
+    Returns:
+        The summary: ``best`` and ``last`` epoch, parameters, timings, device and versions. ``best`` names the split it
+        was ``selected_on``. If it was selected on held-out training images, ``test`` is its only score on the test set.
+        Timings cover training steps, compilation included, and evaluation, over all sessions.
+
+    Raises:
+        UserError: config, workdir or data set that cannot work.
+        Diverged: the loss or a parameter became NaN or infinite.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came, and the run was saved.
+    """
+    folder = user_path(workdir)
+    check_config(config)
+    config = use_all(config)
+    check_tracker(config)
+    check_workdir(config, folder)
+    if summary := read_summary(folder):
+        print(f"{folder} already holds this run, finished.\n{format_summary(summary)}")
+        return summary
+
+    print(f"reading {config.dataset.data_dir or config.dataset.name} ...", flush=True)
+    dataset = processes.first_before_others(
+        lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
+    )
+    trainer = _Trainer(config, dataset, folder, status)  # Before the workdir is written, because it can fail.
+    with (
+        opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
+        explaining_full_disks(folder),
+        Checkpointer(folder, config.checkpoint.keep) as checkpointer,
+        processes.ending_others_too(),
+        explaining_full_disks(folder),  # again, because the line before may end the process
+    ):
+        summary = trainer.run(checkpointer)
+    print(format_summary(summary))
+    return summary
+
+
+class _Dispatch(NamedTuple):
+    """A dispatch whose metrics have not been read."""
+
+    metrics: Metrics  # on the devices, which may still compute them
+    before: int  # steps before the dispatch
+    after: int  # steps after it
+    start: float  # monotonic time at which it began
+
+
+class _Trainer:
+    """Training of one run. It changes ``state`` and ``progress``, from which checkpoints are made.
+
+    Within an epoch, devices get the next dispatch before the metrics of the last one are read, so that they do not wait
+    for the host. ``progress`` then lags behind ``state``, until the epoch ends or a save is due. Several processes do
+    wait, because they agree after each dispatch whether to stop.
+    """
+
+    def __init__(
+        self, config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, status: Callable[[], str] | None = None
+    ):
+        """Create what follows from config and data: splits, schedule, programs and the state before the first step.
+
+        Raises:
+            UserError: config and data do not fit each other.
+        """
+        self.config, self.dataset, self.workdir, self.status = config, dataset, workdir, status
+        self.train_split, self.eval_split = dataset.train, dataset.test
+        if config.dataset.validation_size:
+            self.train_split, self.eval_split = hold_out(dataset.train, config.dataset.validation_size)
+        if config.batch_size > len(self.train_split):
+            size = len(self.train_split)
+            raise UserError(f"batch_size={config.batch_size} is larger than the {size:,} training images; reduce it")
+        self.eval_name, self.mesh = eval_split_name(config), create_mesh()
+        self.steps_per_epoch = -(-len(self.train_split) // config.batch_size)
+        self.hyperparams_fn = create_hyperparams_fn(config, self.steps_per_epoch)
+        self.loss, transform = create_loss(config), create_transform(config)
+        # Augmentation is traced here, so that a mistaken config is refused before the workdir is written.
+        jax.eval_shape(transform.train, jax.random.key(0), self.train_split.images[:1], self.train_split.labels[:1])
+        self.eval_steps = jit_steps(transform, self.mesh)
+        self.state = replicate(create_train_state(config, dataset.train.images.shape[1:]), self.mesh)
+        self.progress = Progress(data_fingerprint=dataset.fingerprint())
+        self.unread: _Dispatch | None = None
+        self.read_time = 0.0  # monotonic time at which metrics were last read
+
+    def run(self, checkpointer: Checkpointer) -> dict[str, Any]:
+        """Train the remaining epochs and return the summary."""
+        self.checkpointer = checkpointer
+        self._restore()
+        step, image_shape = int(self.state.step), self.train_split.images.shape[1:]
+        print(
+            f"{count_parameters(self.state.params):,} parameters, {len(self.train_split):,} training images, "
+            f"{self.steps_per_epoch} steps per epoch, {devices.device_name()}; "
+            + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
+            flush=True,
+        )
+        self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
+        self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
+        self.saved, self.save_time = (step, self.progress.epoch), time.monotonic()
+        # Progress is counted in FLOP, because a step on smaller images does less work.
+        epochs = np.arange(self.steps_per_epoch * self.config.num_epochs + 1) / self.steps_per_epoch
+        self.display = ProgressDisplay(self.config.num_epochs, flop_until(self.config, image_shape, epochs), step)
+        with (
+            contextlib.closing(self._open_log()) as self.log,
+            contextlib.closing(self.display),
+            signals.stop_signal() as self.stop_signal,
+        ):
+            while self.progress.epoch < self.config.num_epochs:
+                self._train_epoch()
+                self._finish_epoch()
+        return self._summarise()
+
+    def _restore(self) -> None:
+        """Continue from the newest checkpoint if there is one."""
+        restored = self.checkpointer.restore_newest(self.state)
+        if restored is None:
+            return
+        fingerprint, (self.state, self.progress) = self.progress.data_fingerprint, restored
+        if self.progress.data_fingerprint is None:  # Imported weights, whose step depends on the data.
+            if self.progress.epoch >= self.config.num_epochs:
+                raise UserError(
+                    f"{self.workdir} holds weights imported after epoch {self.progress.epoch} of "
+                    f"{self.config.num_epochs}, so nothing is left to train; score them with jaxresnet.evaluate, or "
+                    "import them again with another --epoch"
+                )
+            self.progress.data_fingerprint = fingerprint
+            self.progress.first_step = self.progress.epoch * self.steps_per_epoch
+            self.state = self.state.replace(step=replicate(jnp.int32(self.progress.first_step), self.mesh))
+        if self.progress.data_fingerprint != fingerprint:
+            raise UserError(
+                f"{self.workdir} holds a run on other data (checksum {self.progress.data_fingerprint}, now "
+                f"{fingerprint}); give another --workdir, or the data that this run was started with"
+            )
+
+    def _open_log(self) -> MetricsWriter | NoWriter:
+        if not processes.is_first():
+            return NoWriter()
+        write_class_names(self.dataset.class_names, self.workdir)
+        tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
+        return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
+
+    def _train_epoch(self) -> None:
+        """Train the remaining steps of the current epoch."""
+        config, epoch, step = self.config, self.progress.epoch, int(self.state.step)
+        train = jit_steps(create_transform(config, epoch), self.mesh, self.loss).train
+        order = epoch_order(config.seed, epoch, len(self.train_split))
+        at_once = steps_per_dispatch(config.steps_per_dispatch)
+        for indices in train_batches(order, config.batch_size, step - epoch * self.steps_per_epoch, at_once):
+            start, after = time.monotonic(), step + len(indices)
+            hyperparams = jax.tree.map(np.float32, self.hyperparams_fn(np.arange(step, after)))
+            self.state, metrics = dispatch(train, self.state, self.train_data, indices, hyperparams)
+            last, self.unread, step = self.unread, _Dispatch(metrics, step, after, start), after
+            self._record(last)
+            if step < (epoch + 1) * self.steps_per_epoch and self._save_is_due(step):
+                self._save()
+            self._stop_if_asked()
+        self._record_all()
+
+    def _record(self, dispatched: _Dispatch | None) -> None:
+        """Read the metrics of a dispatch, check them, and add them to the progress of the current epoch."""
+        if dispatched is None:
+            return
+        metrics, number = jax.device_get(dispatched.metrics), self.progress.epoch + 1
+        # It began after the dispatch before it had ended, if that was on the devices.
+        start, self.read_time = max(dispatched.start, self.read_time), time.monotonic()
+        if len(bad := np.flatnonzero(~np.isfinite(metrics["loss"]))):
+            raise Diverged(
+                f"the loss became {metrics['loss'][bad[0]]} at step {dispatched.before + bad[0] + 1:,} (epoch "
+                f"{number}), and {self.checkpointer.last_good()}; start a new --workdir with a lower "
+                "schedule.learning_rate"
+            )
+        sums, every = self.progress.sums, self.config.log_every_steps
+        sums.add(metrics, self.read_time - start)
+        self.display.update(number, dispatched.after, sums.means("train"), sums.images_per_second)
+        is_due = every > 0 and dispatched.after // every > dispatched.before // every
+        if is_due and dispatched.after < number * self.steps_per_epoch:
+            self.log.write(self._metrics_line(dispatched.after))
+
+    def _record_all(self) -> None:
+        """Wait for the devices and record their last dispatch, so that ``progress`` is that of ``state``."""
+        last, self.unread = self.unread, None
+        self._record(last)
+
+    def _metrics_line(self, step: int) -> dict[str, float]:
+        sums = self.progress.sums
+        return {
+            "epoch": step / self.steps_per_epoch,
+            "step": step,
+            "learning_rate": float(self.hyperparams_fn(step - 1).learning_rate),
+            **sums.means("train"),
+            "images_per_second": sums.images_per_second,
+        }
+
+    def _finish_epoch(self) -> None:
+        """Evaluate the epoch if due, log it, and save if it is the last or a save is due."""
+        progress, step, number = self.progress, int(self.state.step), self.progress.epoch + 1
+        is_last = number == self.config.num_epochs
+        is_evaluated = is_last or number % self.config.eval_every_epochs == 0
+        evaluation = self._evaluate() if is_evaluated else Sums()
+        progress.train_seconds += progress.sums.seconds
+        progress.eval_seconds += evaluation.seconds
+        seconds = progress.train_seconds + progress.eval_seconds
+        line = self._metrics_line(step) | {"epoch": number}
+        if is_evaluated:
+            line |= evaluation.means(self.eval_name)
+            line["seconds"] = seconds
+            progress.last = line
+            if progress.best is None or line[f"{self.eval_name}_accuracy"] > progress.best["accuracy"]:
+                progress.best = progress.last_scores(self.eval_name)
+                progress.best_variables = _copy(self.state.variables)  # the next step overwrites the state's arrays
+        self.log.write(line)
+        text = f"{format_epoch(line, self.config.num_epochs, self.eval_name)}, {format_seconds(seconds)}"
+        self.display.say(text + (f"; {self.status()}" if self.status else ""))
+        progress.epoch, progress.sums = number, Sums()
+        if is_last or self._save_is_due(step):
+            self._save()
+
+    def _evaluate(self) -> Sums:
+        """Score the evaluation split and record its confusion matrix."""
+        size, batch_size = len(self.eval_split), self.config.eval_batch_size
+        scores = evaluate(self.eval_steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
+        self.progress.confusion = scores.confusion.tolist()
+        return scores.sums
+
+    def _save_is_due(self, step: int) -> bool:
+        every = self.config.checkpoint
+        by_steps = every.every_steps > 0 and step - self.saved[0] >= every.every_steps
+        late = time.monotonic() - self.save_time >= 60 * every.every_minutes
+        return by_steps or processes.largest(late) > 0  # clocks differ between processes
+
+    def _save(self) -> None:
+        self._record_all()
+        self.checkpointer.save(self.state, self.progress)
+        self.saved, self.save_time = (int(self.state.step), self.progress.epoch), time.monotonic()
+
+    def _stop_if_asked(self) -> None:
+        """End the run, saved, if a signal came.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        number = processes.largest(self.stop_signal[0] if self.stop_signal else 0)
+        if not number:
+            return
+        if (int(self.state.step), self.progress.epoch) != self.saved:
+            self._save()
+        raise Interrupted(
+            f"stopped by {signal.Signals(number).name} and saved after step {int(self.state.step):,}; run the same "
+            "command to resume",
+            128 + number,
+        )
+
+    def _summarise(self) -> dict[str, Any]:
+        """Write the results and return the summary.
+
+        If the best epoch was selected on held-out training images, it is scored on the test set here, once.
+        """
+        progress, config, split = self.progress, self.config, self.eval_name
+        assert progress.best is not None and progress.confusion is not None  # The last epoch is evaluated.
+        epochs_here = config.num_epochs - progress.first_step // self.steps_per_epoch
+        summary = {
+            "best": progress.best | {"selected_on": split},
+            "last": progress.last_scores(split),
+            "evaluated_on": split,
+            "paper_accuracy": config.paper.accuracy if progress.data_fingerprint == CIFAR10.fingerprint else None,
+            "parameters": count_parameters(self.state.params),
+            "wall_seconds": progress.train_seconds + progress.eval_seconds,
+            "train_seconds": progress.train_seconds,
+            "images_per_second": epochs_here * len(self.train_split) / progress.train_seconds,
+            "data_fingerprint": progress.data_fingerprint,
+            **devices.describe(),
+        }
+        if split != "test":
+            best, test = self.state.replace(**progress.best_variables), self.dataset.test
+            data = put_on_devices(test.images, test.labels, self.mesh)
+            scores = evaluate(self.eval_steps, best, data, len(test), config.eval_batch_size)
+            summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}
+        if processes.is_first():
+            write_confusion(progress.confusion, self.dataset.class_names, self.workdir)
+            write_summary(summary, self.workdir)
+        return summary
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+class Run(NamedTuple):
+    """A trained run.
+
+    Attributes:
+        workdir: run directory.
+        classifier: classifier of the last epoch.
+        summary: what ``train_and_evaluate`` returns.
+        metrics: columns of ``metrics.jsonl`` at evaluated epochs, by name: ``epoch``, ``train_loss``,
+            ``test_accuracy`` and so on. ``pandas.DataFrame`` accepts them.
+    """
+
+    workdir: pathlib.Path
+    classifier: "Classifier"
+    summary: dict[str, Any]
+    metrics: dict[str, np.ndarray]
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
+    """Train in ``workdir``, or resume the run that is already there, and return what was trained.
+
+    Args:
+        config: config with the fields of ``configs/default.py``, such as ``jaxresnet.get_config("final")``.
+        workdir: run directory.
+
+    Raises:
+        UserError: config, workdir or data set that cannot work.
+        Diverged: the loss or a parameter became NaN or infinite.
+        Interrupted: a signal came and the run was saved.
+    """
+    from jaxresnet.inference import load  # Imported here because the loop does not need it.
+
+    folder = user_path(str(workdir))
+    summary = train_and_evaluate(config, str(folder))
+    lines = [line for line in read_metrics(folder) if is_epoch_line(line)]
+    names = lines[-1] if lines else ()  # the log of a finished run may be gone
+    metrics = {name: np.array([line[name] for line in lines]) for name in names}
+    return Run(folder, load(str(folder)), summary, metrics)
