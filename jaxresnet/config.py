@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxresnet.extensions import use_all
 from jaxresnet.system.errors import UsageError, UserError, one_line, user_path
 from jaxresnet.system.files import write_whole
 
@@ -50,7 +51,11 @@ _BELOW_1 = math.nextafter(1, 0)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("num_epochs", "batch_size", "eval_batch_size", "eval_every_epochs"), (1, _MOST)),
     **dict.fromkeys(("steps_per_dispatch", "checkpoint.keep"), (1, _MOST)),
-    **dict.fromkeys(("model.channels", "model.blocks", "model.stem_channels"), (1, 2**20)),
+    **dict.fromkeys(("model.channels", "model.stem_channels"), (1, 2**20)),
+    **dict.fromkeys(
+        ("model.kernel_size", "model.shortcut_kernel_size"), (1, 63)
+    ),  # covers 32x32 pixels from any of them
+    "model.blocks": (1, 1000),
     **dict.fromkeys(("label_smoothing", "model.dropout_rate", "optimizer.momentum"), (0, _BELOW_1)),
     **dict.fromkeys(("schedule.total_epochs", "schedule.power", "checkpoint.every_minutes"), (_TINY, _HUGE)),
     "seed": (0, 2**32 - 1),
@@ -115,6 +120,7 @@ def apply(config: ConfigDict, overrides: Mapping[str, str]) -> None:
             raise UsageError(f"--config.{name}={text[:60]}: expected {expected}")
         with config.ignore_type():
             config.update_from_flattened_dict({name: value})
+    use_all(config)
     changed = [name for name in overrides if not _is_free(name) and name not in ("seed", "dtype")]
     if changed:
         config.paper.accuracy = None
@@ -196,6 +202,7 @@ def load_experiment(path: str | pathlib.Path) -> Experiment:
             raise UsageError(f"get_config of {path}: {error}") from error
         except Exception as error:  # as above
             raise UsageError(_explain(error, path)) from error
+        use_all(config, path.parent)
         return config.lock()
 
     return Experiment(path, title, tuple(arms), get_config, contents)

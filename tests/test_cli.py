@@ -263,4 +263,4 @@ def test_summary_of_final_model(run):
     assert totals.split()[2:4] == ["4,697,162", "798,689,792"]
 
     done = run("jaxresnet.summary", "--config=configs/final.py", "--config.model.pooling=9")
-    assert_one_line(done, "model.pooling=9: the window is larger")
+    assert_one_line(done, "model.pooling=9: expected")
