@@ -15,7 +15,6 @@ from jaxresnet.workdir.folder import (
     FAILURE_FILE,
     METRICS_FILE,
     SUMMARY_FILE,
-    is_release,
     read_confusion,
     read_failure,
     read_imported,
@@ -108,8 +107,6 @@ def _unpack(file: pathlib.Path) -> Iterator[Run]:
 
 
 def _read_run(path: pathlib.Path) -> Run:
-    if is_release(path):
-        raise UserError(f"{path} is a release, not a run")
     if read_imported(path):
         raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
     summary, confusion, failure = read_summary(path), read_confusion(path), read_failure(path)
