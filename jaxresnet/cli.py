@@ -46,6 +46,8 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        text = "file of own functions that a config or a stored run names as FILE.py:NAME; it is run"
+        self.add_argument("--with", dest="own_files", action="append", default=[], metavar="FILE.py", help=text)
         self.add_argument("--version", action="version", version=f"jaxresnet {jaxresnet.__version__}")
 
     def add_config(self, text: str = "", required: bool = True) -> None:
@@ -115,6 +117,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
             if sys.stderr.isatty():
                 print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
         for file in getattr(arguments, "files", []):
+            extensions.use(file)
+        for file in arguments.own_files:
             extensions.use(file)
         main(arguments)
 

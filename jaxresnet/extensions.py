@@ -4,7 +4,6 @@ A config names a function of a file as ``FILE.py:NAME``, and training runs that 
 run: commands that read one must be given the file with ``--with``, and compare its checksum with ``config.code``.
 """
 
-import copy
 import hashlib
 import inspect
 import pathlib
@@ -28,7 +27,7 @@ def use(path: str | pathlib.Path) -> None:
     Raises:
         UserError: the file is missing, or it raises an exception.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(path).expanduser().resolve()
     try:
         source = path.read_bytes()
         checksum = hashlib.sha256(source).hexdigest()
@@ -46,8 +45,8 @@ def _checksum(name: str) -> str:
     return _USED[name].__name__.rpartition("_")[2]
 
 
-def use_all(config: ConfigDict) -> ConfigDict:
-    """Run the files that a config names, and return the config with their names and SHA-256 in ``code``.
+def use_all(config: ConfigDict, folder: pathlib.Path = pathlib.Path()) -> None:
+    """Run the files that a config names, from ``folder`` or else the current one, and set ``config.code``.
 
     Raises:
         UserError: a file is missing, or it raises an exception.
@@ -56,11 +55,10 @@ def use_all(config: ConfigDict) -> ConfigDict:
     for text in (config.optimizer.name, config.augment.stages, config.model.block, config.loss):
         for file in re.findall(r"([^,]+\.py):", text):
             name = pathlib.Path(file).name
-            use(str(_USED[name].__file__) if name in _USED else file)
+            places = [place for place in (folder / file, pathlib.Path(file)) if place.is_file()]
+            use(places[0] if places else str(_USED[name].__file__) if name in _USED else file)
             used.add(name)
-    config = copy.deepcopy(config)
     config.code = ",".join(f"{name}:{_checksum(name)}" for name in sorted(used))
-    return config
 
 
 def check_used(config: ConfigDict, workdir: pathlib.Path) -> None:

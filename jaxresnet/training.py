@@ -86,7 +86,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     """
     folder = user_path(workdir)
     check_config(config)
-    config = use_all(config)
+    use_all(config)
     check_tracker(config)
     check_workdir(config, folder)
     if summary := read_summary(folder):

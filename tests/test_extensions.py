@@ -119,7 +119,7 @@ def test_changed_file_is_refused(own_config, mine, monkeypatch):
     mine.write_text(MINE + "# changed\n")
     with pytest.raises(UserError, match=r"another config: code='mine.py:.*' .there: 'mine.py:"):
         train_and_evaluate(own_config, "run")  # a resume
-    with pytest.raises(UserError, match=r"^mine.py is not the mine.py that run was trained with .SHA-256 "):
+    with pytest.raises(UserError, match=r"mine.py is not the mine.py that run was trained with .SHA-256 "):
         load("run")
 
 

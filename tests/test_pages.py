@@ -73,7 +73,7 @@ def test_arrays_in_a_file(run, tmp_path):
         arrays[f"{split}_labels"] = np.arange(count) % 2
     np.savez(tmp_path / "noise.npz", **arrays, class_names=np.array(["salt", "pepper"]))
     data = ["--config.dataset.data_dir=noise.npz", "--config.model.num_classes=2", "--workdir=runs/noise"]
-    run([sys.executable, "-m", "jaxresnet", "train", "--config=quickstart", *data, *SMALL])
+    run([sys.executable, "-m", "jaxresnet", "train", "--config=cpu", *data, *SMALL])
     assert (tmp_path / "runs" / "noise" / "confusion.csv").read_text().startswith(",salt,pepper")
 
 

@@ -75,23 +75,6 @@ def describe_layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[La
     return layers
 
 
-def format_layers(layers: list[Layer], batch_size: int) -> str:
-    """Format a table with one line per layer and one of totals, followed by their cost for batches of a size."""
-    lines = [f"{'layer':<24}{'kind':<9}{'output':<12}{'parameters':>12}{'multiply-adds':>15}{'memory':>15}"]
-    total = Layer("in all", "", (), *(sum(column) for column in list(zip(*layers, strict=True))[3:]))
-    for layer in (*layers, total):
-        shape, kilobytes = "x".join(map(str, layer.output_shape)), layer.output_bytes / 1024
-        lines.append(
-            f"{layer.path:<24}{layer.kind:<9}{shape:<12}{layer.parameters:>12,}{layer.multiply_adds:>15,}"
-            f"{kilobytes:>11,.1f} KiB"
-        )
-    lines.append(
-        f"{total.multiply_adds / 1e6:,.0f}M multiply-adds per image in the forward pass, about three times as many in "
-        f"training; outputs of {batch_size * total.output_bytes / 2**20:,.0f} MiB per batch of {batch_size}"
-    )
-    return "\n".join(lines)
-
-
 @functools.cache
 def multiply_adds(model: ResNet, image_shape: tuple[int, int, int]) -> int:
     """Count the multiply-adds per image in the forward pass. A training step takes about three times as many."""

@@ -1,1 +1,1 @@
-"""The paper's tables, redrawn from finished runs: ``python -m jaxresnet.report``."""
+"""Report on tables of experiments: what their runs say of their claims."""

@@ -1,146 +1,304 @@
-"""A report as a folder: Markdown with figures, and the same as one self-contained HTML page."""
+"""The report as a folder: a page, its Markdown, figures, and each table to paste as Markdown, LaTeX and CSV."""
 
-import base64
-import html
-import io
 import itertools
+import math
 import os
 import pathlib
-import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import matplotlib
+import jinja2
+import pandas as pd
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from jaxresnet.report import figures
+from jaxresnet.report.figures import Mark
+from jaxresnet.report.study import VERDICTS, Row, Study, Table, choose_study
 from jaxresnet.system.errors import UserError
 from jaxresnet.system.files import write_whole
 
-MARKDOWN_FILE, PAGE_FILE, FIGURES_FOLDER = "README.md", "index.html", "figures"
-_MARK = "<!-- written by jaxresnet.report -->\n"  # the first line of MARKDOWN_FILE tells a report from other folders
-
-LONG_CELL = 30  # characters; longer cells have several lines
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 1rem/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 52rem; margin: 0 auto;
-  padding: 1rem 1rem 4rem; overflow-wrap: break-word; }
-h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.3rem; margin-top: 3rem; border-top: 1px solid #ccc;
-  padding-top: 1rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
-a { color: #0b57a4; } code { font-size: 0.92em; background: #f3f3f3; padding: 0.05em 0.25em; border-radius: 3px; }
-pre { background: #f3f3f3; padding: 0.7rem; overflow-x: auto; } pre code { padding: 0; }
-/* Shadows at the edges show that a wide table scrolls. */
-.table { overflow-x: auto; background: linear-gradient(to right, #fff 30%, #fff0), linear-gradient(to left, #fff 30%,
-  #fff0) 100% 0, radial-gradient(farthest-side at 0 50%, #0004, #0000), radial-gradient(farthest-side at 100% 50%,
-  #0004, #0000) 100% 0; background-repeat: no-repeat; background-size: 2.5rem 100%, 2.5rem 100%, 0.9rem 100%,
-  0.9rem 100%; background-attachment: local, local, scroll, scroll; }
-table { border-collapse: collapse; font-size: 0.92rem; margin: 0.8rem 0;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
-th { border-bottom: 2px solid #888; white-space: normal; vertical-align: bottom; }
-td.text { white-space: normal; min-width: 10rem; }
-img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
-@media (max-width: 36rem) { body { padding: 0.6rem 0.7rem 3rem; } table { font-size: 0.82rem; }
-  th, td { padding: 0.2rem 0.4rem; } }
-/* Tables of text, which have no numbers at the right, fold on a phone. Each cell then has the header's words. */
-@media screen and (max-width: 36rem) { table:has(td.text:first-child):not(:has([style])) {
-  tr { display: block; padding: 0.5rem 0; border-bottom: 1px solid #ddd; } thead { display: none; }
-  td { display: block; white-space: normal; border: 0; } td:first-child { font-weight: 600; }
-  td:not(:first-child)::before { content: attr(data-label) ": "; opacity: 0.7; } } }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
-  img { max-width: 11cm; break-inside: avoid; } tr, p, li { break-inside: avoid; }
-  thead { display: table-header-group; } .table { overflow-x: visible; background: none; }
-  table { font-size: 8.5pt; } th, td { padding: 0.2rem 0.4rem; }
-  a { color: inherit; text-decoration: none; } }
-@media screen and (prefers-color-scheme: dark) { body { color: #ddd; background: #161616; } a { color: #7db4ee; }
-  code, pre { background: #262626; } h2 { border-color: #444; } th, td { border-color: #3a3a3a; }
-  img { filter: invert(0.91) hue-rotate(180deg); }
-  .table { background-image: linear-gradient(to right, #161616 30%, #16161600), linear-gradient(to left, #161616 30%,
-    #16161600), radial-gradient(farthest-side at 0 50%, #fff5, #fff0), radial-gradient(farthest-side at 100% 50%,
-    #fff5, #fff0); } }
-"""
+MARK = "<!-- written by jaxresnet.report -->"
 
 
-class Page:
-    """Report under construction. Nothing is written to disk before ``write``."""
+class Section(NamedTuple):
+    """Part of the report on one table.
 
-    def __init__(self, title: str):
-        self._title = title
-        self._parts = [f"# {title}"]
-        self._figures: dict[str, str] = {}
+    Attributes:
+        table: the table.
+        study: the runs that it shows.
+        frame: a row an arm: ``words``, ``paper``, ``ours``, ``n``, ``difference``, ``low``, ``high`` and ``remark``.
+        others: runs of other studies: arm, setting, n and mean accuracy, as text.
+        split: images of the accuracies: "test" or "validation".
+    """
 
-    def add(self, markdown: str) -> None:
-        """Append a paragraph, a table or other Markdown."""
-        self._parts.append(markdown)
+    table: Table
+    study: Study
+    frame: pd.DataFrame
+    others: list[list[str]]
+    split: str
 
-    def add_figure(self, name: str, figure: Figure, description: str) -> None:
-        """Append a figure with ``description`` as its alternative text."""
-        text = io.StringIO()
-        # Without dates and random ids, equal figures are equal files.
-        with matplotlib.rc_context({"svg.hashsalt": "jaxresnet"}):
-            figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-        path = f"{FIGURES_FOLDER}/{name}.svg"
-        self._figures[path] = text.getvalue()
-        self._parts.append(f"![{description}]({path})")
 
-    def write(self, out: pathlib.Path) -> None:
-        """Write README.md, index.html and figures/ to ``out``. Only an older report is overwritten.
+def make_section(table: Table, studies: list[Study]) -> Section:
+    """Collect what is known of a table that has runs."""
+    study = choose_study(table, studies)
+    assert study is not None
+    names = {arm: config.name for arm, config in table.configs.items()}
+    control = names[table.control]
+    compared = [*dict.fromkeys(name for name in names.values() if name != control and len(study.accuracies(name)))]
+    differences = dict(zip(compared, study.fit.many_to_one(compared, control), strict=True))
+    rows = []
+    for arm, name in names.items():
+        accuracies, each = study.accuracies(name), differences.get(name)
+        remark = "" if len(accuracies) else "not run"
+        if any(run.failure for run in study.runs.get(name, ())):
+            remark = "diverged" if not len(accuracies) else "some diverged"
+        elif each and each.reason:
+            remark = each.reason
+        mean = accuracies.mean() if len(accuracies) else math.nan
+        value, low, high = (each.value, each.low, each.high) if each else (math.nan,) * 3
+        rows.append((arm, table.words[arm], table.paper(arm), mean, len(accuracies), value, low, high, remark))
+    columns = ["arm", "words", "paper", "ours", "n", "difference", "low", "high", "remark"]
+    others = [
+        [
+            arm,
+            other.setting or "as configured",
+            str(len(other.accuracies(name))),
+            f"{other.accuracies(name).mean():.2f}",
+        ]
+        for other in studies
+        if other is not study
+        for arm, name in names.items()
+        if len(other.accuracies(name))
+    ]
+    split = next(run.summary["evaluated_on"] for runs in study.runs.values() for run in runs if run.summary)
+    return Section(table, study, pd.DataFrame(rows, columns=columns).set_index("arm"), others, split)
 
-        Raises:
-            UserError: ``out`` is a file, holds other files, or cannot be written.
-        """
-        check_out(out)
-        try:
-            (out / FIGURES_FOLDER).mkdir(parents=True, exist_ok=True)
-            for old in (out / FIGURES_FOLDER).glob("*.svg"):
+
+def format_table(section: Section) -> pd.DataFrame:
+    """Return the table as text: an arm, the paper's accuracy if there is one, ours, the difference and n."""
+    frame = section.frame
+    text = pd.DataFrame({"arm": frame.index}, index=frame.index)
+    if frame["words"].any():
+        text["description"] = frame["words"]
+    if frame["paper"].notna().any():
+        text["paper"] = [
+            _number(value) + {"best": " best", "cited": " cited"}.get(section.table.configs[arm].paper.epoch, "")
+            if math.isfinite(value)
+            else ""
+            for arm, value in frame["paper"].items()
+        ]
+    text["ours"] = frame["ours"].map(_number)
+    text["difference [95% CI]"] = [
+        remark or ("" if math.isnan(low) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
+        for value, low, high, remark in frame[["difference", "low", "high", "remark"]].itertuples(index=False)
+    ]
+    text["n"] = frame["n"].astype(str)
+    return text
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def to_markdown(frame: pd.DataFrame, text_columns: Sequence[str] = ("arm", "description")) -> str:
+    """Format a table of text in Markdown."""
+    lines = [[*frame], ["---" if column in text_columns else "---:" for column in frame], *frame.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def say_verdict(rows: Sequence[Row]) -> str:
+    """Say what became of a claim's comparisons: "supported", or "2 of 3 supported, 1 inconclusive (...)"."""
+    counts = Counter(row.verdict for row in rows)
+    words: list[str] = []
+    for verdict in VERDICTS:
+        if not (count := counts[verdict]):
+            continue
+        which = [row for row in rows if row.verdict == verdict]
+        reason = ""
+        if verdict == "inconclusive":
+            found = [float(row.reason) for row in which]
+            reason = f" (differences from {_range(found)} points up would have been found)"
+        elif verdict == "not judged":
+            reason = f" ({', '.join(sorted({row.reason for row in which}))})"
+        number = "" if count == len(rows) else f"{count} of {len(rows)} " if not words else f"{count} "
+        words.append(f"{number}{verdict}{reason}")
+    return ", ".join(words)
+
+
+def _range(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.1f}" if low == high else f"{low:.1f} to {high:.1f}"
+
+
+def by_claim(rows: Sequence[Row]) -> list[tuple[Any, list[Row]]]:
+    """Group comparisons by claim, in order."""
+    return [
+        (group[0].claim, group) for _, each in itertools.groupby(rows, lambda r: id(r.claim)) for group in [[*each]]
+    ]
+
+
+def claims_in_markdown(rows: Sequence[Row]) -> str:
+    """List claims with their quotes, verdicts and differences, as an item each."""
+    items = []
+    for claim, group in by_claim(rows):
+        quote = f' The paper: "{claim.quote}"' if claim.quote else ""
+        items.append(f"- **{claim.text}**: {say_verdict(group)}.{quote}")
+    return "\n".join(items)
+
+
+def _forest(rows: Sequence[Row]) -> Figure:
+    marks = []
+    for claim, group in by_claim(rows):
+        drawn = [row for row in group if row.verdict != "not judged"]
+        marks += [Mark(claim.text)] if drawn else []
+        for row in drawn:
+            word = "minus" if claim.equal else "over"
+            each = row.difference
+            marks.append(
+                Mark(f"{row.first} {word} {row.second}", each.value, each.low, each.high, row.paper, row.verdict)
+            )
+    return figures.draw_forest(marks, "difference in points, with its 95% CI", "the paper's difference")
+
+
+def _table_figure(section: Section) -> Figure | None:
+    frame = section.frame[section.frame["difference"].notna()]
+    if frame.empty:
+        return None
+    paper = frame["paper"] - section.frame["paper"][section.table.control]
+    marks = [
+        Mark(str(arm), value, low, high, paper[arm], "no difference found" if not (low > 0 or high < 0) else "differs")
+        for arm, value, low, high in frame[["difference", "low", "high"]].itertuples()
+    ]
+    return figures.draw_forest(marks, f"points above {section.table.control}", "the paper's difference")
+
+
+def write(
+    sections: Sequence[Section], rows: Sequence[Row], doubts: Sequence[str], introduction: str, out: pathlib.Path
+) -> None:
+    """Write README.md, index.html, figures/ and tables/ to ``out``. Only an older report is overwritten.
+
+    Raises:
+        UserError: ``out`` cannot be written.
+    """
+    quoted = [row for row in rows if row.claim.quote]
+    own = [row for row in rows if not row.claim.quote]
+    parts = [("The paper's claims", "claims", quoted), ("Follow-ups" if quoted else "Claims", "follow-ups", own)]
+    drawn = {name: _forest(part) for _, name, part in parts if any(row.verdict != "not judged" for row in part)}
+    small = {section.table.name: figure for section in sections if (figure := _table_figure(section))}
+    tables = {section.table.name: format_table(section) for section in sections}
+    title = "The paper's claims, and what the runs say" if quoted else "The tables, and what the runs say"
+    title = sections[0].table.title if len(sections) == 1 else title
+
+    text = [f"{MARK}\n# {title}", introduction]
+    for heading, name, part in parts:
+        if part:
+            text.append(f"## {heading}")
+            text += [f"![{heading.lower()}: differences and their intervals](figures/{name}.svg)"] * (name in drawn)
+            text.append(claims_in_markdown(part))
+    text += ["## What could not be judged", "\n".join(f"- {doubt}" for doubt in doubts)] if doubts else []
+    for section in sections:
+        name = section.table.name
+        text += [f"## {section.table.title}", to_markdown(tables[name]), _caption(section)]
+        text += [f"![differences of the arms](figures/{name}.svg)"] * (name in small)
+        text += [section.table.note] * bool(section.table.note)
+        text += ["Further runs:", to_markdown(_others(section))] * bool(section.others)
+
+    page = _template().render(
+        mark=Markup(MARK),
+        title=title,
+        introduction=_markdown(introduction),
+        parts=[(heading, name, _svg(drawn.get(name)), _claims(part)) for heading, name, part in parts if part],
+        doubts=[_markdown(doubt) for doubt in doubts],
+        sections=[
+            {
+                "name": section.table.name,
+                "title": section.table.title,
+                "head": [column for column in tables[section.table.name] if column != "description"],
+                "rows": tables[section.table.name].to_dict("records"),
+                "caption": _markdown(_caption(section)),
+                "figure": _svg(small.get(section.table.name)),
+                "note": _markdown(section.table.note),
+                "curves": _svg(_curves(section)),
+                "others": section.others,
+            }
+            for section in sections
+        ],
+    )
+    check_out(out)
+    try:
+        for folder in ("figures", "tables"):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            for old in (out / folder).iterdir():
                 old.unlink()
-            for path, svg in self._figures.items():
-                (out / path).write_text(svg, encoding="utf-8")
-            markdown = "\n\n".join(self._parts) + "\n"
-            write_whole(out / MARKDOWN_FILE, _MARK + markdown)
-            write_whole(out / PAGE_FILE, self._to_html(markdown))
-        except OSError as error:
-            raise UserError(f"--out={out} cannot be written ({error}); give another folder") from error
-
-    def _to_html(self, markdown: str) -> str:
-        parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-        parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
-        parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
-        tokens = parser.parse(markdown)
-        header: list[str] = []
-        column = 0
-        for before, token in itertools.pairwise(tokens):
-            text = "".join(child.content for child in token.children or ())
-            if before.type == "heading_open":
-                before.attrSet("id", anchor(token.content))
-            elif before.type == "tr_open":
-                header, column = [] if token.type == "th_open" else header, 0
-            elif before.type == "th_open":
-                header.append(text)
-            elif before.type == "td_open":
-                if len(text) > LONG_CELL:
-                    before.attrSet("class", "text")
-                before.attrSet("data-label", header[column])
-                column += 1
-            for child in token.children or ():
-                if child.type == "image":
-                    child.attrSet("src", _data_uri(self._figures[str(child.attrs["src"])]))
-        body = parser.renderer.render(tokens, parser.options, {})
-        return (
-            f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{html.escape(self._title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}</body>\n</html>\n"
-        )
+        for name, figure in (drawn | small).items():
+            write_whole(out / "figures" / f"{name}.svg", figures.to_svg(figure))
+        for section in sections:
+            _write_table(section, tables[section.table.name], out / "tables" / section.table.name)
+        write_whole(out / "README.md", "\n\n".join(text) + "\n")
+        write_whole(out / "index.html", page)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written ({error}); give another folder") from error
 
 
-def anchor(heading: str) -> str:
-    """Return the link target of a heading, as GitHub names it."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+def _write_table(section: Section, text: pd.DataFrame, path: pathlib.Path) -> None:
+    """Write a table to paste into a page, an article or a spreadsheet."""
+    write_whole(path.with_suffix(".md"), to_markdown(text) + "\n")
+    write_whole(path.with_suffix(".csv"), section.frame.round(4).dropna(axis="columns", how="all").to_csv())
+    style = text.style.hide(axis="index").format(escape="latex")
+    columns = "".join("l" if column in ("arm", "description") else "r" for column in text)
+    style = style.format_index(escape="latex", axis="columns")
+    latex = style.to_latex(hrules=True, column_format=columns, caption=f"{section.table.title}. {_caption(section)}")
+    write_whole(path.with_suffix(".tex"), latex)
 
 
-def table(header: list[str], rows: list[list[str]], is_text: bool = False) -> str:
-    """Format a Markdown table. The first column is aligned left, and the others too if ``is_text``, else right."""
-    lines = [header, ["---"] + ["---" if is_text else "---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _caption(section: Section) -> str:
+    setting = section.study.setting or "the configs as they are"
+    return (
+        f"Ours is the mean accuracy on the {section.split} images after the last epoch over n seeds, in %: {setting}. "
+        f"Differences are from {section.table.control}, with simultaneous 95% intervals."
+    )
+
+
+def _others(section: Section) -> pd.DataFrame:
+    return pd.DataFrame(section.others, columns=["arm", "setting", "n", "accuracy"])
+
+
+def _curves(section: Section) -> Figure | None:
+    groups = {arm: section.study.runs.get(config.name, []) for arm, config in section.table.configs.items()}
+    groups = {arm: [run for run in runs if run.lines] for arm, runs in groups.items()}
+    groups = {arm: runs for arm, runs in groups.items() if runs}
+    names = {arm: config.paper.curve for arm, config in section.table.configs.items()}
+    return figures.draw_curves(groups, names, not section.study.setting) if groups else None
+
+
+def _claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [
+        {
+            "text": claim.text,
+            "quote": claim.quote,
+            "verdict": say_verdict(group),
+            "colours": [figures.COLOURS.get(row.verdict, ("#cccccc", ""))[0] for row in group],
+            "reason": next((row.reason for row in group if row.verdict == "not testable"), ""),
+            "table": group[0].table.name,
+        }
+        for claim, group in by_claim(rows)
+    ]
+
+
+def _svg(figure: Figure | None) -> Markup:
+    return Markup(figures.to_svg(figure, inline=True)) if figure else Markup("")
+
+
+def _markdown(text: str) -> Markup:
+    return Markup(MarkdownIt("commonmark", {"html": False}).render(text))
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("page.html")
 
 
 def check_out(out: pathlib.Path) -> None:
@@ -154,11 +312,7 @@ def check_out(out: pathlib.Path) -> None:
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"--out={out} cannot be written; give another folder")
-    page = out / MARKDOWN_FILE
-    is_report = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+    page = out / "README.md"
+    is_report = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(MARK)
     if out.exists() and any(out.iterdir()) and not is_report:
         raise UserError(f"--out={out} holds other files and no report; give an empty or a new folder")
-
-
-def _data_uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

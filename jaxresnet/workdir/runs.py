@@ -13,7 +13,6 @@ from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.workdir.folder import (
     IMPORTED_FILE,
     METRICS_FILE,
-    is_release,
     read_confusion,
     read_failure,
     read_summary,
@@ -70,8 +69,6 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
 
 
 def _read_folder(path: pathlib.Path) -> Run:
-    if is_release(path):
-        raise UserError(f"{path} is a release, not a run")
     if (path / IMPORTED_FILE).exists():
         raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
     summary, confusion, failure = read_summary(path), read_confusion(path), read_failure(path)

@@ -6,10 +6,9 @@ import pytest
 
 from configs import quickstart
 from jaxresnet.config import CONFIG_FILE, check_same_training, load_config, save_config
-from jaxresnet.report.__main__ import write_report
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
-from tests.conftest import REPOSITORY
+from jaxresnet.workdir.runs import read_runs
 
 # The fields that the oldest run in this project's history lacks.
 ADDED = (
@@ -59,4 +58,5 @@ def test_older_run_is_resumed_and_reported(tiny_config, tmp_path):
     change(workdir, *ADDED)
     (workdir / "summary.json").unlink()
     assert train_and_evaluate(tiny_config, str(workdir))["last"]["epoch"] == tiny_config.num_epochs
-    write_report(tmp_path / "runs", tmp_path / "report", REPOSITORY / "configs")
+    (run,) = read_runs(tmp_path / "runs")
+    assert run.summary["last"]["epoch"] == tiny_config.num_epochs

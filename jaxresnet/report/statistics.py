@@ -1,0 +1,165 @@
+"""Compare arms over seeds: least squares with seeds as blocks, Dunnett's intervals, Welch's test, Holm's correction.
+
+``configs/small.py`` states the rule, which was fixed before the runs of the study were looked at.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, stats
+
+LEVEL = 0.05
+POWER = 0.8
+
+
+class Difference(NamedTuple):
+    """Difference of two arms' mean accuracies, in points. Fields are NaN if ``reason`` says why it cannot be judged.
+
+    Attributes:
+        value: first minus second.
+        error: standard error.
+        freedom: degrees of freedom of the error.
+        low: lower end of the confidence interval.
+        high: upper end.
+        p: probability of such a difference or a larger one if there were none.
+        reason: why the difference cannot be judged, or an empty text.
+    """
+
+    value: float = np.nan
+    error: float = np.nan
+    freedom: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p: float = np.nan
+    reason: str = ""
+
+
+class Fit:
+    """Model of a study: accuracy = arm + seed, by least squares.
+
+    Arms with the same seed share their first weights and their data order, so that a seed shifts all of them. An arm
+    whose variance is an outlier is left out of the model and compared by Welch's test, with a variance of its own.
+
+    Attributes:
+        runs: columns ``arm``, ``seed`` and ``accuracy``, one row a run.
+        unsteady: arms with a variance of their own.
+        freedom: degrees of freedom of the pooled variance.
+        variance: pooled variance of a run, or NaN if there is one seed.
+    """
+
+    def __init__(self, runs: pd.DataFrame, blocks: bool = True):
+        """Fit the model. Without ``blocks``, seeds are independent, as in an analysis of variance with one factor."""
+        self.runs = runs
+        self.unsteady: set[str] = set()
+        worst: str | None = ""
+        while worst is not None:
+            self.unsteady |= {worst} - {""}
+            steady = runs[~runs["arm"].isin(self.unsteady)]
+            seeds = pd.get_dummies(steady["seed"] if blocks else 0 * steady["seed"], dtype=float)
+            design = pd.concat([pd.get_dummies(steady["arm"], dtype=float), seeds], axis=1)
+            matrix, accuracy = design.to_numpy(), steady["accuracy"].to_numpy(float)
+            self._columns, self._inverse = [*design], np.linalg.pinv(matrix.T @ matrix)
+            self._rows = self._inverse @ matrix.T @ matrix  # projects on what the runs can tell
+            self._solution = self._inverse @ matrix.T @ accuracy
+            residuals = pd.Series(accuracy - matrix @ self._solution, steady["arm"].to_numpy())
+            self.freedom = len(steady) - round(np.trace(self._rows))
+            self.variance = float((residuals**2).sum()) / self.freedom if self.freedom > 0 else np.nan
+            worst = find_outlier(residuals)
+
+    def difference(self, first: str, second: str, level: float = LEVEL) -> Difference:
+        """Compare two arms, with an interval of 1 - ``level`` for this difference alone."""
+        samples = [self.runs.loc[self.runs["arm"] == arm, "accuracy"].to_numpy(float) for arm in (first, second)]
+        if not all(map(len, samples)):
+            return Difference(reason="not run")
+        value = float(samples[0].mean() - samples[1].mean())
+        if {first, second} & self.unsteady:
+            if min(map(len, samples)) < 2:
+                return Difference(value, reason="one seed")
+            test = stats.ttest_ind(*samples, equal_var=False)
+            low, high = test.confidence_interval(1 - level)
+            return Difference(value, value / test.statistic, test.df, low, high, test.pvalue)
+        weights = self._weights(first, second)
+        if self.freedom < 1:
+            return Difference(value, reason="one seed")
+        if not np.allclose(self._rows @ weights, weights, atol=1e-6):
+            return Difference(value, reason="no seed in common")
+        value = float(weights @ self._solution)
+        if self.variance < 1e-12:
+            return Difference(value, reason="seeds do not differ at all")
+        error = float(np.sqrt(self.variance * (weights @ self._inverse @ weights)))
+        half = error * stats.t.ppf(1 - level / 2, self.freedom)
+        p = 2 * stats.t.sf(abs(value) / error, self.freedom)
+        return Difference(value, error, self.freedom, value - half, value + half, float(p))
+
+    def many_to_one(self, arms: Sequence[str], control: str) -> list[Difference]:
+        """Compare arms with a control, with intervals that hold all at once with 95%, by Dunnett's test.
+
+        Arms with a variance of their own, or all if the control has one, get Bonferroni's correction of Welch's test.
+        """
+        alone = [self.difference(arm, control, LEVEL / max(1, len(arms))) for arm in arms]
+        steady = [arm for arm, each in zip(arms, alone, strict=True) if not each.reason and arm not in self.unsteady]
+        if len(steady) < 2 or control in self.unsteady:
+            return alone
+        weights = np.array([self._weights(arm, control) for arm in steady])
+        covariance = weights @ self._inverse @ weights.T
+        scale = np.sqrt(np.diagonal(covariance))
+        factor = _dunnett_factor(covariance / np.outer(scale, scale), self.freedom, 1 - LEVEL * len(steady) / len(arms))
+        return [
+            each._replace(low=each.value - factor * each.error, high=each.value + factor * each.error)
+            if arm in steady
+            else each
+            for arm, each in zip(arms, alone, strict=True)
+        ]
+
+    def _weights(self, first: str, second: str) -> np.ndarray:
+        """Return the weights of the coefficients in a difference of two arms."""
+        return np.array([(column == first) * 1.0 - (column == second) for column in self._columns])
+
+
+def _dunnett_factor(correlation: np.ndarray, freedom: int, confidence: float) -> float:
+    """Return the half width of intervals, in standard errors, that hold all at once with ``confidence``."""
+
+    def excess(factor: float) -> float:
+        limits = np.full(len(correlation), factor)
+        held = stats.multivariate_t.cdf(
+            limits, shape=correlation, df=freedom, lower_limit=-limits, random_state=0, maxpts=20_000 * len(limits)
+        )
+        return float(held) - confidence
+
+    # Bonferroni's factor is an upper bound, and that of one comparison a lower one.
+    alone, all_alone = (stats.t.ppf(1 - (1 - confidence) / 2 / count, freedom) for count in (1, len(correlation)))
+    return float(optimize.brentq(excess, 0.95 * alone, 1.05 * all_alone, xtol=1e-4))
+
+
+def find_outlier(residuals: pd.Series) -> str | None:
+    """Return the arm with the largest variance if it is an outlier by Cochran's test at 5%, else None.
+
+    Args:
+        residuals: residuals of runs, indexed by arm.
+    """
+    groups = residuals.groupby(level=0)
+    freedom = groups.size() - 1
+    freedom = freedom[freedom > 0]
+    squares = groups.agg(lambda group: float((group**2).sum()))[freedom.index]
+    if len(freedom) < 3 or squares.sum() < 1e-12:
+        return None
+    worst = (squares / freedom).idxmax()
+    own, others = freedom[worst], freedom.sum() - freedom[worst]
+    ratio = (squares[worst] / own) / max((squares.sum() - squares[worst]) / others, 1e-12)
+    return str(worst) if len(freedom) * stats.f.sf(ratio, own, others) < LEVEL else None
+
+
+def correct(p_values: Sequence[float]) -> np.ndarray:
+    """Return p values with Holm's correction for having computed all of them."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected
+
+
+def detectable(each: Difference, level: float) -> float:
+    """Return the difference, in points, that a test at ``level`` finds with a probability of 80%, nearly."""
+    return each.error * float(stats.t.ppf(1 - level / 2, each.freedom) + stats.t.ppf(POWER, each.freedom))

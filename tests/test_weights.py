@@ -1,0 +1,137 @@
+"""Weights from PyTorch and back: equal logits, equal bits, and messages about weights that do not fit."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jaxresnet.core.model import ResNet
+from jaxresnet.system.errors import UserError
+from jaxresnet.weights import from_state_dict, to_state_dict, torch_key
+from tests.core.test_model import ARCHITECTURES, HEAD, assert_close, each_architecture, images
+from tests.torch_reference import TorchResNet, to_torch_images
+
+
+def torch_model(name):
+    """Create a PyTorch model with random weights and statistics."""
+    torch.manual_seed(0)
+    model = TorchResNet(**ARCHITECTURES[name][0], head=HEAD.get(name, 1))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+            torch.nn.init.normal_(module.running_mean, 0, 0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def to_numpy(state_dict):
+    """Return arrays without the counters, which are not kept."""
+    return {key: t.detach().numpy() for key, t in state_dict.items() if not key.endswith("num_batches_tracked")}
+
+
+@each_architecture
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_logits_equal_torchs(name, prefix):
+    model = torch_model(name)
+    state_dict = {prefix + key: array for key, array in to_numpy(model.state_dict()).items()}
+    fields = ARCHITECTURES[name][0]
+    variables = from_state_dict(state_dict, fields)
+    logits = jax.jit(lambda v, x: ResNet(**fields).apply(v, x, train=False))(variables, images())
+    with torch.no_grad():
+        assert_close(logits, model.eval()(to_torch_images(images())))
+
+
+@each_architecture
+def test_round_trip_is_bit_exact(name):
+    state_dict = to_numpy(torch_model(name).state_dict())
+    back = to_state_dict(from_state_dict(state_dict, ARCHITECTURES[name][0]))
+    assert back.keys() == state_dict.keys()
+    for key, array in state_dict.items():
+        assert (back[key].dtype, back[key].shape) == (array.dtype, array.shape)
+        assert back[key].tobytes() == array.tobytes(), key
+
+
+def test_torch_accepts_weights_of_flax():
+    model = ResNet(channels=(4, 8), blocks=(1, 2))
+    variables = model.init(jax.random.key(0), images(), train=False)
+    state_dict = to_state_dict(variables)
+    reference = TorchResNet(channels=(4, 8), blocks=(1, 2))
+    reference.load_state_dict({key: torch.tensor(array) for key, array in state_dict.items()}, strict=True)
+    with torch.no_grad():
+        assert_close(model.apply(variables, images(), train=False), reference.eval()(to_torch_images(images())))
+    back = from_state_dict(state_dict, dict(channels=(4, 8), blocks=(1, 2)))
+    for collection in ("params", "batch_stats"):
+        assert jax.tree.structure(back[collection]) == jax.tree.structure(variables[collection])
+        jax.tree.map(np.testing.assert_array_equal, back[collection], variables[collection])
+
+
+SMALL = dict(channels=(4, 8), blocks=(1, 1))
+
+
+def small_state_dict():
+    return to_numpy(TorchResNet(**SMALL).state_dict())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_precisions_become_float32(dtype):
+    state_dict = {
+        key: array.astype(dtype) if array.dtype == np.float32 else array for key, array in small_state_dict().items()
+    }
+    back = to_state_dict(from_state_dict(state_dict, SMALL))
+    np.testing.assert_array_equal(back["conv1.weight"], state_dict["conv1.weight"].astype(np.float32))
+
+
+def test_misfit_lists_all_keys():
+    state_dict = small_state_dict()
+    del state_dict["bn1.weight"], state_dict["layer2.0.conv1.weight"]
+    state_dict |= {"fc.bias": np.zeros(3), "extra": np.zeros(3)}
+    state_dict["linear.weight"] = np.zeros((100, 8), np.float32)
+    with pytest.raises(UserError) as raised:
+        from_state_dict(state_dict, SMALL)
+    assert str(raised.value).splitlines() == [
+        "the weights do not fit the model",
+        "2 missing: bn1.weight, layer2.0.conv1.weight",
+        "2 unexpected: fc.bias, extra",
+        "1 of another shape: linear.weight (100, 8), expected (10, 8)",
+    ]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_weights_beyond_float32_are_refused(value):
+    state_dict = small_state_dict()
+    state_dict["conv1.weight"] = np.full((4, 3, 3, 3), value)
+    with pytest.raises(UserError, match="holds NaN or infinity"):
+        from_state_dict(state_dict, SMALL)
+
+
+def test_integers_and_negative_variances_are_refused():
+    state_dict = small_state_dict()
+    integers = state_dict["conv1.weight"].astype(np.int8)
+    with pytest.raises(UserError, match=re.escape("conv1.weight is int8")):
+        from_state_dict(state_dict | {"conv1.weight": integers}, SMALL)
+    with pytest.raises(UserError, match=re.escape("bn1.running_var holds negative numbers")):
+        from_state_dict(state_dict | {"bn1.running_var": -state_dict["bn1.running_var"]}, SMALL)
+
+
+def test_keys_follow_from_paths():
+    assert torch_key(("params", "layer12_3", "conv2", "kernel")) == "layer12.3.conv2.weight"
+    assert torch_key(("batch_stats", "layer1_0", "shortcut_bn", "var")) == "layer1.0.shortcut.1.running_var"
+
+
+def test_prefix_of_all_keys_is_ignored():
+    state_dict = small_state_dict()
+    compiled = {f"_orig_mod.module.{key}": array for key, array in state_dict.items()}
+    assert from_state_dict(compiled, SMALL).keys() == {"params", "batch_stats"}
+    with pytest.raises(UserError, match=r"unexpected: module\.conv1\.weight"):
+        from_state_dict(state_dict | {"module.conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"chanels": (4,)}, "no such field"), ({"pooling": "abc"}, 'expected "global"')]
+)
+def test_invalid_models_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        from_state_dict({}, SMALL | fields)
