@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
     config.augment.stages = ""  # stages of an own file, as in "mine.py:jitter,mine.py:erase"
     config.augment.crop_padding = 4  # pixels of zero padding per side before random crops; 0: no crop
     config.augment.flip = True  # mirror each training image with probability 1/2
+    config.augment.cutout_size = 0  # side of a square that hides a part of each training image, in pixels; 0: none
+    config.augment.cutmix_alpha = 0.0  # parameter of CutMix's beta distribution, 1.0 in its paper; 0: no CutMix
     # Pairs of a side and a share of the epochs, as in ((16, 0.3), ...): shrink training images to that side until then.
     config.augment.small_images = ()
     config.augment.mean = (0.4914, 0.4822, 0.4465)  # subtracted from pixels in [0, 1]

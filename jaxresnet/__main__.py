@@ -14,8 +14,8 @@ COMMANDS = {
     "summary": ("summary", "print a config's model layer by layer"),
     "sweep": ("sweep", "train every arm of a table"),
     "report": ("report", "redraw the paper's tables from finished runs"),
-    "export": ("export", "write a run as one file, or as a release"),
-    "convert": ("convert", "import and export PyTorch weights"),
+    "export": ("export", "write a run as one file for JAX, ONNX or PyTorch, or as a release"),
+    "convert": ("convert", "import PyTorch weights as a run"),
 }
 
 

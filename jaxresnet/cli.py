@@ -59,8 +59,6 @@ class Parser(argparse.ArgumentParser):
         """Add the flags of a command that reads a trained run."""
         self.add_argument("--workdir", required=True, help="run directory or release")
         self.add_argument("--checkpoint", default="last", help=CHECKPOINT_HELP)
-        text = "file of functions that the run was trained with, if any; it is executed; may be repeated"
-        self.add_argument("--with", dest="files", action="append", default=[], metavar="FILE", help=text)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse ``argv``, or the process's own arguments. A mistake gets one line and exit status 2."""
@@ -116,8 +114,6 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
             malloc.restart_with_large_pages()
             if sys.stderr.isatty():
                 print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
-        for file in getattr(arguments, "files", []):
-            extensions.use(file)
         for file in arguments.own_files:
             extensions.use(file)
         main(arguments)

@@ -30,12 +30,9 @@ from jaxresnet.system.files import write_whole
 
 CONFIG_FILE = "config.json"  # in every run directory
 
-_PACKAGE = pathlib.Path(__file__).parent
 # The config files of this project: in a clone beside the package, when installed from a wheel inside of it.
-CONFIGS = next(
-    (folder for folder in (_PACKAGE.parent / "configs", _PACKAGE / "configs") if (folder / "default.py").is_file()),
-    _PACKAGE / "configs",
-)
+_PACKAGE = pathlib.Path(__file__).parent
+CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 # Fields that may change when a run resumes: names, where files lie, when they are written, how much is computed at a
 # time, and the paper's figures. The data are compared by checksum instead.
@@ -52,38 +49,28 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("num_epochs", "batch_size", "eval_batch_size", "eval_every_epochs"), (1, _MOST)),
     **dict.fromkeys(("steps_per_dispatch", "checkpoint.keep"), (1, _MOST)),
     **dict.fromkeys(("model.channels", "model.stem_channels"), (1, 2**20)),
-    **dict.fromkeys(
-        ("model.kernel_size", "model.shortcut_kernel_size"), (1, 63)
-    ),  # covers 32x32 pixels from any of them
+    **dict.fromkeys(("model.kernel_size", "model.shortcut_kernel_size"), (1, 63)),  # covers 32 pixels from each
     "model.blocks": (1, 1000),
     **dict.fromkeys(("label_smoothing", "model.dropout_rate", "optimizer.momentum"), (0, _BELOW_1)),
-    **dict.fromkeys(("schedule.total_epochs", "schedule.power", "checkpoint.every_minutes"), (_TINY, _HUGE)),
+    **dict.fromkeys(("augment.std", "checkpoint.every_minutes"), (_TINY, _HUGE)),
+    **dict.fromkeys(("schedule.total_epochs", "schedule.power"), (_TINY, _HUGE)),
     "seed": (0, 2**32 - 1),
     "model.num_classes": (2, 1000),  # the confusion matrix grows with its square
     "augment.crop_padding": (0, 32),  # with more, a crop could show nothing of the image
     "augment.mean": (0, 1),
-    "augment.std": (_TINY, _HUGE),
     "paper.accuracy": (0, 100),
 }
 _CHOICES = {"dtype": ("float32", "bfloat16"), "tracker": ("wandb",), "paper.epoch": ("last", "best", "cited")}
 
 
 class Experiment(NamedTuple):
-    """Content of a config file.
-
-    Attributes:
-        path: path of the file.
-        title: title of the table, or ``""`` if it is none.
-        arms: names of the table's rows in order, or ``("",)`` if it has no arms.
-        get_config: function from the name of an arm, or ``""`` for the default, to the config, locked and checked.
-        contents: all names that the file defines, such as ``CLAIMS``.
-    """
+    """Content of a config file."""
 
     path: pathlib.Path
-    title: str
-    arms: tuple[str, ...]
-    get_config: Callable[[str], ConfigDict]
-    contents: dict[str, Any]
+    title: str  # of the table, or "" if it is none
+    arms: tuple[str, ...]  # rows of the table in order, or ("",) if it has no arms
+    get_config: Callable[[str], ConfigDict]  # of an arm, or "" for the default; the config is locked and valid
+    contents: dict[str, Any]  # all names that the file defines, such as CLAIMS
 
 
 def get_config(name: str | pathlib.Path, overrides: Mapping[str, str] = types.MappingProxyType({})) -> ConfigDict:
@@ -174,11 +161,8 @@ def load_experiment(path: str | pathlib.Path) -> Experiment:
         UsageError: there is no such file, or it cannot be run.
     """
     path, _ = split_arm(path)
-    try:
-        with _package_of_configs(path):
-            contents = runpy.run_path(str(path))
-    except Exception as error:  # The file's own code can raise anything.
-        raise UsageError(f"{path} cannot be read as a config: {_explain(error, path)}") from error
+    with _running(path):
+        contents = runpy.run_path(str(path))
     function, title, arms = contents.get("get_config"), contents.get("TITLE", ""), contents.get("ARMS", ("",))
     if not callable(function):
         raise UsageError(f"{path} is not a config: there is no get_config in it")
@@ -191,46 +175,39 @@ def load_experiment(path: str | pathlib.Path) -> Experiment:
         try:
             inspect.signature(function).bind(*arguments)
         except TypeError as error:
-            first = next(iter(arms)) or "ARM"
-            other = f"has no arms, so no {arm!r}" if arm else f"has arms: give one, as in {path.name}:{first}"
-            raise UsageError(f"{path} {other}; or write get_config(arm={first!r})") from error
-        try:
-            with _package_of_configs(path):
-                config = function(*arguments)
+            first = next(iter(arms))
+            several = f"has arms: give one, as in {path.name}:{first}, or write get_config(arm={first!r})"
+            raise UsageError(f"{path} {f'has no arms, so no {arm!r}' if arm else several}") from error
+        with _running(path):
+            config = function(*arguments)
             check_config(config)
-        except UsageError as error:
-            raise UsageError(f"get_config of {path}: {error}") from error
-        except Exception as error:  # as above
-            raise UsageError(_explain(error, path)) from error
         use_all(config, path.parent)
         return config.lock()
 
     return Experiment(path, title, tuple(arms), get_config, contents)
 
 
-def _explain(error: Exception, path: pathlib.Path) -> str:
-    """Return in one line what went wrong in a config file, and where."""
-    text = " ".join(str(error).split())
-    text = re.sub(r" Other fields present.*?(?= Did you mean|$)", "", text)  # ml_collections lists them all
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    place = f"{path}:{lines[-1]}: " if lines else ""
-    return f"{place}{text[:300]} ({type(error).__name__})"
-
-
 @contextlib.contextmanager
-def _package_of_configs(path: pathlib.Path) -> Iterator[None]:
-    """Make config files importable as ``configs.NAME`` while the one at ``path`` runs.
+def _running(path: pathlib.Path) -> Iterator[None]:
+    """Make config files importable as ``configs.NAME`` while the one at ``path`` runs, and report its errors.
 
     Its neighbours come first if their folder is called configs, then this project's, then those in the current folder.
     Modules that the program has imported as ``configs`` come back afterwards.
     """
     folders = [path.resolve().parent] if path.resolve().parent.name == "configs" else []
-    folders += [CONFIGS, pathlib.Path("configs").resolve()]
     theirs = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] == "configs"}
     package = sys.modules["configs"] = types.ModuleType("configs")
-    package.__path__ = [str(folder) for folder in folders]
+    package.__path__ = [str(folder) for folder in (*folders, CONFIGS, pathlib.Path("configs").resolve())]
     try:
         yield
+    except UsageError as error:  # of ``check_config``
+        raise UsageError(f"{path}: {error}") from error
+    except Exception as error:  # The file's own code can raise anything.
+        text = " ".join(str(error).split())
+        text = re.sub(r"Other fields present.*?(Did you mean|$)", r"\1", text)  # ml_collections lists them all
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}:{lines[-1]}" if lines else path
+        raise UsageError(f"{place}: {text[:300]} ({type(error).__name__})") from error
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
             del sys.modules[name]
@@ -241,15 +218,15 @@ def _package_of_configs(path: pathlib.Path) -> Iterator[None]:
 def _schema() -> dict[str, tuple[type, Any]]:
     """Return the type and the default of each field, by dotted name."""
     config = _default()
-    types_ = {}
-    for name, value in flatten(config.to_dict()).items():
-        *section, leaf = name.split(".")
-        types_[name] = ((config[section[0]] if section else config).get_type(leaf), value)
-    return types_
+    fields = [(name, *name.rpartition("."), value) for name, value in flatten(config.to_dict()).items()]
+    return {
+        name: ((config[section] if section else config).get_type(leaf), value)
+        for name, section, _, leaf, value in fields
+    }
 
 
 def _default() -> ConfigDict:
-    with _package_of_configs(CONFIGS / "default.py"):
+    with _running(CONFIGS / "default.py"):
         return runpy.run_path(str(CONFIGS / "default.py"))["get_config"]()
 
 
@@ -300,14 +277,16 @@ def _expected(name: str, value: Any) -> str:
 
 def _are_small_images(value: Any) -> bool:
     """Return True for pairs of a side in pixels and a share of the epochs in (0, 1], with rising shares."""
-    if not isinstance(value, list | tuple) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+    try:
+        sides, shares = [side for side, _ in value], [share for _, share in value]
+        return (
+            isinstance(value, list | tuple)
+            and all(type(side) is int and 1 <= side <= 32 for side in sides)
+            and all(type(share) in (int, float) and 0 < share <= 1 for share in shares)
+            and shares == sorted(set(shares))
+        )
+    except (TypeError, ValueError):  # other than pairs
         return False
-    sides, shares = [side for side, _ in value], [share for _, share in value]
-    return (
-        all(type(side) is int and 1 <= side <= 32 for side in sides)
-        and all(type(share) in (int, float) and 0 < share <= 1 for share in shares)
-        and shares == sorted(set(shares))
-    )
 
 
 def eval_split_name(config: ConfigDict) -> str:
@@ -321,24 +300,33 @@ def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
-    """Return the config of a run, locked. Fields that it lacks have their default, and unknown ones are ignored.
+    """Return the config of a run.
 
     Raises:
         UserError: ``config.json`` is missing or cannot be read, or a field is invalid.
     """
-    path, config = workdir / CONFIG_FILE, _default()
+    path = workdir / CONFIG_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict) or not all(isinstance(fields.get(name), dict) for name in ("model", "dataset")):
-            raise ValueError("expected an object with the fields of configs/default.py")
-        stored = {name: value for name, value in flatten(fields).items() if name in _schema()}
-        with config.ignore_type():
-            config.update_from_flattened_dict(stored)
-        check_config(config)
+        return restore_config(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error
     except Exception as error:  # fields of unexpected types can raise anything
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
+
+
+def restore_config(fields: Any) -> ConfigDict:
+    """Return the config with the stored fields, locked. Missing fields have their default, unknown ones are ignored.
+
+    Raises:
+        UserError: a field is invalid.
+        ValueError: these are not fields of a config. Fields of unexpected types can raise other exceptions.
+    """
+    if not isinstance(fields, dict) or not all(isinstance(fields.get(name), dict) for name in ("model", "dataset")):
+        raise ValueError("expected an object with the fields of configs/default.py")
+    config = _default()
+    with config.ignore_type():
+        config.update_from_flattened_dict({name: value for name, value in flatten(fields).items() if name in _schema()})
+    check_config(config)
     return config
 
 
@@ -350,14 +338,10 @@ def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     there = load_config(workdir)
     values = flatten(there.to_dict())
-    changes = changed_fields(config, there)
-    differences = [f"{name}={value!r} (there: {values[name]!r})" for name, value in changes.items()]
-    if differences:
-        longer = " (to train weights further: docs/training.md)" if "num_epochs=" in differences[0] else ""
-        raise UserError(
-            f"{workdir} holds a run with another config: {', '.join(differences)}; give another --workdir, or the "
-            f"config that this run was started with{longer}"
-        )
+    changes = [f"{name}={new!r} (there: {values[name]!r})" for name, new in changed_fields(config, there).items()]
+    if changes:
+        text = "give another --workdir, or this run's own config (to train weights further: docs/training.md)"
+        raise UserError(f"{workdir} holds a run with another config: {', '.join(changes)}; {text}")
 
 
 def changed_fields(config: ConfigDict, reference: ConfigDict) -> dict[str, Any]:

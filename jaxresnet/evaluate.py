@@ -50,7 +50,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
     from jaxresnet.system.terminal import image_bar
     from jaxresnet.workdir.folder import check_class_names, read_class_names
 
-    config, step, state, _, mesh = restore_run(user_path(workdir), checkpoint)
+    config, step, state, mesh = restore_run(user_path(workdir), checkpoint)
     if mirror and not config.augment.flip:
         raise UserError("--mirror: this run was trained without mirror images (augment.flip=False); leave out --mirror")
     data_dir = config.dataset.data_dir if data_dir is None else data_dir

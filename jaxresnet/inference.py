@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -30,28 +32,18 @@ from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.extensions import check_used
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.weights import from_state_dict
 from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
-from jaxresnet.workdir.folder import is_release, read_class_names
-from jaxresnet.workdir.progress import Progress
-from jaxresnet.workdir.release import read_release
+from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, SUMMARY_FILE, WEIGHTS_FILE, read_class_names, read_summary
 
 
 class RestoredRun(NamedTuple):
-    """A run restored from a checkpoint.
-
-    Attributes:
-        config: config of the run.
-        step: step of the checkpoint.
-        state: state at that step, replicated on the devices of ``mesh``.
-        progress: progress at that step.
-        mesh: mesh of all devices.
-    """
+    """A run restored from a checkpoint, or from the weights of a release."""
 
     config: ConfigDict
-    step: int
-    state: TrainState
-    progress: Progress
-    mesh: Mesh
+    step: int  # steps taken
+    state: TrainState  # replicated on the devices of the mesh
+    mesh: Mesh  # all devices
 
 
 def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
@@ -62,57 +54,53 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
         checkpoint: ``"best"``, ``"last"``, or a step number.
 
     Raises:
-        UserError: missing or damaged run or checkpoint.
+        UserError: missing or damaged run, checkpoint or weights.
     """
     config, mesh = load_config(workdir), create_mesh()
     check_used(config, workdir)
-    if is_release(workdir):
-        return _restore_release(workdir, checkpoint, config, mesh)
+    if (workdir / WEIGHTS_FILE).exists() and not (workdir / CHECKPOINTS_FOLDER).exists():
+        if checkpoint != "last":
+            raise UserError(f"--checkpoint={checkpoint}: {workdir} is a release, which holds only the last")
+        variables, step = _read_weights(workdir, config)
+        state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(step))
+        return RestoredRun(config, step, replicate(state, mesh), mesh)
     # Shapes suffice: the checkpoint holds all values but the key, and the key follows from the config.
     abstract = jax.eval_shape(lambda: create_train_state(config, IMAGE_SHAPE))
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), abstract)
     with Checkpointer(workdir, read_only=True) as checkpointer:
         try:
-            state, progress = checkpointer.restore_named(abstract, checkpoint)
+            state, _ = checkpointer.restore_named(abstract, checkpoint)
         except DamagedCheckpoint as error:
             raise UserError(
                 f"{error}; give another --checkpoint, or resume training from the newest undamaged one"
             ) from error
     state = state.replace(rng=replicate(split_seed(config.seed).step, mesh))
-    return RestoredRun(config, int(state.step), state, progress, mesh)
+    return RestoredRun(config, int(state.step), state, mesh)
 
 
-def _restore_release(folder: pathlib.Path, checkpoint: str | int, config: ConfigDict, mesh: Mesh) -> RestoredRun:
-    if checkpoint != "last":
-        raise UserError(
-            f"checkpoint {checkpoint!r}: {folder} is a release and holds the last checkpoint alone; give 'last'"
-        )
-    variables, card = read_release(folder, config)
-    state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(card["step"]))
-    progress = Progress(data_fingerprint=None, epoch=card["epochs"])
-    return RestoredRun(config, card["step"], replicate(state, mesh), progress, mesh)
+def _read_weights(folder: pathlib.Path, config: ConfigDict) -> tuple[dict[str, Any], int]:
+    """Return the weights of a release, checked against the checksum in its summary, and the steps behind them."""
+    path, summary = folder / WEIGHTS_FILE, read_summary(folder) or {}
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != summary.get("release", {}).get("sha256"):
+        raise UserError(f"{path} was changed or damaged: its SHA-256 is not that in {SUMMARY_FILE}; copy both again")
+    try:
+        return from_state_dict(safetensors.numpy.load(content), config.model), summary["last"]["step"]
+    except (UserError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model with its weights and its preprocessing.
-
-    Attributes:
-        model: network.
-        variables: ``params`` and ``batch_stats`` of the network.
-        transform: conversion of pixels to the network's input.
-        class_names: one name per logit.
-        batch_size: largest number of images per batch.
-        mesh: devices that share each batch.
-    """
+    """A model with its weights and its preprocessing."""
 
     model: ResNet
-    variables: Any
-    transform: Transform
-    class_names: tuple[str, ...]
-    batch_size: int
-    mesh: Mesh
+    variables: Any  # params and batch_stats of the model
+    transform: Transform  # from pixels to the model's input
+    class_names: tuple[str, ...]  # one per logit
+    batch_size: int  # largest number of images per batch
+    mesh: Mesh  # devices that share each batch
 
     def forward(self, images: jax.Array) -> jax.Array:
         """Compute logits (batch, classes) of pixels (batch, 32, 32, 3) uint8. Pure, for jit and export."""
@@ -127,7 +115,7 @@ class Classifier:
                 cropped to their central square and resized.
 
         Raises:
-            UserError: something that is no image.
+            UserError: an entry is not an image, or cannot be read.
         """
         pixels = to_pixels(images)
         if not len(pixels):

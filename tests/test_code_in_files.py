@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from jaxresnet.convert.files import read_torch_file
+from jaxresnet.convert import read_torch_file
 from jaxresnet.data import batches
 from jaxresnet.data.cifar import ARRAYS
 from jaxresnet.data.images import read_image
 from jaxresnet.predict import read_files
 from jaxresnet.system.errors import UserError
-from tests.convert.test_convert import saved
 from tests.damage import FINGERPRINT_OF_FEW, REFUSED, Calls, batch_of, few_images, replace, write_batches, write_tfds
 from tests.data.test_loading import load, small_arrays
+from tests.test_convert import saved
 
 pytestmark = pytest.mark.reliability
 

@@ -87,7 +87,7 @@ def test_public_names():
     assert {*expected, "train_and_evaluate"} == set(jaxresnet.__all__)
     for name in jaxresnet.__all__:
         assert callable(getattr(jaxresnet, name))
-    assert callable(jaxresnet.torch_weights.from_state_dict) and callable(jaxresnet.torch_weights.to_state_dict)
+    assert callable(jaxresnet.weights.from_state_dict) and callable(jaxresnet.weights.to_state_dict)
     assert callable(jaxresnet.data.load_dataset) and callable(jaxresnet.predict.main)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         jaxresnet.nothing  # noqa: B018

@@ -21,17 +21,17 @@ import safetensors.numpy
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxresnet.convert.files import read_torch_file
+from jaxresnet.convert import read_torch_file
 from jaxresnet.data import batches, cifar
 from jaxresnet.data.images import read_image
 from jaxresnet.predict import read_files
 from jaxresnet.system.errors import UserError
 from tests import damage
 from tests.conftest import REPOSITORY
-from tests.convert.test_convert import ARCHIVE, CHECKPOINT, WEIGHTS, assert_the_checkpoint, saved
 from tests.damage import DAMAGED, IMAGES
 from tests.data.test_damaged_data import NPZ, assert_a_data_set, npz_bytes
 from tests.data.test_loading import load
+from tests.test_convert import ARCHIVE, CHECKPOINT, WEIGHTS, assert_the_checkpoint, saved
 from tests.workdir.test_damaged_run_files import READERS, small_files
 
 pytestmark = pytest.mark.reliability
@@ -259,7 +259,7 @@ from jaxresnet.data.batches import load_pickle
 from jaxresnet.data import load_dataset
 from jaxresnet.system.errors import UserError
 from jaxresnet.data.images import read_image
-from jaxresnet.convert.files import read_torch_file
+from jaxresnet.convert import read_torch_file
 for path in map(pathlib.Path, sys.argv[1:]):
     read = {".npz": lambda path: load_dataset("cifar10", str(path), 10), ".pkl": load_pickle}.get(path.suffix)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,10 +1,12 @@
 """Exported files give the model's probabilities without this package."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
+import jax
 import jax.export
 import numpy as np
 import onnx
@@ -51,7 +53,7 @@ def exported(run, format, tmp_path):
     return out
 
 
-def test_stablehlo_gives_the_models_probabilities_for_any_batch_size(run, tmp_path):
+def test_stablehlo_of_any_batch_size(run, tmp_path):
     out = exported(run, "stablehlo", tmp_path)
     function = jax.export.deserialize(out.read_bytes())
     assert function.platforms == ("cpu", "cuda", "rocm", "tpu")
@@ -62,7 +64,7 @@ def test_stablehlo_gives_the_models_probabilities_for_any_batch_size(run, tmp_pa
         np.testing.assert_allclose(probabilities, classifier.probabilities(DIGITS[:size]), rtol=0, atol=1e-5)
 
 
-def test_onnx_gives_the_models_probabilities_for_any_batch_size(run, tmp_path):
+def test_onnx_of_any_batch_size(run, tmp_path):
     out = exported(run, "onnx", tmp_path)
     onnx.checker.check_model(onnx.load(out), full_check=True)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
@@ -77,7 +79,7 @@ def test_onnx_gives_the_models_probabilities_for_any_batch_size(run, tmp_path):
 
 
 @pytest.mark.reliability
-def test_bfloat16_runs(tiny_config, tmp_path):
+def test_bfloat16_is_exported(tiny_config, tmp_path):
     """StableHLO computes as the run did. ONNX computes in float32, so it may differ by bfloat16's rounding."""
     tiny_config.dtype = "bfloat16"
     tiny_config.num_epochs = 1
@@ -89,31 +91,7 @@ def test_bfloat16_runs(tiny_config, tmp_path):
     np.testing.assert_allclose(session.run(None, {"images": DIGITS[:16]})[0], expected, rtol=0, atol=0.02)
 
 
-def test_the_file_needs_nothing_of_this_package(window_run, tmp_path, subprocess_environment):
-    out = exported(window_run, "stablehlo", tmp_path)
-    program = (
-        "import sys, pathlib, numpy, jax.export; "
-        f"f = jax.export.deserialize(pathlib.Path({str(out)!r}).read_bytes()); "
-        "p = f.call(numpy.zeros((3, 32, 32, 3), numpy.uint8)); "
-        "assert 'jaxresnet' not in sys.modules and 'flax' not in sys.modules; print(p.shape)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=subprocess_environment, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "(3, 10)", done.stderr
-
-
-def test_nothing_is_overwritten_without_force(window_run, tmp_path, capsys):
-    (tmp_path / "m").write_text("mine")
-    arguments = [f"--workdir={window_run}", "--format=stablehlo", f"--out={tmp_path / 'm'}"]
-    with pytest.raises(SystemExit, match="exists; give another name, or --force"):
-        export.main(arguments)
-    assert (tmp_path / "m").read_text() == "mine"
-    export.main([*arguments, "--force"])
-    assert (tmp_path / "m").stat().st_size > 1000
-
-
-def test_the_file_lies_in_the_workdir_unless_told_otherwise(window_run, capsys):
+def test_default_file_lies_in_workdir(window_run, capsys):
     export.main([f"--workdir={window_run}", "--format=stablehlo"])
     assert (window_run / "model.stablehlo").is_file()
     assert str(window_run / "model.stablehlo") in capsys.readouterr().out
@@ -124,17 +102,27 @@ def test_the_file_lies_in_the_workdir_unless_told_otherwise(window_run, capsys):
     [
         ("--workdir=none", "none holds no run"),
         ("--workdir=.", "holds no run"),
-        ("--out=none/x", "there is no folder none"),
+        ("--note=x", "--note, --license and --data_dir are for --format=release"),
+        ("--format=release", "needs --out, a new folder"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(window_run, tmp_path, monkeypatch, flag, message):
+def test_mistakes_get_one_line(window_run, tmp_path, monkeypatch, flag, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
         export.main([f"--workdir={window_run}", "--format=stablehlo", flag])
 
 
-def test_without_the_converter_the_message_says_what_to_install(window_run, tmp_path, monkeypatch):
+def test_missing_converter_is_named(window_run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(SystemExit, match=r"pip install 'jaxresnet\[onnx\]'"):
         export.main([f"--workdir={window_run}", "--format=onnx", f"--out={tmp_path / 'm.onnx'}"])
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_changed_activation_is_exported(window_run):
+    """Only the kernels for CPUs are replaced by the functions that they compute."""
+    classifier = jaxresnet.load(str(window_run))
+    leaky = dataclasses.replace(classifier, model=classifier.model.clone(relu=jax.nn.leaky_relu))
+    probabilities = jax.export.deserialize(export.to_stablehlo(leaky)).call(DIGITS[:7])
+    np.testing.assert_allclose(probabilities, leaky.probabilities(DIGITS[:7]), rtol=0, atol=1e-5)
+    assert np.abs(probabilities - classifier.probabilities(DIGITS[:7])).max() > 1e-3

@@ -1,6 +1,6 @@
-"""The model that this repository ships: usable in a fresh clone, and as good as its card says."""
+"""The model that this repository ships: usable in a fresh clone, and as good as its summary says."""
 
-import json
+import hashlib
 import os
 
 import jax.export
@@ -13,14 +13,15 @@ from PIL import Image
 
 import jaxresnet
 from jaxresnet import evaluate, export, predict
-from jaxresnet.convert.runs import export_weights
 from jaxresnet.core.model import count_parameters
 from jaxresnet.data.loading import load_dataset
+from jaxresnet.weights import to_state_dict
+from jaxresnet.workdir.folder import read_summary
 from tests.conftest import REPOSITORY
 from tests.torch_reference import TorchResNet
 
 PRETRAINED = REPOSITORY / "pretrained" / "cifar10"
-CARD = json.loads((PRETRAINED / "card.json").read_text())
+SUMMARY = read_summary(PRETRAINED)
 needs_cifar10 = pytest.mark.skipif(
     "TFDS_DATA_DIR" not in os.environ, reason="set TFDS_DATA_DIR to a folder of tfds that holds cifar10"
 )
@@ -38,18 +39,18 @@ def picture(tmp_path):
     return path
 
 
-def test_it_is_the_papers_network(classifier):
-    assert count_parameters(classifier.variables["params"]) == CARD["parameters"] == 4_697_162
+def test_shipped_model_is_the_papers(classifier):
+    assert count_parameters(classifier.variables["params"]) == SUMMARY["parameters"] == 4_697_162
     assert classifier.model.channels == (64, 128, 256) and classifier.model.blocks == (4, 4, 3)
 
 
-def test_it_classifies_a_picture_without_data(picture, capsys):
+def test_predict_needs_no_data(picture, capsys):
     predict.main([f"--workdir={PRETRAINED}", str(picture)])
     printed = capsys.readouterr().out
     assert "cat" in printed and "1 image" in printed
 
 
-def test_it_is_exported(classifier, tmp_path):
+def test_stablehlo_of_the_shipped_model(classifier, tmp_path):
     out = tmp_path / "model.stablehlo"
     export.main([f"--workdir={PRETRAINED}", "--format=stablehlo", f"--out={out}"])
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
@@ -57,12 +58,11 @@ def test_it_is_exported(classifier, tmp_path):
     np.testing.assert_allclose(probabilities, classifier.probabilities(images), atol=1e-5)
 
 
-def test_the_reference_network_in_pytorch_gives_equal_logits(classifier):
+def test_logits_equal_torchs(classifier):
     """PyTorch's own reader loads the shipped file itself."""
     model = TorchResNet()
     weights = safetensors.torch.load_file(PRETRAINED / "model.safetensors")
-    missing, unexpected = model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
-    assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
+    model.load_state_dict({key: value.float() for key, value in weights.items()})
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     inputs = torch.from_numpy(np.array(classifier.transform.eval(jnp.asarray(images))).transpose(0, 3, 1, 2))
     with torch.no_grad():
@@ -70,29 +70,32 @@ def test_the_reference_network_in_pytorch_gives_equal_logits(classifier):
     np.testing.assert_allclose(classifier.logits(images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_its_weights_convert_to_pytorchs(classifier):
-    """``convert --to_torch`` writes the shipped values and PyTorch's counters of batches."""
+def test_shipped_file_keeps_its_bytes():
+    content = (PRETRAINED / "model.safetensors").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == "5a8c89dd048dbc278f76217e02335d4955b57fcaaddd9ae74b6355f8a10d820d"
+    scores = SUMMARY["release"]
+    assert (scores["test_accuracy"], scores["test_accuracy_mirrored"]) == (95.03, 95.62)
+
+
+def test_export_gives_the_shipped_values(classifier):
     shipped = safetensors.torch.load_file(PRETRAINED / "model.safetensors")
-    state_dict, _ = export_weights(PRETRAINED, "last")
-    assert {key for key in state_dict if not key.endswith("num_batches_tracked")} == shipped.keys()
+    state_dict = to_state_dict(classifier.variables)
+    assert state_dict.keys() == shipped.keys()
     for key, value in shipped.items():
         np.testing.assert_array_equal(state_dict[key], value.numpy().astype(np.float32))
-    assert state_dict["bn1.num_batches_tracked"] == CARD["step"]
 
 
 @needs_cifar10
-def test_a_thousand_test_images_score_as_the_card_says(classifier):
+def test_thousand_images_score_as_recorded(classifier):
     test = load_dataset("cifar10", None, 10).test
     accuracy = 100 * np.mean(classifier.logits(test.images[:1000]).argmax(-1) == test.labels[:1000])
-    assert accuracy == pytest.approx(
-        CARD["accuracy"]["single_view"], abs=2.5
-    )  # three standard deviations of the sample
+    assert accuracy == pytest.approx(SUMMARY["release"]["test_accuracy"], abs=2.5)  # three standard deviations
 
 
 @needs_cifar10
 @pytest.mark.reliability
-def test_evaluate_finds_the_accuracy_of_the_card(capsys):
+def test_evaluate_finds_the_recorded_accuracy(capsys):
     evaluate.main([f"--workdir={PRETRAINED}"])
     accuracy = float(capsys.readouterr().out.partition("test accuracy ")[2].partition("%")[0])
     # An image or two may lie so near the border of two classes that float32 sums of another order decide otherwise.
-    assert accuracy == pytest.approx(CARD["accuracy"]["single_view"], abs=0.03)
+    assert accuracy == pytest.approx(SUMMARY["release"]["test_accuracy"], abs=0.03)

@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, Num, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
 
 from jaxresnet.extensions import options_of
+from jaxresnet.system.errors import UserError
 
 Images = Num[Array, "batch height width channels"]
 Targets = Num[Array, "batch ..."]
@@ -58,6 +59,43 @@ def flip(rng: Rng, images: Images, targets: Targets, flip: bool) -> tuple[Images
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images), targets
 
 
+def cutout(
+    rng: Rng, images: Images, targets: Targets, cutout_size: int, mean: tuple[float, ...]
+) -> tuple[Images, Targets]:
+    """Give a square of each image the mean colour (DeVries and Taylor, 2017). Borders clip it.
+
+    Its centre is uniform over the image. The means are of pixels in [0, 1].
+    """
+    if cutout_size > min(images.shape[1:3]):
+        height, width = images.shape[1:3]
+        raise UserError(f"augment.cutout_size={cutout_size}: wider than the images of {height}x{width} pixels")
+    centres = jax.random.randint(rng, (len(images), 2), 0, jnp.array(images.shape[1:3]))
+    return jnp.where(_boxes(images, centres, (cutout_size, cutout_size)), 255 * jnp.asarray(mean), images), targets
+
+
+def cutmix(rng: Rng, images: Images, targets: Targets, cutmix_alpha: float, num_classes: int) -> tuple[Images, Targets]:
+    """Paste a box of another image of the batch into each image, and share its target by area (Yun et al., 2019).
+
+    The batch has one box, with the images' aspect ratio and a centre that is uniform over the image. Before borders
+    clip it, the share of the image around it has the distribution Beta(``cutmix_alpha``, ``cutmix_alpha``).
+    """
+    beta_rng, centre_rng, order_rng = jax.random.split(rng, 3)
+    shape = jnp.array(images.shape[1:3])
+    height, width = (shape * jnp.sqrt(1 - jax.random.beta(beta_rng, cutmix_alpha, cutmix_alpha))).astype(int)
+    box = _boxes(images, jax.random.randint(centre_rng, (1, 2), 0, shape), (height, width))
+    order, own, share = jax.random.permutation(order_rng, len(images)), soft(targets, num_classes), jnp.mean(box)
+    return jnp.where(box, images[order], images), (1 - share) * own + share * own[order]
+
+
+def _boxes(images: Images, centres: Int[Array, "boxes 2"], sides: tuple[Any, Any]) -> Bool[Array, "boxes h w 1"]:
+    """Return True for the pixels inside each box, from ``sides // 2`` before its centre."""
+    inside = []
+    for axis, side in enumerate(sides):
+        at = jnp.arange(images.shape[1 + axis]) - (centres[:, axis, None] - side // 2)
+        inside.append((at >= 0) & (at < side))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[..., None]
+
+
 def smooth_labels(
     rng: Rng, images: Images, targets: Targets, label_smoothing: float, num_classes: int
 ) -> tuple[Images, Targets]:
@@ -70,7 +108,7 @@ def soft(targets: Targets, num_classes: int) -> Float[Array, "batch classes"]:
     return jax.nn.one_hot(targets, num_classes) if targets.ndim == 1 else targets
 
 
-STAGES: tuple[Stage, ...] = (crop, flip, smooth_labels)
+STAGES: tuple[Stage, ...] = (crop, flip, cutout, cutmix, smooth_labels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,61 +39,29 @@ CURVES_FILE = "curves.png"
 FAILURE_FILE = "failure.txt"
 IMPORTED_FILE = "imported.json"
 
-# A release: a trained model and nothing else.
+# A release: a finished run without checkpoints, and small enough to ship.
 WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "card.json"
-CARD_IN_WORDS = "README.md"
+CARD_FILE = "README.md"
 
 # Fields that every summary has.
 _SUMMARY_FIELDS = {"best", "last", "evaluated_on", "wall_seconds", "images_per_second", "device", "versions"}
-
-
-def is_release(folder: pathlib.Path) -> bool:
-    """Return True if the folder holds a release, even an incomplete one. A folder with checkpoints is a run."""
-    holds_a_part = any((folder / name).exists() for name in (WEIGHTS_FILE, CARD_FILE))
-    return holds_a_part and not (folder / CHECKPOINTS_FOLDER).exists()
 
 
 def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Check that ``workdir`` is new, empty or holds this run.
 
     Raises:
-        UserError: it is a file, holds a release, another run or other files, or cannot be read.
+        UserError: it is a file, holds another run or other files, or cannot be read.
     """
     try:
         if workdir.exists() and not workdir.is_dir():
             raise UserError(f"workdir {workdir} is a file; give a folder")
-        if is_release(workdir):
-            raise UserError(
-                f"workdir {workdir} holds a release, and releases are not trained further; give another folder, and "
-                f"begin with these weights: jaxresnet.convert --from_torch={workdir / WEIGHTS_FILE} --config=... "
-                "--workdir=..."
-            )
         if (workdir / CONFIG_FILE).exists():
             check_same_training(config, workdir)
         elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
             raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
-
-
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``folder``.
-
-    Raises:
-        UserError: another process holds the lock.
-        OSError: the folder cannot be written.
-    """
-    lock = filelock.FileLock(folder / LOCK_FILE)  # the system releases it even if the process is killed
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout as error:
-        raise UserError(f"{folder} is in use by another process; wait for it, or give another --workdir") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -104,12 +72,15 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
         UserError: the workdir holds another run, is in use, or cannot be written.
     """
     with contextlib.ExitStack() as stack:
+        lock = filelock.FileLock(workdir / LOCK_FILE, blocking=False)  # the system releases it if the process is killed
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(workdir))
+            stack.enter_context(lock)
             check_workdir(config, workdir)  # Check again: another run may have begun here since.
             remove_leftovers(workdir)
             save_config(config, workdir)
+        except filelock.Timeout as error:
+            raise UserError(f"{workdir} is in use by another process; wait, or give another --workdir") from error
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
         try:
@@ -270,12 +241,3 @@ def read_failure(workdir: pathlib.Path) -> str | None:
 def write_imported(origin: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write ``imported.json`` atomically: a record of the weights file that the run began with."""
     write_json(workdir / IMPORTED_FILE, origin)
-
-
-def read_imported(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Return what ``write_imported`` wrote, or None if the first weights were drawn at random.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    return read_json(workdir / IMPORTED_FILE, "import the weights again")

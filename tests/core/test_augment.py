@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from configs import default
 from jaxresnet.core.augment import crop_at
 from jaxresnet.core.state import create_transform
+from jaxresnet.system.errors import UserError
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -127,3 +128,41 @@ def test_smoothed_labels_equal_numpy():
     actual, targets = train(make_transform(label_smoothing=0.1), rng, images())
     np.testing.assert_allclose(targets, 0.9 * np.eye(10)[labels()] + 0.01, rtol=1e-6)
     np.testing.assert_array_equal(actual, train(make_transform(), rng, images())[0])
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 10])
+def test_cutout_equals_numpy(size):
+    rng = jax.random.key(size)
+    actual, targets = train(make_transform(crop_padding=0, flip=False, cutout_size=size), rng, images())
+    expected = normalise(images())
+    centres = np.asarray(jax.random.randint(key_of("cutout", rng), (64, 2), 0, jnp.array([12, 10])))
+    assert set(centres[:, 0]) == set(range(12)) and set(centres[:, 1]) == set(range(10))
+    for image, centre in zip(expected, centres, strict=True):
+        top, left = centre - size // 2
+        image[max(top, 0) : top + size, max(left, 0) : left + size] = 0
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(targets, labels())
+
+
+def test_cutout_wider_than_image_is_refused():
+    with pytest.raises(UserError, match=r"^augment.cutout_size=11: wider than the images of 12x10 pixels"):
+        train(make_transform(cutout_size=11), jax.random.key(0), images())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cutmix_equals_numpy(seed):
+    rng = jax.random.key(seed)
+    transform = make_transform(crop_padding=0, flip=False, cutmix_alpha=1.0, label_smoothing=0.1)
+    actual, targets = train(transform, rng, images())
+    keys = jax.random.split(key_of("cutmix", rng), 3)
+    around, order = float(jax.random.beta(keys[0], 1.0, 1.0)), np.asarray(jax.random.permutation(keys[2], 64))
+    row, column = np.asarray(jax.random.randint(keys[1], (1, 2), 0, jnp.array([12, 10])))[0]
+    height, width = int(12 * (1 - around) ** 0.5), int(10 * (1 - around) ** 0.5)
+    box = np.zeros((12, 10), bool)
+    top, left = row - height // 2, column - width // 2
+    box[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = True
+    expected = np.where(box[..., None], images()[order], images())
+    np.testing.assert_allclose(actual, normalise(expected), rtol=1e-5, atol=1e-6)
+    one_hot = np.eye(10)[labels()]
+    shares = (1 - box.mean()) * one_hot + box.mean() * one_hot[order]
+    np.testing.assert_allclose(targets, 0.9 * shares + 0.01, rtol=1e-5)

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pickle
-import zipfile
 
 import numpy as np
 import pytest
@@ -12,18 +11,15 @@ import safetensors.numpy
 import torch
 import torch.nn.functional as F
 
-from jaxresnet import evaluate
-from jaxresnet.convert.files import read_torch_file, to_torch_file
-from jaxresnet.convert.runs import explain_misfit, export_weights, guess_configs, import_weights
+from jaxresnet import evaluate, export
+from jaxresnet.convert import import_weights, read_torch_file
 from jaxresnet.core.programs import epoch_order
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError
-from jaxresnet.torch_weights import UnfitWeights
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.folder import read_class_names, read_summary, write_class_names
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.runs import read_runs
-from tests.conftest import REPOSITORY
 from tests.torch_reference import TorchResNet, to_torch_images
 
 
@@ -51,15 +47,16 @@ def authors_file(torch_model, tmp_path):
     return save_as_the_authors_do(torch_model, tmp_path / "ckpt.pth")
 
 
-def assert_same_bits(actual, expected):
-    assert list(actual) == list(expected)
-    for key, array in expected.items():
-        array = np.asarray(array)
-        assert (actual[key].dtype, actual[key].shape) == (array.dtype, array.shape), key
-        assert actual[key].tobytes() == array.tobytes(), key
+def without_counters(state_dict):
+    return {key: np.asarray(a) for key, a in state_dict.items() if not key.endswith("num_batches_tracked")}
 
 
-def test_the_authors_file_is_read(authors_file, torch_model):
+def exported(workdir, out):
+    export.main([f"--workdir={workdir}", "--format=torch", f"--out={out}"])
+    return safetensors.numpy.load_file(out) if out.suffix == ".safetensors" else torch.load(out)
+
+
+def test_authors_file_is_read(authors_file, torch_model):
     checkpoint = read_torch_file(authors_file)
     assert (checkpoint.epochs, checkpoint.accuracy) == (1, 95.5)  # their epochs count from 0
     assert all(key.startswith("module.") for key in checkpoint.state_dict)
@@ -85,40 +82,39 @@ def test_other_files_are_read(torch_model, tmp_path, form):
 
 
 @pytest.mark.parametrize("name", ["out.pth", "out.safetensors"])
-def test_through_a_run_directory_and_back_is_bit_exact(authors_file, torch_model, tiny_config, tmp_path, name):
+def test_import_and_export_are_bit_exact(authors_file, torch_model, tiny_config, tmp_path, name):
     import_weights(authors_file, tiny_config, tmp_path / "run")
-    state_dict, class_names = export_weights(tmp_path / "run", "last")
-    (tmp_path / name).write_bytes(to_torch_file(state_dict, tmp_path / name, class_names))
-    back = safetensors.numpy.load_file(tmp_path / name) if name.endswith("s") else torch.load(tmp_path / name)
-    expected = torch_model.state_dict()
-    back = {key: np.asarray(back[key]) for key in (expected if name.endswith("s") else back)}  # one sorts by size
-    assert_same_bits(back, expected)
+    back = exported(tmp_path / "run", tmp_path / name)
+    expected = without_counters(torch_model.state_dict())
+    assert back.keys() == expected.keys()
+    for key, array in expected.items():
+        assert (np.asarray(back[key]).dtype, np.asarray(back[key]).shape) == (array.dtype, array.shape), key
+        assert np.asarray(back[key]).tobytes() == array.tobytes(), key
     TorchResNet(channels=(4, 8), blocks=(1, 1)).load_state_dict({k: torch.tensor(v) for k, v in back.items()})
 
 
-def test_class_names_travel_in_safetensors(authors_file, tiny_config, tmp_path):
+def test_safetensors_hold_class_names(authors_file, tiny_config, tmp_path):
     import_weights(authors_file, tiny_config, tmp_path / "run")
     names = tuple(f"kind {label}" for label in range(10))
     write_class_names(names, tmp_path / "run")
-    state_dict, class_names = export_weights(tmp_path / "run", "last")
     file = tmp_path / "named.safetensors"
-    file.write_bytes(to_torch_file(state_dict, file, class_names))
+    arrays = exported(tmp_path / "run", file)
     import_weights(file, tiny_config, tmp_path / "again")
     assert read_class_names(tmp_path / "again", tiny_config) == names
-    file.write_bytes(to_torch_file(state_dict, file, names[:9]))
-    with pytest.raises(UserError, match="names 9 classes, but its weights have another number"):
-        import_weights(file, tiny_config, tmp_path / "third")
+    for wrong, message in ((names[:9], "names 9 classes, but its weights"), (range(10), "class_names are not text")):
+        safetensors.numpy.save_file(arrays, file, {"class_names": json.dumps([*wrong])})
+        with pytest.raises(UserError, match=message):
+            import_weights(file, tiny_config, tmp_path / "third")
 
 
-def test_what_was_imported_is_recorded(authors_file, tiny_config, tmp_path):
+def test_import_is_recorded(authors_file, tiny_config, tmp_path):
     said = import_weights(authors_file, tiny_config, tmp_path / "run")
     assert "counted as trained for 1 of 2 epochs" in said and "95.50%" in said
     origin = json.loads((tmp_path / "run" / "imported.json").read_text())
     assert (origin["file"], origin["epochs"], origin["accuracy"]) == ("ckpt.pth", 1, 95.5)
-    assert set(origin["num_batches_tracked"].values()) == {3}
 
 
-def test_evaluate_scores_imported_weights_as_torch_does(authors_file, torch_model, tiny_config, tmp_path):
+def test_evaluate_equals_torch_on_imports(authors_file, torch_model, tiny_config, tmp_path):
     import_weights(authors_file, tiny_config, tmp_path / "run")
     sums = evaluate.evaluate_run(str(tmp_path / "run"), "last").scores.sums
     test = load_dataset("cifar10", tiny_config.dataset.data_dir, 10).test
@@ -134,11 +130,11 @@ def normalised(pixels, config):
     return to_torch_images((pixels.astype(np.float32) / 255 - mean) / std)
 
 
-def test_training_goes_on_as_in_torch(authors_file, torch_model, tiny_config, tmp_path):
+def test_training_continues_as_in_torch(authors_file, torch_model, tiny_config, tmp_path):
     """Train two epochs after an imported checkpoint of one epoch, here and in PyTorch.
 
-    Both start at the learning rate of the second epoch and take the same batches. Losses, weights and counters are
-    equal at the end. Nothing is random: there is no dropout, crop or flip.
+    Both start at the learning rate of the second epoch and take the same batches. Losses and weights are equal
+    at the end. Nothing is random: there is no dropout, crop or flip.
     """
     config = tiny_config
     with config.unlocked():
@@ -177,24 +173,21 @@ def test_training_goes_on_as_in_torch(authors_file, torch_model, tiny_config, tm
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(7, 19))  # six steps per epoch
     np.testing.assert_allclose([line["train_loss"] for line in lines], losses, rtol=1e-4)
-    actual, _ = export_weights(tmp_path / "run", "last")
-    for key, tensor in torch_model.state_dict().items():
-        expected = tensor.numpy()
+    actual = exported(tmp_path / "run", tmp_path / "w.safetensors")
+    for key, expected in without_counters(torch_model.state_dict()).items():
         np.testing.assert_allclose(actual[key], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=key)
-        if key.endswith("num_batches_tracked"):
-            assert actual[key] == 3 + 12
     assert summary["last"]["epoch"] == 3
     assert summary["images_per_second"] == pytest.approx(2 * len(train) / summary["train_seconds"])
 
 
-def test_without_an_epoch_in_the_file_training_begins_anew(torch_model, tiny_config, tmp_path):
+def test_import_without_epoch_trains_all(torch_model, tiny_config, tmp_path):
     torch.save(torch_model.state_dict(), tmp_path / "w.pt")
     import_weights(tmp_path / "w.pt", tiny_config, tmp_path / "run")
     train_and_evaluate(tiny_config, str(tmp_path / "run"))
     assert [line["step"] for line in read_metrics(tmp_path / "run") if "seconds" in line] == [6, 12]
 
 
-def test_an_import_resumes_and_a_finished_one_has_nothing_to_train(authors_file, tiny_config, tmp_path, capsys):
+def test_finished_import_has_nothing_to_train(authors_file, tiny_config, tmp_path, capsys):
     import_weights(authors_file, tiny_config, tmp_path / "run")
     train_and_evaluate(tiny_config, str(tmp_path / "run"))
     assert read_summary(tmp_path / "run")["last"]["epoch"] == 2
@@ -206,13 +199,13 @@ def test_an_import_resumes_and_a_finished_one_has_nothing_to_train(authors_file,
         train_and_evaluate(tiny_config, str(tmp_path / "done"))
 
 
-def test_the_report_leaves_imported_runs_out(authors_file, tiny_config, tmp_path, capsys):
+def test_report_excludes_imported_runs(authors_file, tiny_config, tmp_path, capsys):
     import_weights(authors_file, tiny_config, tmp_path / "runs" / "a")
     assert read_runs(tmp_path / "runs") == []
     assert "began with imported weights" in capsys.readouterr().err
 
 
-def test_a_workdir_that_holds_anything_is_never_overwritten(authors_file, tiny_config, tmp_path):
+def test_import_overwrites_no_workdir(authors_file, tiny_config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("x")
     with pytest.raises(UserError, match="a run is never overwritten"):
@@ -237,38 +230,22 @@ def truncated(content, tmp_path):
     return content[: len(content) // 2]
 
 
-def bit_flipped_directory(content, tmp_path):
-    position = content.rindex(b"PK\x01\x02")
-    return content[:position] + b"XX" + content[position + 2 :]
-
-
 def saved(contents, **options):
     buffer = io.BytesIO()
     torch.save(contents, buffer, **options)
     return buffer.getvalue()
 
 
-def empty_zip():
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w"):
-        pass
-    return buffer.getvalue()
-
-
 DAMAGED = {
     "empty": (lambda content, path: b"", "is empty"),
     "truncated": (truncated, "or a damaged one"),
-    "directory damaged": (bit_flipped_directory, "or a damaged one"),
     "random": (lambda content, path: np.random.default_rng(0).bytes(5000), "or a damaged one"),
-    "text": (lambda content, path: b"version https://git-lfs.github.com/spec/v1\n", "or a damaged one"),
-    "empty zip": (lambda content, path: empty_zip(), "or a damaged one"),
     "code": (lambda content, path: saved({"net": RunsCode(path / "ran")}), "asks for posix.mkdir when loaded"),
     "code, legacy": (
         lambda content, path: saved({"net": RunsCode(path / "ran")}, _use_new_zipfile_serialization=False),
         "asks for posix.mkdir when loaded",
     ),
     "code, plain pickle": (lambda content, path: pickle.dumps(RunsCode(path / "ran"), protocol=2), "posix.mkdir"),
-    "code, plain pickle 4": (lambda content, path: pickle.dumps(RunsCode(path / "ran"), protocol=4), "damaged one"),
     "whole model": (lambda content, path: saved(torch.nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear"),
     "a list": (lambda content, path: saved([1, 2]), "holds a list"),
     "a number inside": (
@@ -281,7 +258,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_files_that_are_no_checkpoints_are_refused_in_one_line(authors_file, tiny_config, tmp_path, damage):
+def test_other_files_get_one_line(authors_file, tiny_config, tmp_path, damage):
     change, message = DAMAGED[damage]
     authors_file.write_bytes(change(authors_file.read_bytes(), tmp_path))
     with pytest.raises(UserError) as raised:
@@ -306,23 +283,12 @@ def assert_the_checkpoint(read):
 
 
 @pytest.mark.reliability
-def test_a_changed_weight_in_an_archive_is_refused(tmp_path):
+def test_wrong_checksum_in_archive_is_refused(tmp_path):
     """PyTorch itself does not check an archive's checksums."""
     stored = WEIGHTS["conv1.weight"].numpy().tobytes()
     (tmp_path / "w.pth").write_bytes(ARCHIVE.replace(stored, stored[:-1] + b"\0"))
     with pytest.raises(UserError, match="a damaged one"):
         read_torch_file(tmp_path / "w.pth")
-
-
-@pytest.mark.reliability
-def test_an_archive_whose_directory_calls_weights_a_folder_is_read_rightly(tmp_path):
-    """PyTorch itself takes the weights from uninitialised memory."""
-    content = bytearray(ARCHIVE)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith("data/0"))
-    content[content.rindex(name.encode()) - 46 + 38] |= 0x10
-    (tmp_path / "w.pth").write_bytes(content)
-    assert_the_checkpoint(read_torch_file(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", b"\xff" * 100, b"junk"])
@@ -333,47 +299,18 @@ def test_damaged_safetensors_are_refused(tiny_config, tmp_path, content):
     assert not (tmp_path / "run").exists(), raised.value
 
 
-def test_a_small_file_that_claims_a_huge_array_is_refused_before_any_memory_is_taken(tiny_config, tmp_path):
+def test_huge_claimed_shape_takes_no_memory(tiny_config, tmp_path):
     huge = torch.zeros(1).expand(10**7, 10**7)  # 400 TB, but only one number is stored
     torch.save({"conv1.weight": huge}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"of another shape: conv1\.weight"):
         import_weights(tmp_path / "w.pth", tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_file_and_a_folder(tiny_config, tmp_path):
+def test_missing_file_and_folder_are_refused(tiny_config, tmp_path):
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(UserError, match="there is no such file"):
             import_weights(path, tiny_config, tmp_path / "run")
-
-
-def test_the_config_is_guessed():
-    resnet18 = TorchResNet(channels=(64, 128, 256, 512), blocks=(2, 2, 2, 2), pooling=4).state_dict()
-    guesses = guess_configs(resnet18, REPOSITORY / "configs")
-    assert guesses[0] == "resnet18"
-    deep = TorchResNet(channels=(32, 64, 128), blocks=(13, 13, 13), stem_channels=16).state_dict()
-    assert guess_configs(deep, REPOSITORY / "configs") == ["architecture:32-64-128"]
-    assert guess_configs({"a": np.zeros(1)}, REPOSITORY / "configs") == []
-
-
-def explained(state_dict, config, tmp_path):
-    torch.save(state_dict, tmp_path / "w.pth")
-    with pytest.raises(UnfitWeights) as raised:
-        import_weights(tmp_path / "w.pth", config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    return str(explain_misfit(raised.value, tmp_path / "w.pth", config, REPOSITORY / "configs")).splitlines()[0]
-
-
-def test_where_no_config_fits_the_fields_are_given_that_differ(torch_model, tiny_config, tmp_path):
-    other = TorchResNet(channels=(6, 8, 10), blocks=(1, 2, 1), stem_channels=3, shortcut_kernel_size=3)
-    assert explained(other.state_dict(), tiny_config, tmp_path).endswith(
-        "it looks like --config.model.channels=(6,8,10) --config.model.blocks=(1,2,1) --config.model.stem_channels=3 "
-        "--config.model.shortcut_kernel_size=3"
-    )
-    extra = {**torch_model.state_dict(), "n_averaged": torch.tensor(3)}
-    assert explained(extra, tiny_config, tmp_path).endswith("otherwise it looks like this config's")
-    assert explained({"a": torch.zeros(1)}, tiny_config, tmp_path).endswith(
-        "it is not a ResNet of basic blocks with these names"
-    )
 
 
 @pytest.mark.parametrize(
@@ -382,33 +319,18 @@ def test_where_no_config_fits_the_fields_are_given_that_differ(torch_model, tiny
         ("net", 197, 198),
         ("net", np.int64(4), 5),
         ("state_dict", 90, 90),
-        ("net", torch.zeros(2), None),
         ("net", "x", None),
     ],
 )
-def test_how_many_epochs_a_file_says(torch_model, tmp_path, wrapper, epoch, epochs):
+def test_epochs_of_a_file(torch_model, tmp_path, wrapper, epoch, epochs):
     """The authors count epochs from 0. PyTorch's own examples save the number of finished epochs."""
     torch.save({wrapper: torch_model.state_dict(), "acc": np.float64(93.5), "epoch": epoch}, tmp_path / "w.pth")
     checkpoint = read_torch_file(tmp_path / "w.pth")
     assert (checkpoint.epochs, checkpoint.accuracy) == (epochs, 93.5)
 
 
-@pytest.mark.reliability
-@pytest.mark.parametrize("accuracy", [10**400, torch.empty((), device="meta"), float("nan"), "93", True])
-def test_an_accuracy_that_is_none_is_left_out(tmp_path, accuracy):
-    torch.save({"net": WEIGHTS, "acc": accuracy}, tmp_path / "w.pth")
-    assert read_torch_file(tmp_path / "w.pth").accuracy is None
-
-
-@pytest.mark.parametrize("epoch", [-5, 1e30, 2.5])
-def test_epochs_that_cannot_be_are_refused(torch_model, tmp_path, epoch):
-    torch.save({"net": torch_model.state_dict(), "epoch": epoch}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="its epoch is"):
-        read_torch_file(tmp_path / "w.pth")
-
-
 @pytest.mark.parametrize(("field", "value"), [("schedule.name", "foo"), ("optimizer.name", "foo")])
-def test_a_config_that_could_not_be_trained_is_refused(authors_file, tiny_config, tmp_path, field, value):
+def test_untrainable_config_is_refused(authors_file, tiny_config, tmp_path, field, value):
     section, name = field.split(".")
     tiny_config[section][name] = value
     with pytest.raises(UserError, match=f"{field}='foo': expected one of"):
@@ -416,17 +338,17 @@ def test_a_config_that_could_not_be_trained_is_refused(authors_file, tiny_config
     assert not (tmp_path / "run").exists()
 
 
-def test_an_import_that_fails_half_way_leaves_nothing(authors_file, tiny_config, tmp_path, monkeypatch):
+def test_failed_import_leaves_nothing(authors_file, tiny_config, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("jaxresnet.convert.runs.save_config", fail)
+    monkeypatch.setattr("jaxresnet.convert.save_config", fail)
     with pytest.raises(OSError, match="No space left"):
         import_weights(authors_file, tiny_config, tmp_path / "runs" / "a")
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_config_changed_afterwards_is_named_and_the_checkpoint_is_not_blamed(authors_file, tiny_config, tmp_path):
+def test_config_changed_after_import_is_named(authors_file, tiny_config, tmp_path):
     import_weights(authors_file, tiny_config, tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["model"]["channels"] = [8, 8]

@@ -1,0 +1,239 @@
+"""Import PyTorch weights as a run.
+
+    python -m jaxresnet.convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
+
+The file is a .safetensors file, a state dict, or a checkpoint as the authors' code saves it. No code in it is executed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import re
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+from numpy._core import multiarray
+
+from jaxresnet import cli
+from jaxresnet.config import check_config, get_config, save_config
+from jaxresnet.system.errors import UserError, one_line, user_path
+
+# In older versions, a file could make torch.load run code or write beyond its memory in spite of weights_only=True
+# (CVE-2025-32434, CVE-2026-24747).
+SAFE_TORCH = "2.10"
+
+# Many scripts save an accuracy as a NumPy number.
+_HARMLESS: list[Any] = [
+    *((multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
+    *(np.dtype, *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64"))),
+]
+
+# Keys of the state dict in checkpoints that hold more than that. The authors' code writes "net".
+_STATE_DICT_KEYS = ("net", "state_dict", "model_state_dict", "model")
+
+MAX_EPOCHS = 1_000_000
+
+
+class TorchCheckpoint(NamedTuple):
+    """Content of a checkpoint file, as far as the file has it."""
+
+    state_dict: dict[str, np.ndarray]
+    epochs: int | None = None  # number of epochs trained
+    accuracy: float | None = None  # test accuracy in %
+    class_names: tuple[str, ...] | None = None
+
+
+def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
+    """Read a ``.safetensors`` file, or one that ``torch.save`` wrote.
+
+    The latter holds a state dict, alone or in a dictionary such as the authors'
+    ``{"net": state dict, "acc": accuracy, "epoch": from 0}``.
+
+    Raises:
+        UserError: the file does not exist, is damaged, would run code, or holds something else.
+        OSError: the file may not be read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty; copy it again")
+    path.open("rb").close()  # The libraries would report a file that may not be read as a damaged one.
+    return _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickled(path)
+
+
+def _read_safetensors(path: pathlib.Path) -> TorchCheckpoint:
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            names = json.loads((file.metadata() or {}).get("class_names", "null"))
+        if names is not None and not all(isinstance(name, str) for name in names):
+            raise ValueError("its class_names are not text")
+        return TorchCheckpoint(safetensors.numpy.load_file(path), class_names=tuple(names) if names else None)
+    except Exception as error:  # A damaged file can raise anything.
+        raise UserError(f"{path}: is not a safetensors file, or a damaged one ({one_line(error)})") from error
+
+
+def _read_pickled(path: pathlib.Path) -> TorchCheckpoint:
+    contents = _load_pickled(path)
+    if not isinstance(contents, Mapping):
+        raise UserError(f"{path}: holds a {type(contents).__name__}: expected a state dict, or one under 'net'")
+    wrapper = next((key for key in _STATE_DICT_KEYS if isinstance(contents.get(key), Mapping)), None)
+    state_dict = contents if wrapper is None else contents[wrapper]
+    arrays = {str(key): _to_numpy(str(key), value, path) for key, value in state_dict.items()}
+    if not arrays:
+        raise UserError(f"{path}: holds no weights")
+    if wrapper is None:
+        return TorchCheckpoint(arrays)
+    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in contents.items()}
+    epoch, accuracy = plain.get("epoch"), plain.get("acc")
+    # The authors count epochs from 0. Scripts with another key save how many have passed.
+    epochs = epoch + (wrapper == "net") if type(epoch) is int else None
+    return TorchCheckpoint(arrays, epochs, accuracy if type(accuracy) is float else None)
+
+
+def _load_pickled(path: pathlib.Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path}: needs PyTorch (pip install 'torch>={SAFE_TORCH}'); .safetensors files do not"
+        ) from error
+    if torch.torch_version.TorchVersion(torch.__version__) < SAFE_TORCH:
+        raise UserError(
+            f"{path}: reading it with PyTorch {torch.__version__} might run code that it holds; "
+            f"pip install 'torch>={SAFE_TORCH}', or save the weights as .safetensors"
+        )
+    try:
+        if zipfile.is_zipfile(path):  # PyTorch ignores the checksums of its archives.
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of {damaged} is wrong")
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
+            warnings.simplefilter("ignore")  # PyTorch warns about its own older formats.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # A damaged file can raise anything.
+        # Only the error's text names the requested object.
+        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"{path}: asks for {asked[1]} when loaded. This may run code and is refused; save "
+                "model.state_dict() alone"
+            ) from error
+        raise UserError(f"{path}: is not a PyTorch checkpoint, or a damaged one ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return PyTorch's message without the advice to its own users, or a reason if nothing else is left."""
+    reason = one_line(error).partition(". ")[0]
+    return "it holds something else than weights" if re.match("Weights only|[0-9]*$", reason) else reason
+
+
+def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise UserError(
+            f"{path}: {key!r} is a {type(value).__name__}: expected a tensor; save model.state_dict() alone"
+        )
+    try:
+        value = value.detach()
+        # Not copied, because a damaged file can claim a shape that does not fit into memory.
+        if value.dtype == torch.bfloat16:
+            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return value.numpy()
+    except Exception as error:  # Sparse, quantised and other tensors each raise their own type.
+        raise UserError(f"{path}: {key!r} is not a plain tensor ({_reason(error)})") from error
+
+
+def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path, epochs: int | None = None) -> str:
+    """Create a run directory from a PyTorch checkpoint, for evaluation, prediction and further training.
+
+    Training resumes with a fresh optimizer, because these files hold no momentum.
+
+    Args:
+        file: checkpoint that ``read_torch_file`` accepts.
+        config: config that the weights belong to.
+        workdir: new or empty folder.
+        epochs: number of epochs that count as trained. ``None`` means the number in the file, or else 0.
+
+    Returns:
+        A description of what was imported.
+
+    Raises:
+        UserError: the file, config or folder is invalid, or the weights do not fit the config.
+        OSError: the folder cannot be written.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from jaxresnet.core.model import count_parameters
+    from jaxresnet.core.schedules import create_hyperparams_fn
+    from jaxresnet.core.state import begin_with
+    from jaxresnet.weights import from_state_dict
+    from jaxresnet.workdir.checkpoint import Checkpointer
+    from jaxresnet.workdir.folder import write_class_names, write_imported
+    from jaxresnet.workdir.progress import Progress
+
+    check_config(config)
+    create_hyperparams_fn(config, steps_per_epoch=1)
+    if os.path.lexists(workdir) and not (workdir.is_dir() and not any(workdir.iterdir())):
+        raise UserError(f"--workdir={workdir} exists; give a new or an empty folder, as a run is never overwritten")
+    checkpoint = read_torch_file(file)
+    try:
+        variables = from_state_dict(checkpoint.state_dict, config.model)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    epochs = (checkpoint.epochs or 0) if epochs is None else epochs
+    if not 0 <= epochs < MAX_EPOCHS:
+        raise UserError(f"{epochs} epochs count as trained; give --epoch, a number from 0 and below {MAX_EPOCHS:,}")
+    if checkpoint.class_names is not None and len(checkpoint.class_names) != config.model.num_classes:
+        raise UserError(f"{file} names {len(checkpoint.class_names)} classes, but its weights have another number")
+    state = begin_with(config, jax.tree.map(jnp.asarray, variables))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    # Written to a temporary folder beside it and then renamed, so that a failure leaves no partial run.
+    with tempfile.TemporaryDirectory(prefix=f".{workdir.name}.", dir=workdir.parent) as folder:
+        new = pathlib.Path(folder) / workdir.name
+        new.mkdir()
+        with Checkpointer(new) as checkpointer:
+            checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
+        origin = {"epochs": checkpoint.epochs, "accuracy": checkpoint.accuracy}
+        write_imported({"file": file.name, "sha256": sha256, **origin}, new)
+        if checkpoint.class_names is not None:
+            write_class_names(checkpoint.class_names, new)
+        save_config(config, new)
+        new.rename(workdir)
+    claims = "" if checkpoint.accuracy is None else f" The file claims {checkpoint.accuracy:.2f}% accuracy."
+    return (
+        f"{workdir}: {count_parameters(state.params):,} parameters from {file}, counted as trained for {epochs} of "
+        f"{config.num_epochs} epochs.{claims}\nThe file does not say how images were normalised or features pooled. To "
+        f"check the config, run: python -m jaxresnet.evaluate --workdir={workdir}"
+    )
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Import the weights that the flags name."""
+    config = get_config(arguments.config, arguments.overrides)
+    print(import_weights(user_path(arguments.from_torch), config, user_path(arguments.workdir), arguments.epoch))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = cli.Parser("convert", __doc__)
+    parser.add_config("config file that the weights belong to; single fields as in --config.model.pooling=4")
+    parser.add_argument("--workdir", required=True, help="new run directory")
+    parser.add_argument("--from_torch", required=True, help="file to import")
+    text = "epochs that count as trained when training resumes (default: the number in the file, or else 0)"
+    parser.add_argument("--epoch", type=int, help=text)
+    cli.run(convert, parser, argv)
+
+
+if __name__ == "__main__":
+    main()

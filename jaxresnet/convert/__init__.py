@@ -1,1 +1,0 @@
-"""Import and export of PyTorch weights: ``python -m jaxresnet.convert``."""

@@ -1,0 +1,297 @@
+"""Export a run as one file, or as a release.
+
+    python -m jaxresnet.export --workdir=runs/final --format=onnx
+
+A file of stablehlo (for JAX, which promises to read it for six months) or onnx holds weights and preprocessing, and
+needs nothing of this package. It maps pixels (batch, 32, 32, 3) uint8 to probabilities (batch, classes) float32, for
+any batch size:
+
+    probabilities = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes()).call(images)
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    (probabilities,) = session.run(None, {"images": images})
+
+A file of torch or safetensors holds the weights under PyTorch's names. A release is a finished run without checkpoints:
+its config, its summary with the scores of the released weights, the weights in half precision, and a model card.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from ml_collections import ConfigDict
+
+from jaxresnet import cli
+from jaxresnet.config import CONFIG_FILE, save_config
+from jaxresnet.data.cifar import IMAGE_SHAPE
+from jaxresnet.evaluate import evaluate_run
+from jaxresnet.inference import Classifier, load, restore_run
+from jaxresnet.kernels import convolution, cpu
+from jaxresnet.system.devices import set_up_jax
+from jaxresnet.system.errors import UsageError, UserError, user_path
+from jaxresnet.system.files import output_file, write_whole
+from jaxresnet.weights import StateDict, to_state_dict
+from jaxresnet.workdir import folder as files
+from jaxresnet.workdir.folder import WEIGHTS_FILE
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
+    """Return a pure function from pixels to probabilities, and the shape and dtype of its input."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    model = classifier.model
+    # Kernels for CPUs are replaced by the functions that they compute, so that the file suits any platform.
+    generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, cpu.relu: jax.nn.relu}
+    constants = dataclasses.replace(
+        classifier,
+        variables=jax.device_get(classifier.variables),
+        model=model.clone(
+            conv_general_dilated=generic.get(model.conv_general_dilated, model.conv_general_dilated),
+            relu=generic.get(model.relu, model.relu),
+        ),
+    )
+    images = jax.ShapeDtypeStruct((batch, *IMAGE_SHAPE), jnp.uint8)
+    return lambda pixels: jax.nn.softmax(constants.forward(pixels)), images
+
+
+def to_stablehlo(classifier: Classifier) -> bytes:
+    """Convert to a serialised ``jax.export.Exported`` for CPU, GPU and TPU."""
+    function, images = _probabilities(classifier)
+    return bytes(jax.export.export(jax.jit(function), platforms=PLATFORMS)(images).serialize())
+
+
+def to_onnx(classifier: Classifier) -> bytes:
+    """Convert to an ONNX model with input ``images`` and output ``probabilities``.
+
+    Its metadata holds ``class_names`` as JSON. It computes in float32, as few ONNX runtimes convolve in bfloat16.
+
+    Raises:
+        UserError: the converter is not installed.
+    """
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise UserError("--format=onnx needs the converter: pip install 'jaxresnet[onnx]'") from error
+    function, images = _probabilities(dataclasses.replace(classifier, model=classifier.model.clone(dtype=jnp.float32)))
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # It warns about shapes that it then infers.
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = jax2onnx.to_onnx(
+            function, [images], model_name="jaxresnet", input_names=["images"], output_names=["probabilities"]
+        )
+    model.metadata_props.add(key="class_names", value=json.dumps(classifier.class_names))
+    return model.SerializeToString()
+
+
+def to_torch(classifier: Classifier) -> bytes:
+    """Convert to a file for ``torch.load``, which holds a bare state dict.
+
+    Raises:
+        UserError: PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("--format=torch needs PyTorch (pip install torch); --format=safetensors does not") from error
+    content = io.BytesIO()
+    state_dict = to_state_dict(classifier.variables)
+    torch.save({key: torch.from_numpy(array) for key, array in state_dict.items()}, content)
+    return content.getvalue()
+
+
+def to_safetensors(classifier: Classifier) -> bytes:
+    """Convert to a safetensors file of a state dict. Its metadata holds ``class_names`` as JSON."""
+    return _safetensors(to_state_dict(classifier.variables), classifier.class_names)
+
+
+def _safetensors(state_dict: StateDict, class_names: Sequence[str]) -> bytes:
+    return safetensors.numpy.save(state_dict, {"class_names": json.dumps([*class_names])})
+
+
+FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx, "torch": to_torch, "safetensors": to_safetensors}
+
+
+def in_half_precision(state_dict: Mapping[str, np.ndarray]) -> StateDict:
+    """Return weights and statistics as float16.
+
+    Raises:
+        UserError: value too large for float16.
+    """
+    with np.errstate(over="ignore"):
+        halves = {key: array.astype(np.float16) for key, array in state_dict.items()}
+    if large := [key for key, array in halves.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{large[0]} holds values above 65,504, the largest number in half precision")
+    return halves
+
+
+def write_release(workdir: str, out: str, note: str, license: str, data_dir: str | None) -> dict[str, Any]:
+    """Make a release of a finished run, and score it on the test set from the released files.
+
+    Args:
+        workdir: run directory. Its last checkpoint is released.
+        out: new folder.
+        note: text for the card about how the run was made.
+        license: license of the weights, for the card.
+        data_dir: folder of the data, or ``None`` for the one in the run's config.
+
+    Returns:
+        The release's summary: the run's, and ``release`` with the scores and the SHA-256 of the weights.
+
+    Raises:
+        UserError: unfinished run, missing last checkpoint, existing ``out``, or unreadable data.
+    """
+    run_folder, folder = user_path(workdir), user_path(out)
+    summary = files.read_summary(run_folder)
+    if summary is None:
+        raise UserError(f"{run_folder} holds no finished run; train it to its end first")
+    if folder.exists():
+        raise UserError(f"--out={out} exists; give a new folder: a release is never overwritten")
+    run = restore_run(run_folder, "last")
+    if run.step != summary["last"]["step"]:
+        raise UserError(
+            f"{run_folder}: its last checkpoint is of step {run.step:,}, but the run ended at step "
+            f"{summary['last']['step']:,}; restore checkpoints/ from a copy"
+        )
+    names = files.read_class_names(run_folder, run.config)
+    config = run.config.copy_and_resolve_references()
+    config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
+    config.dataset.data_dir = None  # The path is valid only on this machine.
+    data_dir = data_dir or run.config.dataset.data_dir
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The folder is renamed into place when it is complete, so a failure leaves no partial release.
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        new = pathlib.Path(temporary) / folder.name
+        new.mkdir()
+        save_config(config, new)
+        files.write_class_names(names, new)
+
+        def score(state_dict: StateDict, mirror: bool = False) -> tuple[float, np.ndarray]:
+            content = _safetensors(state_dict, names)
+            (new / WEIGHTS_FILE).write_bytes(content)
+            summary["release"] = {"sha256": hashlib.sha256(content).hexdigest()}
+            files.write_summary(summary, new)
+            scores = evaluate_run(str(new), "last", data_dir, mirror).scores
+            return scores.sums.means("test")["test_accuracy"], scores.confusion
+
+        state_dict = to_state_dict(run.state.variables)
+        unrounded, state_dict = score(state_dict)[0], in_half_precision(state_dict)
+        mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
+        accuracy, confusion = score(state_dict)
+        recalls = (100 * np.diag(confusion) / confusion.sum(1)).tolist()
+        summary["release"] |= {
+            "test_accuracy": accuracy,
+            "test_accuracy_mirrored": mirrored,
+            "test_accuracy_unrounded": unrounded,
+            "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
+            "test_images": int(confusion.sum()),
+            "trained_in": run.config.dtype,
+            "note": note,
+            "license": license,
+        }
+        files.write_summary(summary, new)
+        write_whole(new / files.CARD_FILE, format_card(config, summary))
+        new.rename(folder)
+    return summary
+
+
+def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
+    """Format a model card as Markdown, with the fields that the Hugging Face hub reads at its top."""
+    scores, steps = summary["release"], summary["last"]["step"]
+    single, mirrored = scores["test_accuracy"], scores["test_accuracy_mirrored"]
+    classes = "\n".join(f"| {name} | {value:.1f} |" for name, value in scores["test_accuracy_by_class"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    return f"""---
+license: {scores["license"]}
+library_name: jaxresnet
+pipeline_tag: image-classification
+tags: [jax, flax, resnet, image-classification]
+datasets: [{json.dumps(config.dataset.name)}]
+metrics: [accuracy]
+model-index:
+- name: {json.dumps(config.name)}
+  results:
+  - task: {{type: image-classification}}
+    dataset: {{name: {json.dumps(config.dataset.name)}, type: {json.dumps(config.dataset.name)}, split: test}}
+    metrics: [{{type: accuracy, value: {single / 100:.4f}}}]
+---
+# A trained model
+
+{summary["parameters"]:,} parameters, **{single:.2f}%** test accuracy: single view, {scores["test_images"]:,} images.
+{"" if mirrored is None else f"With the mean of the logits of each image and its mirror image: {mirrored:.2f}%."}
+
+{scores["note"]}
+
+| | |
+| --- | --- |
+| config | `{config.name}` ({CONFIG_FILE}), {config.num_epochs} epochs, {steps:,} steps, seed {config.seed} |
+| time | {summary["wall_seconds"] / 3600:.1f} hours of training and evaluation |
+| on | {summary["device"]}; {versions} |
+| commit | {summary.get("git_commit") or "not recorded"} |
+| computation | {scores["trained_in"]} in training; float32 in use and for all accuracies here |
+| selection | none: the weights after the last epoch |
+| weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{scores["sha256"]}` |
+| rounding | {scores["test_accuracy_unrounded"]:.2f}% before rounding to float16, single view |
+
+| class | accuracy, % |
+| --- | --- |
+{classes}
+
+All accuracies but the one before rounding were measured from the file shipped here. To check them, run
+`python -m jaxresnet.evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
+"""
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Export as the flags say."""
+    set_up_jax()
+    if arguments.format == "release":
+        if arguments.out is None:
+            raise UsageError("--format=release needs --out, a new folder")
+        if arguments.force or arguments.checkpoint != "last":
+            raise UsageError("--force and --checkpoint mean nothing with --format=release; leave them out")
+        about = arguments.note, arguments.license, arguments.data_dir
+        summary = write_release(arguments.workdir, arguments.out, *about)
+        print(f"{arguments.out}: test accuracy {summary['release']['test_accuracy']:.2f}%, single view")
+        return
+    if arguments.note or arguments.license != "unknown" or arguments.data_dir:
+        raise UsageError("--note, --license and --data_dir are for --format=release; leave them out")
+    folder = user_path(arguments.workdir)
+    if arguments.out is None and not folder.is_dir():
+        raise UserError(f"{folder} holds no run: there is no such folder")
+    ending = "pth" if arguments.format == "torch" else arguments.format
+    out = output_file("--out", arguments.out or str(folder / f"model.{ending}"), arguments.force)
+    convert = to_safetensors if out.path.suffix == ".safetensors" else FORMATS[arguments.format]
+    content = convert(load(arguments.workdir, arguments.checkpoint))
+    out.write(content)
+    print(f"{out.path}: {len(content) / 1e6:.1f} MB")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = cli.Parser("export", __doc__)
+    parser.add_run()
+    parser.add_argument("--format", required=True, choices=[*FORMATS, "release"], help="what to write")
+    text = "file to write (default: WORKDIR/model.FORMAT), or new folder of a release; --format=torch also writes "
+    parser.add_argument("--out", help=f"{text}.safetensors")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file; a release never is")
+    parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
+    parser.add_argument("--license", default="unknown", help="license of a release's weights, for the card")
+    parser.add_argument("--data_dir", help="location of the data for a release's scores, if moved since training")
+    cli.run(export, parser, argv)
+
+
+if __name__ == "__main__":
+    main()
