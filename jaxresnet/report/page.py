@@ -120,7 +120,7 @@ def say_verdict(rows: Sequence[Row]) -> str:
         reason = ""
         if verdict == "inconclusive":
             found = [float(row.reason) for row in which]
-            reason = f" (differences from {_range(found)} points up would have been found)"
+            reason = f" (detectable: {_range(found)})"
         elif verdict == "not judged":
             reason = f" ({', '.join(sorted({row.reason for row in which}))})"
         number = "" if count == len(rows) else f"{count} of {len(rows)} " if not words else f"{count} "
@@ -140,11 +140,11 @@ def by_claim(rows: Sequence[Row]) -> list[tuple[Any, list[Row]]]:
     ]
 
 
-def claims_in_markdown(rows: Sequence[Row]) -> str:
+def list_claims(rows: Sequence[Row]) -> str:
     """List claims with their quotes, verdicts and differences, as an item each."""
     items = []
     for claim, group in by_claim(rows):
-        quote = f' The paper: "{claim.quote}"' if claim.quote else ""
+        quote = f' "{claim.quote}"' if claim.quote else ""
         items.append(f"- **{claim.text}**: {say_verdict(group)}.{quote}")
     return "\n".join(items)
 
@@ -197,7 +197,7 @@ def write(
         if part:
             text.append(f"## {heading}")
             text += [f"![{heading.lower()}: differences and their intervals](figures/{name}.svg)"] * (name in drawn)
-            text.append(claims_in_markdown(part))
+            text.append(list_claims(part))
     text += ["## What could not be judged", "\n".join(f"- {doubt}" for doubt in doubts)] if doubts else []
     for section in sections:
         name = section.table.name
