@@ -300,24 +300,33 @@ def save_config(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def load_config(workdir: pathlib.Path) -> ConfigDict:
-    """Return the config of a run, locked. Fields that it lacks have their default, and unknown ones are ignored.
+    """Return the config of a run.
 
     Raises:
         UserError: ``config.json`` is missing or cannot be read, or a field is invalid.
     """
-    path, config = workdir / CONFIG_FILE, _default()
+    path = workdir / CONFIG_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict) or not all(isinstance(fields.get(name), dict) for name in ("model", "dataset")):
-            raise ValueError("expected an object with the fields of configs/default.py")
-        stored = {name: value for name, value in flatten(fields).items() if name in _schema()}
-        with config.ignore_type():
-            config.update_from_flattened_dict(stored)
-        check_config(config)
+        return restore_config(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE} in it") from error
     except Exception as error:  # fields of unexpected types can raise anything
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
+
+
+def restore_config(fields: Any) -> ConfigDict:
+    """Return the config with the stored fields, locked. Missing fields have their default, unknown ones are ignored.
+
+    Raises:
+        UserError: a field is invalid.
+        ValueError: these are not fields of a config. Fields of unexpected types can raise other exceptions.
+    """
+    if not isinstance(fields, dict) or not all(isinstance(fields.get(name), dict) for name in ("model", "dataset")):
+        raise ValueError("expected an object with the fields of configs/default.py")
+    config = _default()
+    with config.ignore_type():
+        config.update_from_flattened_dict({name: value for name, value in flatten(fields).items() if name in _schema()})
+    check_config(config)
     return config
 
 

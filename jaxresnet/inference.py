@@ -60,7 +60,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
     check_used(config, workdir)
     if (workdir / WEIGHTS_FILE).exists() and not (workdir / CHECKPOINTS_FOLDER).exists():
         if checkpoint != "last":
-            raise UserError(f"--checkpoint={checkpoint}: {workdir} is a release, which holds the last alone")
+            raise UserError(f"--checkpoint={checkpoint}: {workdir} is a release, which holds only the last")
         variables, step = _read_weights(workdir, config)
         state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(step))
         return RestoredRun(config, step, replicate(state, mesh), mesh)
@@ -110,7 +110,7 @@ class Classifier:
                 cropped to their central square and resized.
 
         Raises:
-            UserError: something that is no image.
+            UserError: an entry is not an image, or cannot be read.
         """
         pixels = to_pixels(images)
         if not len(pixels):

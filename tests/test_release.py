@@ -192,5 +192,5 @@ def test_incomplete_release_is_refused(copy, name, message):
 
 
 def test_release_holds_the_last_checkpoint(shipped):
-    with pytest.raises(UserError, match="which holds the last alone"):
+    with pytest.raises(UserError, match="which holds only the last"):
         jaxresnet.load(str(shipped), "best")

@@ -35,30 +35,22 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
     Raises:
         UserError: a flag is missing, invalid or out of range, or the processes do not find each other.
     """
-    port = re.fullmatch(r".+:([0-9]{1,5})", coordinator)
-    if coordinator != "auto" and not (port and 0 < int(port[1]) < 65536):
-        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT or auto")
-    if coordinator == "auto":
-        address, num_processes, process_id = None, None, None
-    elif num_processes is None or process_id is None or not 0 <= process_id < num_processes:
-        raise UserError(
-            f"--coordinator={coordinator}: give --num_processes, and --process_id from 0 to one less than that, too"
-        )
-    else:
-        address = coordinator
+    flag, is_auto = f"--coordinator={coordinator}", coordinator == "auto"
+    if not is_auto and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
+        raise UserError(f"{flag}: expected HOST:PORT or auto")
+    if not is_auto and (num_processes is None or process_id is None or not 0 <= process_id < num_processes):
+        raise UserError(f"{flag}: give --num_processes, and --process_id from 0 to one less than that, too")
     try:
         jax.distributed.initialize(
-            address,
-            num_processes,
-            process_id,
+            None if is_auto else coordinator,
+            None if is_auto else num_processes,
+            None if is_auto else process_id,
             initialization_timeout=300,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except Exception as error:  # JAX raises several types
-        raise UserError(
-            f"--coordinator={coordinator}: the processes did not find each other ({one_line(error)})"
-        ) from error
+        raise UserError(f"{flag}: the processes did not find each other ({one_line(error)})") from error
     faulthandler.disable()  # if another process dies, JAX ends this one with a message that a dump would bury
     try:
         jax.devices()  # the processes tell each other their devices
@@ -83,10 +75,8 @@ def ending_others_too() -> Iterator[None]:
 
 
 def _lost(error: Exception) -> str:
-    return (
-        f"another process of this run has ended, or JAX failed here ({one_line(error)}); "
-        "start all processes again to resume"
-    )
+    reason = f"another process of this run has ended, or JAX failed here ({one_line(error)})"
+    return f"{reason}; start all processes again to resume"
 
 
 def _end_with_others(reason: str) -> NoReturn:
@@ -101,24 +91,19 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(name: str) -> None:
-    """Block until every process calls this with the same ``name``."""
-    multihost_utils.sync_global_devices(name)
-
-
 def first_before_others(action: Callable[[], T]) -> T:
     """Call ``action`` in the first process, then in the others, where it may find the first's files."""
     if is_first():
         result = action()
-    wait_for_all("done by the first")
+    multihost_utils.sync_global_devices("done by the first")
     return result if is_first() else action()
 
 
 def in_first(action: Callable[[], object], name: str) -> None:
-    """Call ``action`` in the first process. The others wait until it is done."""
+    """Call ``action`` in the first process. The others wait for it at the barrier ``name``."""
     if is_first():
         action()
-    wait_for_all(name)
+    multihost_utils.sync_global_devices(name)
 
 
 def largest(number: int) -> int:

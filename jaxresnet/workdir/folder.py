@@ -65,25 +65,6 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``folder``.
-
-    Raises:
-        UserError: another process holds the lock.
-        OSError: the folder cannot be written.
-    """
-    lock = filelock.FileLock(folder / LOCK_FILE)  # the system releases it even if the process is killed
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout as error:
-        raise UserError(f"{folder} is in use by another process; wait for it, or give another --workdir") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
 def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
     """Create and lock the workdir of a run that begins or resumes. If the run diverges, record why.
 
@@ -91,12 +72,15 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
         UserError: the workdir holds another run, is in use, or cannot be written.
     """
     with contextlib.ExitStack() as stack:
+        lock = filelock.FileLock(workdir / LOCK_FILE, blocking=False)  # the system releases it if the process is killed
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(workdir))
+            stack.enter_context(lock)
             check_workdir(config, workdir)  # Check again: another run may have begun here since.
             remove_leftovers(workdir)
             save_config(config, workdir)
+        except filelock.Timeout as error:
+            raise UserError(f"{workdir} is in use by another process; wait, or give another --workdir") from error
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
         try:
@@ -257,12 +241,3 @@ def read_failure(workdir: pathlib.Path) -> str | None:
 def write_imported(origin: dict[str, Any], workdir: pathlib.Path) -> None:
     """Write ``imported.json`` atomically: a record of the weights file that the run began with."""
     write_json(workdir / IMPORTED_FILE, origin)
-
-
-def read_imported(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Return what ``write_imported`` wrote, or None if the first weights were drawn at random.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    return read_json(workdir / IMPORTED_FILE, "import the weights again")

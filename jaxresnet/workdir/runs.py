@@ -1,23 +1,20 @@
 """Read finished and unfinished runs from their directories."""
 
+import functools
 import json
 import pathlib
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxresnet.config import CONFIG_FILE, load_config
-from jaxresnet.system.errors import UserError
+from jaxresnet.config import CONFIG_FILE, load_config, restore_config
+from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.workdir.folder import (
-    FAILURE_FILE,
+    IMPORTED_FILE,
     METRICS_FILE,
-    SUMMARY_FILE,
     read_confusion,
     read_failure,
-    read_imported,
     read_summary,
 )
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
@@ -59,19 +56,23 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
     Files of packed runs (``scripts/pack_runs.py``) are read like folders of the same name without ``.jsonl``.
     ``folder`` may also be such a file.
     """
-    runs = [*_read_folders(file.parent for file in folder.rglob(CONFIG_FILE))]
-    for file in [folder] if folder.is_file() else folder.rglob("*.jsonl"):
-        if file.name != METRICS_FILE:
-            runs += _unpack(file)
+    files = [folder] if folder.is_file() else [file for file in folder.rglob("*.jsonl") if file.name != METRICS_FILE]
+    readers = [functools.partial(_read_folder, file.parent) for file in folder.rglob(CONFIG_FILE)]
+    readers += [functools.partial(_unpack, file, line) for file in files for line in read_packed(file)]
+    runs = []
+    for read in readers:
+        try:
+            runs.append(read())
+        except UserError as error:
+            print(f"skipped: {error}", file=sys.stderr)
     return sorted(runs, key=lambda run: run.path)
 
 
-def _read_folders(paths: Iterable[pathlib.Path]) -> Iterator[Run]:
-    for path in paths:
-        try:
-            yield _read_run(path)
-        except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+def _read_folder(path: pathlib.Path) -> Run:
+    if (path / IMPORTED_FILE).exists():
+        raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
+    summary, confusion, failure = read_summary(path), read_confusion(path), read_failure(path)
+    return Run(path, load_config(path), read_metrics(path), summary, confusion, failure)
 
 
 def read_packed(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -85,29 +86,14 @@ def read_packed(file: pathlib.Path) -> list[dict[str, Any]]:
         if not all({"path", "config", "metrics"} <= line.keys() for line in lines):
             raise ValueError("expected a path, config and metrics on each line")
         return lines
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not a file of packed runs ({error})") from error
 
 
-def _unpack(file: pathlib.Path) -> Iterator[Run]:
-    """Write each run of a file to a temporary folder and read it from there, so that there is one reader."""
-    for line in read_packed(file):
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder)
-            (path / CONFIG_FILE).write_text(json.dumps(line["config"]), encoding="utf-8")
-            (path / METRICS_FILE).write_text(
-                "".join(f"{json.dumps(each)}\n" for each in line["metrics"]), encoding="utf-8"
-            )
-            if line.get("summary"):
-                (path / SUMMARY_FILE).write_text(json.dumps(line["summary"]), encoding="utf-8")
-            if line.get("failure"):
-                (path / FAILURE_FILE).write_text(line["failure"], encoding="utf-8")
-            for run in _read_folders([path]):
-                yield run._replace(path=file.with_suffix("") / line["path"])
-
-
-def _read_run(path: pathlib.Path) -> Run:
-    if read_imported(path):
-        raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
-    summary, confusion, failure = read_summary(path), read_confusion(path), read_failure(path)
-    return Run(path, load_config(path), read_metrics(path), summary, confusion, failure)
+def _unpack(file: pathlib.Path, line: dict[str, Any]) -> Run:
+    path = file.with_suffix("") / line["path"]
+    try:
+        config = restore_config(line["config"])
+    except Exception as error:  # fields of unexpected types can raise anything
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
+    return Run(path, config, line["metrics"], line.get("summary"), None, line.get("failure"))

@@ -14,12 +14,10 @@ from jaxresnet.workdir.folder import (
     CONFIG_FILE,
     CONFUSION_FILE,
     FAILURE_FILE,
-    IMPORTED_FILE,
     METRICS_FILE,
     SUMMARY_FILE,
     read_confusion,
     read_failure,
-    read_imported,
     read_summary,
     write_failure,
     write_imported,
@@ -71,10 +69,6 @@ def assert_confusion(read):
     assert np.shape(matrix) == (len(names), len(names))
 
 
-def assert_imported(origin):
-    assert isinstance(origin, dict)
-
-
 def assert_a_failure(reason):
     assert isinstance(reason, str)
 
@@ -85,7 +79,6 @@ READERS = {
     METRICS_FILE: (read_metrics, assert_metrics),
     SUMMARY_FILE: (read_summary, assert_a_summary),
     CONFUSION_FILE: (read_confusion, assert_confusion),
-    IMPORTED_FILE: (read_imported, assert_imported),
     FAILURE_FILE: (read_failure, assert_a_failure),
 }
 
@@ -104,7 +97,6 @@ BROKEN = {
     ),
     "a confusion of too long a field": (CONFUSION_FILE, b'"' + b"a" * 200_000, read_confusion),
     "a confusion with a short row": (CONFUSION_FILE, b",a,b\na,1,2\nb,3\n", read_confusion),
-    "an import of none": (IMPORTED_FILE, b"3", read_imported),
 }
 
 

@@ -117,8 +117,8 @@ def test_a_workdir_that_another_process_trains_in_is_refused_until_that_ends(
             train_and_evaluate(tiny_config, str(workdir))
     hold = (
         "import pathlib, sys\n"
-        "from jaxresnet.workdir.folder import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])):\n"
+        "import filelock\n"
+        "with filelock.FileLock(pathlib.Path(sys.argv[1]) / '.lock'):\n"
         "    print('here', flush=True)\n"
         "    sys.stdin.read()\n"
     )
