@@ -2,8 +2,8 @@
 
 import itertools
 import math
-import os
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -120,7 +120,7 @@ def say_verdict(rows: Sequence[Row]) -> str:
         reason = ""
         if verdict == "inconclusive":
             found = [float(row.reason) for row in which]
-            reason = f" (differences from {_range(found)} points up would have been found)"
+            reason = f" (detectable: {_range(found)})"
         elif verdict == "not judged":
             reason = f" ({', '.join(sorted({row.reason for row in which}))})"
         number = "" if count == len(rows) else f"{count} of {len(rows)} " if not words else f"{count} "
@@ -140,11 +140,11 @@ def by_claim(rows: Sequence[Row]) -> list[tuple[Any, list[Row]]]:
     ]
 
 
-def claims_in_markdown(rows: Sequence[Row]) -> str:
+def list_claims(rows: Sequence[Row]) -> str:
     """List claims with their quotes, verdicts and differences, as an item each."""
     items = []
     for claim, group in by_claim(rows):
-        quote = f' The paper: "{claim.quote}"' if claim.quote else ""
+        quote = f' "{claim.quote}"' if claim.quote else ""
         items.append(f"- **{claim.text}**: {say_verdict(group)}.{quote}")
     return "\n".join(items)
 
@@ -197,14 +197,15 @@ def write(
         if part:
             text.append(f"## {heading}")
             text += [f"![{heading.lower()}: differences and their intervals](figures/{name}.svg)"] * (name in drawn)
-            text.append(claims_in_markdown(part))
+            text.append(list_claims(part))
     text += ["## What could not be judged", "\n".join(f"- {doubt}" for doubt in doubts)] if doubts else []
     for section in sections:
         name = section.table.name
         text += [f"## {section.table.title}", to_markdown(tables[name]), _caption(section)]
         text += [f"![differences of the arms](figures/{name}.svg)"] * (name in small)
         text += [section.table.note] * bool(section.table.note)
-        text += ["Further runs:", to_markdown(_others(section))] * bool(section.others)
+        others = pd.DataFrame(section.others, columns=["arm", "setting", "n", "accuracy"])
+        text += ["Further runs:", to_markdown(others)] * bool(section.others)
 
     page = _template().render(
         mark=Markup(MARK),
@@ -250,7 +251,8 @@ def _write_table(section: Section, text: pd.DataFrame, path: pathlib.Path) -> No
     style = text.style.hide(axis="index").format(escape="latex")
     columns = "".join("l" if column in ("arm", "description") else "r" for column in text)
     style = style.format_index(escape="latex", axis="columns")
-    latex = style.to_latex(hrules=True, column_format=columns, caption=f"{section.table.title}. {_caption(section)}")
+    caption = re.sub(r"([%_&#])", r"\\\1", f"{section.table.title}. {_caption(section)}")
+    latex = style.to_latex(hrules=True, column_format=columns, caption=caption)
     write_whole(path.with_suffix(".tex"), latex)
 
 
@@ -260,10 +262,6 @@ def _caption(section: Section) -> str:
         f"Ours is the mean accuracy on the {section.split} images after the last epoch over n seeds, in %: {setting}. "
         f"Differences are from {section.table.control}, with simultaneous 95% intervals."
     )
-
-
-def _others(section: Section) -> pd.DataFrame:
-    return pd.DataFrame(section.others, columns=["arm", "setting", "n", "accuracy"])
 
 
 def _curves(section: Section) -> Figure | None:
@@ -305,13 +303,10 @@ def check_out(out: pathlib.Path) -> None:
     """Check that ``out`` can become a report: a new or empty folder, or an older report.
 
     Raises:
-        UserError: ``out`` is a file, holds other files, or cannot be written.
+        UserError: ``out`` is a file, or holds other files.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; give a folder")
-    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--out={out} cannot be written; give another folder")
     page = out / "README.md"
     is_report = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(MARK)
     if out.exists() and any(out.iterdir()) and not is_report:
