@@ -40,11 +40,9 @@ _HARMLESS: list[Any] = [
 # Keys of the state dict in checkpoints that hold more than that. The authors' code writes "net".
 _STATE_DICT_KEYS = ("net", "state_dict", "model_state_dict", "model")
 
-MAX_EPOCHS = 1_000_000
-
 
 class TorchCheckpoint(NamedTuple):
-    """Content of a checkpoint file, as far as the file has it."""
+    """Content of a checkpoint file, with None for what it does not say."""
 
     state_dict: dict[str, np.ndarray]
     epochs: int | None = None  # number of epochs trained
@@ -53,10 +51,9 @@ class TorchCheckpoint(NamedTuple):
 
 
 def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
-    """Read a ``.safetensors`` file, or one that ``torch.save`` wrote.
+    """Read a ``.safetensors`` file, or one of ``torch.save`` that holds a state dict.
 
-    The latter holds a state dict, alone or in a dictionary such as the authors'
-    ``{"net": state dict, "acc": accuracy, "epoch": from 0}``.
+    It may be inside of a dictionary such as the authors' ``{"net": state dict, "acc": accuracy, "epoch": from 0}``.
 
     Raises:
         UserError: the file does not exist, is damaged, would run code, or holds something else.
@@ -153,7 +150,7 @@ def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
 
 
 def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path, epochs: int | None = None) -> str:
-    """Create a run directory from a PyTorch checkpoint, for evaluation, prediction and further training.
+    """Create a run directory from a PyTorch checkpoint, and return a description of what was imported.
 
     Training resumes with a fresh optimizer, because these files hold no momentum.
 
@@ -162,9 +159,6 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         config: config that the weights belong to.
         workdir: new or empty folder.
         epochs: number of epochs that count as trained. ``None`` means the number in the file, or else 0.
-
-    Returns:
-        A description of what was imported.
 
     Raises:
         UserError: the file, config or folder is invalid, or the weights do not fit the config.
@@ -191,12 +185,13 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     epochs = (checkpoint.epochs or 0) if epochs is None else epochs
-    if not 0 <= epochs < MAX_EPOCHS:
-        raise UserError(f"{epochs} epochs count as trained; give --epoch, a number from 0 and below {MAX_EPOCHS:,}")
+    if epochs < 0:
+        raise UserError(f"{epochs} epochs count as trained; give a positive number, or 0, with --epoch")
     if checkpoint.class_names is not None and len(checkpoint.class_names) != config.model.num_classes:
         raise UserError(f"{file} names {len(checkpoint.class_names)} classes, but its weights have another number")
     state = begin_with(config, jax.tree.map(jnp.asarray, variables))
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    origin = {"file": file.name, "epochs": checkpoint.epochs, "accuracy": checkpoint.accuracy}
+    origin["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     workdir.parent.mkdir(parents=True, exist_ok=True)
     # Written to a temporary folder beside it and then renamed, so that a failure leaves no partial run.
     with tempfile.TemporaryDirectory(prefix=f".{workdir.name}.", dir=workdir.parent) as folder:
@@ -204,16 +199,15 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         new.mkdir()
         with Checkpointer(new) as checkpointer:
             checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
-        origin = {"epochs": checkpoint.epochs, "accuracy": checkpoint.accuracy}
-        write_imported({"file": file.name, "sha256": sha256, **origin}, new)
+        write_imported(origin, new)
         if checkpoint.class_names is not None:
             write_class_names(checkpoint.class_names, new)
         save_config(config, new)
         new.rename(workdir)
-    claims = "" if checkpoint.accuracy is None else f" The file claims {checkpoint.accuracy:.2f}% accuracy."
+    claims = "" if checkpoint.accuracy is None else f", and its file claims {checkpoint.accuracy:.2f}% accuracy"
     return (
-        f"{workdir}: {count_parameters(state.params):,} parameters from {file}, counted as trained for {epochs} of "
-        f"{config.num_epochs} epochs.{claims}\nThe file does not say how images were normalised or features pooled. To "
+        f"{workdir}: {count_parameters(state.params):,} parameters, counted as trained for {epochs} of "
+        f"{config.num_epochs} epochs{claims}.\nThe file does not say how images were normalised or features pooled. To "
         f"check the config, run: python -m jaxresnet.evaluate --workdir={workdir}"
     )
 

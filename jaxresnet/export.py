@@ -53,17 +53,11 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
     """Return a pure function from pixels to probabilities, and the shape and dtype of its input."""
     (batch,) = jax.export.symbolic_shape("batch")
-    model = classifier.model
     # Kernels for CPUs are replaced by the functions that they compute, so that the file suits any platform.
     generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, cpu.relu: jax.nn.relu}
-    constants = dataclasses.replace(
-        classifier,
-        variables=jax.device_get(classifier.variables),
-        model=model.clone(
-            conv_general_dilated=generic.get(model.conv_general_dilated, model.conv_general_dilated),
-            relu=generic.get(model.relu, model.relu),
-        ),
-    )
+    used = {name: getattr(classifier.model, name) for name in ("conv_general_dilated", "relu")}
+    model = classifier.model.clone(**{name: generic.get(function, function) for name, function in used.items()})
+    constants = dataclasses.replace(classifier, model=model, variables=jax.device_get(classifier.variables))
     images = jax.ShapeDtypeStruct((batch, *IMAGE_SHAPE), jnp.uint8)
     return lambda pixels: jax.nn.softmax(constants.forward(pixels)), images
 
@@ -78,9 +72,6 @@ def to_onnx(classifier: Classifier) -> bytes:
     """Convert to an ONNX model with input ``images`` and output ``probabilities``.
 
     Its metadata holds ``class_names`` as JSON. It computes in float32, as few ONNX runtimes convolve in bfloat16.
-
-    Raises:
-        UserError: the converter is not installed.
     """
     try:
         import jax2onnx
@@ -97,17 +88,12 @@ def to_onnx(classifier: Classifier) -> bytes:
 
 
 def to_torch(classifier: Classifier) -> bytes:
-    """Convert to a file for ``torch.load``, which holds a bare state dict.
-
-    Raises:
-        UserError: PyTorch is not installed.
-    """
+    """Convert to a file for ``torch.load``, which holds a bare state dict."""
     try:
         import torch
     except ImportError as error:
         raise UserError("--format=torch needs PyTorch (pip install torch); --format=safetensors does not") from error
-    content = io.BytesIO()
-    state_dict = to_state_dict(classifier.variables)
+    content, state_dict = io.BytesIO(), to_state_dict(classifier.variables)
     torch.save({key: torch.from_numpy(array) for key, array in state_dict.items()}, content)
     return content.getvalue()
 
@@ -125,11 +111,7 @@ FORMATS = {"stablehlo": to_stablehlo, "onnx": to_onnx, "torch": to_torch, "safet
 
 
 def in_half_precision(state_dict: Mapping[str, np.ndarray]) -> StateDict:
-    """Return weights and statistics as float16.
-
-    Raises:
-        UserError: value too large for float16.
-    """
+    """Return weights and statistics as float16. Raise UserError if a value is too large for it."""
     with np.errstate(over="ignore"):
         halves = {key: array.astype(np.float16) for key, array in state_dict.items()}
     if large := [key for key, array in halves.items() if not np.isfinite(array).all()]:
@@ -209,7 +191,7 @@ def write_release(workdir: str, out: str, note: str, license: str, data_dir: str
 
 def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
     """Format a model card as Markdown, with the fields that the Hugging Face hub reads at its top."""
-    scores, steps = summary["release"], summary["last"]["step"]
+    scores, steps, data = summary["release"], summary["last"]["step"], json.dumps(config.dataset.name)
     single, mirrored = scores["test_accuracy"], scores["test_accuracy_mirrored"]
     classes = "\n".join(f"| {name} | {value:.1f} |" for name, value in scores["test_accuracy_by_class"].items())
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
@@ -217,14 +199,14 @@ def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
 license: {scores["license"]}
 library_name: jaxresnet
 pipeline_tag: image-classification
-tags: [jax, flax, resnet, image-classification]
-datasets: [{json.dumps(config.dataset.name)}]
+tags: [jax, flax, resnet]
+datasets: [{data}]
 metrics: [accuracy]
 model-index:
 - name: {json.dumps(config.name)}
   results:
   - task: {{type: image-classification}}
-    dataset: {{name: {json.dumps(config.dataset.name)}, type: {json.dumps(config.dataset.name)}, split: test}}
+    dataset: {{name: {data}, type: {data}, split: test}}
     metrics: [{{type: accuracy, value: {single / 100:.4f}}}]
 ---
 # A trained model
@@ -269,7 +251,7 @@ def export(arguments: argparse.Namespace) -> None:
     if arguments.note or arguments.license != "unknown" or arguments.data_dir:
         raise UsageError("--note, --license and --data_dir are for --format=release; leave them out")
     folder = user_path(arguments.workdir)
-    if arguments.out is None and not folder.is_dir():
+    if not folder.is_dir():
         raise UserError(f"{folder} holds no run: there is no such folder")
     ending = "pth" if arguments.format == "torch" else arguments.format
     out = output_file("--out", arguments.out or str(folder / f"model.{ending}"), arguments.force)

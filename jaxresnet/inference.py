@@ -33,7 +33,7 @@ from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.extensions import check_used
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.weights import from_state_dict
-from jaxresnet.workdir.checkpoint import Checkpointer, DamagedCheckpoint
+from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, SUMMARY_FILE, WEIGHTS_FILE, read_class_names, read_summary
 
 
@@ -60,7 +60,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
     check_used(config, workdir)
     if (workdir / WEIGHTS_FILE).exists() and not (workdir / CHECKPOINTS_FOLDER).exists():
         if checkpoint != "last":
-            raise UserError(f"--checkpoint={checkpoint}: {workdir} is a release, which holds the last alone")
+            raise UserError(f"--checkpoint={checkpoint}: {workdir} is a release, which holds only the last")
         variables, step = _read_weights(workdir, config)
         state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(step))
         return RestoredRun(config, step, replicate(state, mesh), mesh)
@@ -69,12 +69,7 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
     replicated = NamedSharding(mesh, PartitionSpec())
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), abstract)
     with Checkpointer(workdir, read_only=True) as checkpointer:
-        try:
-            state, _ = checkpointer.restore_named(abstract, checkpoint)
-        except DamagedCheckpoint as error:
-            raise UserError(
-                f"{error}; give another --checkpoint, or resume training from the newest undamaged one"
-            ) from error
+        state, _ = checkpointer.restore_named(abstract, checkpoint)
     state = state.replace(rng=replicate(split_seed(config.seed).step, mesh))
     return RestoredRun(config, int(state.step), state, mesh)
 
@@ -115,7 +110,7 @@ class Classifier:
                 cropped to their central square and resized.
 
         Raises:
-            UserError: something that is no image.
+            UserError: an entry is not an image, or cannot be read.
         """
         pixels = to_pixels(images)
         if not len(pixels):
@@ -143,26 +138,12 @@ class Classifier:
 
 
 def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
-    """Load the classifier that a run has trained.
-
-    Args:
-        workdir: run directory or release.
-        checkpoint: ``"best"``, ``"last"``, or a step number.
-
-    Raises:
-        UserError: missing or damaged run or checkpoint.
-    """
+    """Load the classifier that a run has trained. Arguments and errors are those of ``restore_run``."""
     folder = user_path(workdir)
-    run = restore_run(folder, checkpoint)
-    config = run.config
-    return Classifier(
-        model=create_model(config),
-        variables=run.state.variables,
-        transform=create_transform(config),
-        class_names=read_class_names(folder, config),
-        batch_size=config.eval_batch_size,
-        mesh=run.mesh,
-    )
+    config, _, state, mesh = restore_run(folder, checkpoint)
+    names = read_class_names(folder, config)
+    transform = create_transform(config)
+    return Classifier(create_model(config), state.variables, transform, names, config.eval_batch_size, mesh)
 
 
 def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform) -> jax.Array:

@@ -8,7 +8,6 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -65,14 +64,13 @@ if TYPE_CHECKING:
     from jaxresnet.inference import Classifier
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], str] | None = None) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """Train and evaluate in ``workdir``, or resume the run that is already there.
 
     Args:
         config: config with the fields of ``configs/default.py``.
         workdir: run directory: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and, at the end,
             ``summary.json`` and ``confusion.csv``; ``failure.txt`` if the run diverged.
-        status: function that returns a text to add to each epoch's line.
 
     Returns:
         The summary: ``best`` and ``last`` epoch, parameters, timings, device and versions. ``best`` names the split it
@@ -97,7 +95,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, status: Callable[[], st
     dataset = processes.first_before_others(
         lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     )
-    trainer = _Trainer(config, dataset, folder, status)  # Before the workdir is written, because it can fail.
+    trainer = _Trainer(config, dataset, folder)  # Before the workdir is written, because it can fail.
     with (
         opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
         explaining_full_disks(folder),
@@ -127,15 +125,13 @@ class _Trainer:
     wait, because they agree after each dispatch whether to stop.
     """
 
-    def __init__(
-        self, config: ConfigDict, dataset: Dataset, workdir: pathlib.Path, status: Callable[[], str] | None = None
-    ):
+    def __init__(self, config: ConfigDict, dataset: Dataset, workdir: pathlib.Path):
         """Create what follows from config and data: splits, schedule, programs and the state before the first step.
 
         Raises:
             UserError: config and data do not fit each other.
         """
-        self.config, self.dataset, self.workdir, self.status = config, dataset, workdir, status
+        self.config, self.dataset, self.workdir = config, dataset, workdir
         self.train_split, self.eval_split = dataset.train, dataset.test
         if config.dataset.validation_size:
             self.train_split, self.eval_split = hold_out(dataset.train, config.dataset.validation_size)
@@ -281,7 +277,7 @@ class _Trainer:
                 progress.best_variables = _copy(self.state.variables)  # the next step overwrites the state's arrays
         self.log.write(line)
         text = f"{format_epoch(line, self.config.num_epochs, self.eval_name)}, {format_seconds(seconds)}"
-        self.display.say(text + (f"; {self.status()}" if self.status else ""))
+        self.display.say(text)
         progress.epoch, progress.sums = number, Sums()
         if is_last or self._save_is_due(step):
             self._save()

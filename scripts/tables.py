@@ -1,4 +1,4 @@
-"""Write the measured tables of docs/ from the JSON files in results/.
+"""Write the measured tables of docs/, and the verdicts in docs/paper.md, from the files in results/.
 
     python -m scripts.tables
     python -m scripts.tables --check
@@ -8,6 +8,7 @@ and the exit status is 1 if a page differs from its figures.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import re
@@ -18,6 +19,9 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for scripts/, if this file is run by its path
 
+from jaxresnet.report.page import list_claims
+from jaxresnet.report.study import group_runs, judge, keep_compared, load_tables
+from jaxresnet.workdir.runs import read_runs
 from scripts.benchmark import format_report, markdown_table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -153,6 +157,16 @@ def skips() -> str:
     return markdown_table(header, rows())
 
 
+@functools.cache
+def claims() -> dict[str, str]:
+    """Return the report's verdicts on the claims of each table, by the name of its config file."""
+    tables = load_tables(ROOT / "configs")
+    studies = group_runs(read_runs(ROOT / "results"), tables)
+    tables = keep_compared(tables, studies)
+    rows = judge(tables, studies)
+    return {table.name: list_claims([row for row in rows if row.table is table]) for table in tables}
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accelerators": accelerators,
     "full effort": full_effort,
@@ -166,8 +180,14 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def fill(text: str) -> str:
-    """Return a page's text with every marked table written again."""
-    return _MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}\n{match[3]}", text)
+    """Return a page's text with every marked table, or list of claims, written again."""
+
+    def write(match: re.Match[str]) -> str:
+        kind, _, name = match[2].partition("claims ")
+        content = TABLES[kind]() if kind else claims()[name]
+        return f"{match[1]}{content}\n{match[3]}"
+
+    return _MARKED.sub(write, text)
 
 
 def main(argv: list[str] | None = None) -> None:

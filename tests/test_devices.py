@@ -93,7 +93,7 @@ def column(lines, name):
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])
-def test_many_devices_train_the_run_of_one(train_on, config, subprocess_environment, count):
+def test_many_devices_equal_one(train_on, config, subprocess_environment, count):
     """Compare losses, accuracies, BatchNorm's statistics and parameters over 24 steps and four evaluations."""
     workdirs = [train_on(number, subprocess_environment) for number in (1, count)]
     one, many = (read_metrics(workdir) for workdir in workdirs)
@@ -112,7 +112,7 @@ def test_many_devices_train_the_run_of_one(train_on, config, subprocess_environm
             np.testing.assert_allclose(actual[path], leaf, rtol=0, atol=ARRAY_TOLERANCE, err_msg=path)
 
 
-def test_statistics_of_each_devices_images_alone_would_be_noticed(config):
+def test_statistics_per_device_are_noticed(config):
     """If two devices did not share statistics, the run would deviate by several times the tolerance."""
     config = config.copy_and_resolve_references()
     config.model.dropout_rate = 0.0
@@ -175,7 +175,7 @@ print(json.dumps(sizes))
 """
 
 
-def test_a_devices_memory_falls_as_devices_are_added(run_on_devices):
+def test_memory_falls_with_more_devices(run_on_devices):
     """In a step on 1,024 images, intermediate arrays are divided, and parameters and data are on each device.
 
     The CPU's convolutions take a few MB on every device. With 1,024 images that is little.

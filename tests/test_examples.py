@@ -156,7 +156,7 @@ class LinenDropout(nn.Module):
         return nn.Dropout(self.rate, deterministic=False)(x)
 
 
-def test_nnx_gives_the_packages_bits(one_file_nnx, config, package_run, monkeypatch, capsys):
+def test_nnx_equals_package_bits(one_file_nnx, config, package_run, monkeypatch, capsys):
     """Compare the same six steps, to the last bit, from the package's initial parameters and with its dropout.
 
     The example borrows both, because NNX derives keys in another way than linen. Order, crops and flips are its own.
@@ -198,7 +198,7 @@ def read(model, kind):
     return {**tree, **{f"layer{stage + 1}_0": block for stage, block in blocks.items()}}
 
 
-def test_the_network_is_that_of_the_final_config(one_file, one_file_nnx):
+def test_network_equals_final_config(one_file, one_file_nnx):
     """Compare sizes of the full network, because the tests above use a tiny one."""
     config = final.get_config()
     assert config.model.channels == one_file.CHANNELS and config.model.blocks == one_file.BLOCKS

@@ -145,7 +145,7 @@ def describe(found, pinned):
     return "\n".join([TO_DO, libraries, *found[:10], *more])
 
 
-def test_the_numbers_that_users_get_are_the_pinned_ones():
+def test_metrics_equal_pinned():
     pinned = json.loads(PINNED.read_text())
     found = differences(measure(make_config()), pinned)
     assert not found, describe(found, pinned)
@@ -162,7 +162,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("field", CHANGES)
-def test_a_small_change_of_what_is_computed_is_no_rounding(field):
+def test_small_change_exceeds_rounding(field):
     """The changes are as small as the mistakes that these numbers must catch, such as a momentum of 0.89 for 0.9."""
     config = make_config()
     config.update_from_flattened_dict({field: CHANGES[field]})
@@ -171,7 +171,7 @@ def test_a_small_change_of_what_is_computed_is_no_rounding(field):
     assert found and all(line in describe(found, pinned) for line in [*found[:3], "--write", "git bisect"])
 
 
-def test_the_command_that_the_message_names_pins_anew(tmp_path, monkeypatch, capsys):
+def test_write_pins_new_metrics(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(globals(), "PINNED", tmp_path / "pinned.json")
     with pytest.raises(SystemExit, match="--write makes it"):
         main([])

@@ -54,7 +54,8 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
         introduction += (
             f" Of {len(rows)} comparisons, {', '.join(counts)}. A comparison is supported or contradicted if its p "
             "value, with Holm's correction for all of them, is below 5%; the intervals drawn are of one comparison "
-            "each. Seeds are blocks: accuracy = arm + seed, by least squares."
+            "each. Detectable is the difference in points that would have been found with a probability of 80%. Seeds "
+            "are blocks: accuracy = arm + seed, by least squares."
         )
     write(sections, rows, [*list_doubts(studies, used)], introduction, out)
 

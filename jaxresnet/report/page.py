@@ -2,8 +2,8 @@
 
 import itertools
 import math
-import os
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -120,7 +120,7 @@ def say_verdict(rows: Sequence[Row]) -> str:
         reason = ""
         if verdict == "inconclusive":
             found = [float(row.reason) for row in which]
-            reason = f" (differences from {_range(found)} points up would have been found)"
+            reason = f" (detectable: {_range(found)})"
         elif verdict == "not judged":
             reason = f" ({', '.join(sorted({row.reason for row in which}))})"
         number = "" if count == len(rows) else f"{count} of {len(rows)} " if not words else f"{count} "
@@ -140,11 +140,11 @@ def by_claim(rows: Sequence[Row]) -> list[tuple[Any, list[Row]]]:
     ]
 
 
-def claims_in_markdown(rows: Sequence[Row]) -> str:
+def list_claims(rows: Sequence[Row]) -> str:
     """List claims with their quotes, verdicts and differences, as an item each."""
     items = []
     for claim, group in by_claim(rows):
-        quote = f' The paper: "{claim.quote}"' if claim.quote else ""
+        quote = f' "{claim.quote}"' if claim.quote else ""
         items.append(f"- **{claim.text}**: {say_verdict(group)}.{quote}")
     return "\n".join(items)
 
@@ -197,35 +197,27 @@ def write(
         if part:
             text.append(f"## {heading}")
             text += [f"![{heading.lower()}: differences and their intervals](figures/{name}.svg)"] * (name in drawn)
-            text.append(claims_in_markdown(part))
+            text.append(list_claims(part))
     text += ["## What could not be judged", "\n".join(f"- {doubt}" for doubt in doubts)] if doubts else []
     for section in sections:
         name = section.table.name
         text += [f"## {section.table.title}", to_markdown(tables[name]), _caption(section)]
         text += [f"![differences of the arms](figures/{name}.svg)"] * (name in small)
         text += [section.table.note] * bool(section.table.note)
-        text += ["Further runs:", to_markdown(_others(section))] * bool(section.others)
+        others = pd.DataFrame(section.others, columns=["arm", "setting", "n", "accuracy"])
+        text += ["Further runs:", to_markdown(others)] * bool(section.others)
 
     page = _template().render(
         mark=Markup(MARK),
         title=title,
-        introduction=_markdown(introduction),
-        parts=[(heading, name, _svg(drawn.get(name)), _claims(part)) for heading, name, part in parts if part],
-        doubts=[_markdown(doubt) for doubt in doubts],
-        sections=[
-            {
-                "name": section.table.name,
-                "title": section.table.title,
-                "head": [column for column in tables[section.table.name] if column != "description"],
-                "rows": tables[section.table.name].to_dict("records"),
-                "caption": _markdown(_caption(section)),
-                "figure": _svg(small.get(section.table.name)),
-                "note": _markdown(section.table.note),
-                "curves": _svg(_curves(section)),
-                "others": section.others,
-            }
-            for section in sections
-        ],
+        introduction=introduction,
+        parts=[(heading, name, _svg(drawn.get(name)), by_claim(part)) for heading, name, part in parts if part],
+        doubts=doubts,
+        sections=sections,
+        tables=tables,
+        small=small,
+        colours=figures.COLOURS,
+        **{each.__name__.lstrip("_"): each for each in (say_verdict, _caption, _curves, _markdown, _svg)},
     )
     check_out(out)
     try:
@@ -250,7 +242,8 @@ def _write_table(section: Section, text: pd.DataFrame, path: pathlib.Path) -> No
     style = text.style.hide(axis="index").format(escape="latex")
     columns = "".join("l" if column in ("arm", "description") else "r" for column in text)
     style = style.format_index(escape="latex", axis="columns")
-    latex = style.to_latex(hrules=True, column_format=columns, caption=f"{section.table.title}. {_caption(section)}")
+    caption = re.sub(r"([%_&#])", r"\\\1", f"{section.table.title}. {_caption(section)}")
+    latex = style.to_latex(hrules=True, column_format=columns, caption=caption)
     write_whole(path.with_suffix(".tex"), latex)
 
 
@@ -262,30 +255,12 @@ def _caption(section: Section) -> str:
     )
 
 
-def _others(section: Section) -> pd.DataFrame:
-    return pd.DataFrame(section.others, columns=["arm", "setting", "n", "accuracy"])
-
-
 def _curves(section: Section) -> Figure | None:
     groups = {arm: section.study.runs.get(config.name, []) for arm, config in section.table.configs.items()}
     groups = {arm: [run for run in runs if run.lines] for arm, runs in groups.items()}
     groups = {arm: runs for arm, runs in groups.items() if runs}
     names = {arm: config.paper.curve for arm, config in section.table.configs.items()}
     return figures.draw_curves(groups, names, not section.study.setting) if groups else None
-
-
-def _claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [
-        {
-            "text": claim.text,
-            "quote": claim.quote,
-            "verdict": say_verdict(group),
-            "colours": [figures.COLOURS.get(row.verdict, ("#cccccc", ""))[0] for row in group],
-            "reason": next((row.reason for row in group if row.verdict == "not testable"), ""),
-            "table": group[0].table.name,
-        }
-        for claim, group in by_claim(rows)
-    ]
 
 
 def _svg(figure: Figure | None) -> Markup:
@@ -305,13 +280,10 @@ def check_out(out: pathlib.Path) -> None:
     """Check that ``out`` can become a report: a new or empty folder, or an older report.
 
     Raises:
-        UserError: ``out`` is a file, holds other files, or cannot be written.
+        UserError: ``out`` is a file, or holds other files.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; give a folder")
-    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--out={out} cannot be written; give another folder")
     page = out / "README.md"
     is_report = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(MARK)
     if out.exists() and any(out.iterdir()) and not is_report:

@@ -24,7 +24,7 @@ def lowered(platform, devices, dtype, index):
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("index", "convolutions", "loops"), [(0, 74, 1), (1, 74, 0), (2, 25, 1)])
-def test_programs_have_their_convolutions_and_no_loop_but_that_over_steps(platform, dtype, index, convolutions, loops):
+def test_programs_have_convolutions_without_loops(platform, dtype, index, convolutions, loops):
     text = lowered(platform, 1, dtype, index)
     found = re.findall(r"stablehlo\.convolution\(.*?: \(tensor<\S+x(\w+)>", text)
     assert len(found) == convolutions and set(found) == {{"float32": "f32", "bfloat16": "bf16"}[dtype]}
@@ -32,14 +32,14 @@ def test_programs_have_their_convolutions_and_no_loop_but_that_over_steps(platfo
     assert "f64" not in text
 
 
-def test_on_cpus_the_program_is_another():
+def test_cpu_program_differs():
     """So the tests above would fail if the mesh did not choose the convolutions."""
     assert lowered("cpu", 1, "float32", 1).count("stablehlo.convolution") < 10
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("index", [0, 1])
-def test_several_devices_sum_bfloat16_gradients_in_float32(platform, index):
+def test_devices_sum_gradients_in_float32(platform, index):
     """Each of the 25 convolutions ends in a sum over the devices. Batches of 128 and 80 images divide by 8."""
     text = lowered(platform, 8, "bfloat16", index)
     sums = re.findall(r'"stablehlo\.all_reduce"\(.*?\) : \(tensor<(?:\d+x)*(\w+)>\) -> tensor', text, re.DOTALL)
@@ -47,7 +47,7 @@ def test_several_devices_sum_bfloat16_gradients_in_float32(platform, index):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_batches_that_do_not_divide_have_kernel_gradients_in_float32(platform):
+def test_undivided_batches_have_float32_gradients(platform):
     """The last 80 images on 32 devices. Their sums are the compiler's, in the type of the gradients."""
     text = lowered(platform, 32, "bfloat16", 1)
     found = re.findall(r"stablehlo\.convolution\(.*?: \(tensor<\S+x(\w+)>", text)
@@ -55,7 +55,7 @@ def test_batches_that_do_not_divide_have_kernel_gradients_in_float32(platform):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_evaluation_is_in_bfloat16_on_any_number_of_devices(platform):
+def test_evaluation_is_in_bfloat16(platform):
     """Its batches of 1,000 images do not divide by 32."""
     text = lowered(platform, 32, "bfloat16", 2)
     assert set(re.findall(r"stablehlo\.convolution\(.*?: \(tensor<\S+x(\w+)>", text)) == {"bf16"}

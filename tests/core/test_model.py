@@ -95,7 +95,7 @@ def test_eval_mode_equals_torch(name, with_our_convolutions):
 
 @each_convolution
 @each_architecture
-def test_train_mode_equals_torch_running_statistics_included(name, with_our_convolutions):
+def test_train_mode_equals_torch(name, with_our_convolutions):
     model, variables, torch_model = build(name, with_our_convolutions)
     logits, updates = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images())
     with torch.no_grad():
@@ -140,7 +140,7 @@ def first_of_normalize(*inputs):
     return normalize(*inputs)[0]
 
 
-def test_batch_norms_gradient_in_float64_is_torchs():
+def test_batch_norm_gradient_equals_torch():
     x, scale, bias, grad = batch_norm_inputs()
     x_torch, *weights = (torch.tensor(array, requires_grad=True) for array in (x.transpose(0, 3, 1, 2), scale, bias))
     y_torch = torch.nn.functional.batch_norm(x_torch, None, None, *weights, training=True, eps=1e-5)
@@ -153,7 +153,7 @@ def test_batch_norms_gradient_in_float64_is_torchs():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_batch_norms_gradient_is_as_exact_as_jaxs_own(dtype):
+def test_batch_norm_gradient_is_exact(dtype):
     """Its error against float64 is at most twice that of JAX's own derivative."""
     x, scale, bias, grad = batch_norm_inputs()
     x = np.asarray(jnp.asarray(x, dtype), np.float64)  # rounding of the input is not an error of the gradient
@@ -169,7 +169,7 @@ def test_batch_norms_gradient_is_as_exact_as_jaxs_own(dtype):
 
 
 @pytest.mark.reliability
-def test_batch_norms_gradient_on_several_devices(run_on_devices):
+def test_batch_norm_gradient_on_devices(run_on_devices):
     """Three devices do not divide a batch of eight, so the compiler pads."""
     program = """
 import json, jax, numpy as np
@@ -235,7 +235,7 @@ def test_dropout_drops_in_training_only():
     )
 
 
-def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
+def test_bfloat16_keeps_parameters_in_float32():
     fields = dict(channels=(8, 16), blocks=(1, 1))
     model = ResNet(**fields, dtype=jnp.bfloat16)
     variables = model.init(jax.random.key(0), images(), train=False)

@@ -77,7 +77,7 @@ def in_torch(optimizer_of, params, grads, rates, momenta=None):
 # At 1e-7, the value and the position of every epsilon matter.
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-7])
 @each_optimizer
-def test_ten_steps_equal_torch_through_a_changing_learning_rate(name, scale):
+def test_ten_steps_equal_torch(name, scale):
     grads, params = draw_gradients(scale)
     rates = 0.1 * np.linspace(1, 0.1, STEPS)
     with jax.enable_x64(True):
@@ -117,7 +117,7 @@ def muon_in_numpy(kernel, grads, rates, momentum):
     return weights.T.reshape(kernel.shape)
 
 
-def test_muon_equals_numpy_and_torchs_sgd_where_it_does_not_serve():
+def test_muon_equals_numpy_and_torch():
     rng = np.random.default_rng(0)
     shapes = {"kernel": (3, 3, 8, 6), "conv1": (3, 3, 3, 8), "linear": (6, 5), "bias": (5,)}
     params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
@@ -152,17 +152,17 @@ def test_every_optimizer_is_tested():
     assert {*TORCH, "muon"} == set(optim.OPTIMIZERS)
 
 
-def test_equal_configs_share_an_optimizer_and_others_do_not():
+def test_equal_configs_share_optimizer():
     assert optim.create_optimizer(optimizer_config("adam")) is optim.create_optimizer(optimizer_config("adam"))
     assert optim.create_optimizer(optimizer_config("adam")) is not optim.create_optimizer(optimizer_config("adamw"))
 
 
-def test_an_unknown_optimizer_is_refused_with_the_list():
+def test_unknown_optimizer_is_refused():
     with pytest.raises(UserError, match="expected one of adadelta, adagrad, adam, adamw, muon, radam, rmsprop, sgd"):
         optim.create_optimizer(optimizer_config("sgdd"))
 
 
-def test_five_steps_of_training_equal_torch_in_float64():
+def test_train_step_equals_torch():
     """The real train_step runs without dropout and augmentation, at a falling learning rate."""
     fields = dict(channels=(4, 8), blocks=(1, 2), pooling=2)
     steps, batch_size = 5, 6

@@ -51,7 +51,7 @@ def assert_equal_to_torch(config, create_scheduler, ticks, learning_rate=0.1):
     np.testing.assert_allclose(actual.momentum, np.broadcast_to(momenta, steps.shape), rtol=1e-6)
 
 
-def test_cosine_for_400_epochs_rises_again_past_its_length():
+def test_cosine_rises_past_its_length():
     config = config_of(total_epochs=200.0, num_epochs=400)
     assert_equal_to_torch(config, lambda opt: lr_scheduler.CosineAnnealingLR(opt, T_max=200), 400)
     rates = create_learning_rate_fn(config, 1)(np.arange(401))
@@ -132,7 +132,7 @@ def test_warm_up_before_a_cosine(step_per):
     assert_equal_to_torch(config_of(warmup_epochs=5.0, step_per=step_per), sequence, 200 * ticks)
 
 
-def test_an_epoch_whose_last_batch_is_smaller_is_one_epoch():
+def test_smaller_last_batch_counts():
     rates = create_learning_rate_fn(config_of(), 391)([390, 391])
     assert rates[0] == 0.1 and rates[1] < 0.1
 

@@ -78,7 +78,7 @@ def test_label_smoothing_is_torchs(tiny_config, label_smoothing):
     np.testing.assert_allclose(metrics["loss"][0] / 20, F.cross_entropy(logits, labels).item(), rtol=1e-5)
 
 
-def test_many_steps_in_one_dispatch_are_the_same_steps(tiny_config):
+def test_scanned_steps_equal_single_steps(tiny_config):
     steps, state, data = setup(tiny_config, random_split())
     indices = np.arange(40).reshape(4, 10)
     scanned, scanned_metrics = steps.train(state, data, indices, hyperparams(len(indices)))
@@ -92,14 +92,14 @@ def test_many_steps_in_one_dispatch_are_the_same_steps(tiny_config):
     assert_trees_equal(scanned.params, state.params, rtol=1e-3, atol=1e-5)
 
 
-def test_a_step_follows_from_state_and_batch_alone(tiny_config):
+def test_step_is_pure(tiny_config):
     steps, state, data = setup(tiny_config, random_split())
     first = steps.train(state, data, np.arange(10)[None], hyperparams())
     second = steps.train(setup(tiny_config, random_split())[1], data, np.arange(10)[None], hyperparams())
     assert_trees_equal(first, second)
 
 
-def test_seeds_steps_and_dropout_change_the_draws(tiny_config):
+def test_draws_follow_seed_and_step(tiny_config):
     steps, state, data = setup(tiny_config, random_split())
 
     def loss(seed, step):
@@ -128,7 +128,7 @@ def test_each_shape_compiles_once(tiny_config):
         assert steps.evaluate._cache_size() == 1
 
 
-def test_the_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
+def test_order_permutes_by_seed_and_epoch():
     orders = [epoch_order(seed, epoch, 1000) for seed in (0, 1) for epoch in (0, 1)]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(1000))
@@ -139,7 +139,7 @@ def test_the_order_is_a_permutation_of_its_own_for_each_seed_and_epoch():
 @pytest.mark.parametrize(
     ("size", "batch_size", "at_once"), [(50, 12, 1), (50, 12, 2), (48, 12, 3), (5, 5, 4), (50_000, 128, 130)]
 )
-def test_an_epoch_visits_each_image_once_and_continues_anywhere(size, batch_size, at_once):
+def test_epoch_visits_each_image_once(size, batch_size, at_once):
     order = epoch_order(0, 0, size)
     dispatches = list(train_batches(order, batch_size, 0, at_once))
     np.testing.assert_array_equal(np.concatenate([d.ravel() for d in dispatches]), order)
@@ -154,7 +154,7 @@ def test_an_epoch_visits_each_image_once_and_continues_anywhere(size, batch_size
     assert list(train_batches(order, batch_size, num_steps, at_once)) == []
 
 
-def test_cifar10_has_391_steps_the_last_of_80():
+def test_cifar10_has_391_steps():
     dispatches = list(train_batches(np.arange(50_000), 128, 0, 130))
     assert [d.shape for d in dispatches] == [(130, 128)] * 3 + [(1, 80)]
 
@@ -187,7 +187,7 @@ import json
 import jax, numpy as np
 from configs import default
 from jaxresnet.core.programs import *
-from jaxresnet.evaluate import evaluate
+from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.state import create_train_state
 from tests.core.test_steps import TRANSFORM, hyperparams, random_split
 
@@ -218,7 +218,7 @@ print(json.dumps(results))
 
 
 @pytest.mark.reliability
-def test_one_device_equals_eight_also_where_batches_do_not_divide(run_on_devices):
+def test_one_device_equals_eight(run_on_devices):
     """Batches of 16 and 2 on 1, 3 and 8 devices give the same losses, BatchNorm statistics and evaluation."""
     results = run_on_devices(ON_MANY_DEVICES, 8)
     one = results["1"]

@@ -71,7 +71,7 @@ def results():
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("batch", "divided"), [(8, True), (6, False)])
-def test_outputs_and_gradients_are_those_of_float32_rounded(results, batch, divided, stride):
+def test_results_are_float32_rounded(results, batch, divided, stride):
     """Each device rounds its share of the kernel gradient to bfloat16, and the sum is rounded once more."""
     result = results[f"{batch} {stride}"]
     assert result["dtypes"] == ["bfloat16"] and result["divided"] == divided

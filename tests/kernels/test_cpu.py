@@ -64,7 +64,7 @@ def test_in_float64_the_algorithms_are_exact(name, shape, values, monkeypatch):
 @pytest.mark.parametrize(
     "shape", [(16, 32, 32, 16, 16), (8, 8, 8, 32, 64), (16, 32, 32, 64, 64), (16, 16, 16, 128, 64), (8, 8, 8, 256, 256)]
 )
-def test_in_float32_they_are_as_exact_as_xlas(name, shape):
+def test_float32_is_exact_as_xla(name, shape):
     """Errors against float64, relative to the largest value, are at most four times XLA's."""
     algorithm, size, stride, padding = ALGORITHMS[name]
     inputs = arrays(*shape, size, stride, np.float32)
@@ -80,7 +80,7 @@ def test_in_float32_they_are_as_exact_as_xlas(name, shape):
 
 @pytest.mark.parametrize("shape", [(16, 32, 32, 32, 64), (7, 5, 6, 64, 32), (8, 4, 4, 128, 128), (1, 1, 1, 32, 32)])
 @pytest.mark.parametrize("values", [1, 3000, 2**30])
-def test_in_bfloat16_rounding_is_that_of_the_result(shape, values, monkeypatch):
+def test_bfloat16_rounds_only_the_result(shape, values, monkeypatch):
     """Sums are float32. The only error is the rounding of values and gradients to bfloat16, half a unit of 2**-8."""
     monkeypatch.setattr(cpu, "CHUNK_VALUES", values)
     inputs = [jnp.asarray(array, jnp.bfloat16) for array in arrays(*shape, 3, 1, np.float32)]
@@ -158,7 +158,7 @@ def test_where_they_are_not(arguments, options):
 @pytest.mark.parametrize(
     ("name", "value"), [("default_backend", "gpu"), ("default_backend", "tpu"), ("device_count", 8)]
 )
-def test_elsewhere_than_on_cpus_of_a_known_mesh_everything_is_xlas(monkeypatch, name, value):
+def test_other_devices_use_xla(monkeypatch, name, value):
     """The traced program of the model equals the one with lax's convolutions, character by character."""
 
     def traced(model):
@@ -177,7 +177,7 @@ def test_elsewhere_than_on_cpus_of_a_known_mesh_everything_is_xlas(monkeypatch, 
 
 
 @pytest.mark.parametrize("channels", [16, 64])
-def test_relu_is_an_array_of_its_own(channels):
+def test_relu_output_is_a_separate_array(channels):
     def sum_of(relu):
         return lambda x: jnp.sin(relu(jnp.cos(x))).sum()
 

@@ -118,7 +118,7 @@ def test_strangers_table_is_not_the_papers(tmp_path):
     for text in (markdown, page, table("rates.tex"), table("rates.md"), table("rates.csv")):
         assert "paper" not in text.lower() and "authors" not in text
     assert markdown.splitlines()[1] == "# Rates on the digits"
-    assert "**The usual rate is the best**: 1 of 2 supported, 1 inconclusive (differences from 0." in markdown
+    assert "**The usual rate is the best**: 1 of 2 supported, 1 inconclusive (detectable: 0." in markdown
     assert "9 finished runs of 1 table, with the configs as they are." in markdown
     assert "| low | a tenth \\| of it | 90.17 | -8.03 [" in table("rates.md")
     assert "Rates of <strong>one</strong> seed &amp; more." in page
@@ -169,7 +169,7 @@ def test_runs_of_different_settings_stand_apart(tmp_path):
     assert "| adaptive | 10% of the epochs | 1 | 60.00 |" in markdown and "Further runs" in page
 
 
-def test_claims_that_a_smaller_network_cannot_test(tmp_path):
+def test_claims_untestable_with_smaller_networks(tmp_path):
     def shrink(config):
         small.shrink(config)
 
