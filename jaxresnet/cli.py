@@ -20,7 +20,6 @@ import os
 import re
 import signal
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -42,8 +41,8 @@ class Parser(argparse.ArgumentParser):
         """Create the parser of ``python -m jaxresnet.COMMAND``."""
         super().__init__(
             prog=f"python -m {command if '.' in command else f'jaxresnet.{command}'}",
-            description=(description or "").strip(),
-            formatter_class=_HelpFormatter,
+            description=(description or "").strip().replace("``", ""),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         text = "file of own functions that a config or a stored run names as FILE.py:NAME; it is run"
@@ -62,13 +61,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse ``argv``, or the process's own arguments. A mistake gets one line and exit status 2."""
-        words, rest, overrides = [_spell(word) for word in (sys.argv[1:] if argv is None else argv)], [], {}
+        rest, overrides = [], {}
         known = [option for action in self._actions for option in action.option_strings]
-        while words:
-            flag, equals, value = (word := words.pop(0)).partition("=")
+        for word in map(_spell, sys.argv[1:] if argv is None else argv):
+            flag, equals, value = word.partition("=")
             if flag.startswith("--config.") and "--config" in known:
-                if not equals and words and not words[0].startswith("-"):
-                    equals, value = "=", words.pop(0)
                 if not equals:
                     self.error(f"{flag}: expected {flag}=VALUE")
                 overrides[flag.removeprefix("--config.")] = value
@@ -85,14 +82,6 @@ class Parser(argparse.ArgumentParser):
         """Print one line and exit."""
         print(f"jaxresnet: {message} (--help lists the flags)", file=sys.stderr)
         sys.exit(2)
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """A formatter that fills paragraphs and leaves indented ones, such as command lines, as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = text.replace("``", "").split("\n\n")
-        return "\n\n".join(each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
 
 
 def _spell(word: str) -> str:
@@ -123,9 +112,6 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
 def command() -> Iterator[None]:
     """Report errors as ``run`` does."""
     _silence_libraries()
-    for name in ("stdout", "stderr"):  # they are None if they were closed, as some daemons do
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (open until the process ends)
     try:
         try:
             yield
@@ -133,10 +119,8 @@ def command() -> Iterator[None]:
             sys.stdout.flush()
     except BrokenPipeError:  # The reader closed the pipe, as in `... | head`.
         _end(1)
-    except UserError as error:
+    except (UserError, OSError) as error:  # An OSError is, for example, that of a folder without read permission.
         _end(2 if isinstance(error, UsageError) else 1, str(error))
-    except OSError as error:  # For example, a folder without read permission.
-        _end(1, str(error))
     except Interrupted as interrupted:
         _end(interrupted.exit_status, str(interrupted))
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import functools
 import inspect
 import json
 import math
+import os
 import pathlib
 import re
 import reprlib
@@ -139,19 +140,16 @@ def split_arm(name: str | pathlib.Path) -> tuple[pathlib.Path, str]:
     Raises:
         UsageError: there is no such file.
     """
-    file, _, arm = str(name).rpartition(":")
-    for candidate, candidate_arm in ((str(name), ""), (file, arm)):
-        path = user_path(candidate)
-        with contextlib.suppress(OSError, ValueError):  # a folder that may not be read, or a name that is too long
-            if path.is_file():
-                return path, candidate_arm
-            shipped = CONFIGS / f"{path.name.removesuffix('.py')}.py"
-            if shipped.is_file() and path.parent in (pathlib.Path(), pathlib.Path("configs")):
-                return shipped, candidate_arm
-    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("arms", "default")))
-    raise UsageError(
-        f"there is no file {(file or str(name))[:200]!r}; give the path of a config file, or one of {known}"
-    )
+    path, arm = user_path(name), ""
+    if not os.path.isfile(path):  # False for paths that are too long or may not be read, too
+        file, _, arm = str(name).partition(":")
+        path = user_path(file)
+    if not os.path.isfile(path) and path.parent in (pathlib.Path(), pathlib.Path("configs")):
+        path = CONFIGS / f"{path.name.removesuffix('.py')}.py"
+    if not os.path.isfile(path):
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem not in ("arms", "default")))
+        raise UsageError(f"there is no file {str(name)[:200]!r}; give the path of a config file, or one of {known}")
+    return path, arm
 
 
 def load_experiment(path: str | pathlib.Path) -> Experiment:
@@ -163,28 +161,20 @@ def load_experiment(path: str | pathlib.Path) -> Experiment:
     path, _ = split_arm(path)
     with _running(path):
         contents = runpy.run_path(str(path))
-    function, title, arms = contents.get("get_config"), contents.get("TITLE", ""), contents.get("ARMS", ("",))
+    function = contents.get("get_config")
     if not callable(function):
         raise UsageError(f"{path} is not a config: there is no get_config in it")
-    has_names = isinstance(arms, dict | list | tuple) and arms and all(isinstance(arm, str) for arm in arms)
-    if not isinstance(title, str) or not has_names:
-        raise UsageError(f"{path}: TITLE must be text, and ARMS the names of at least one arm")
 
     def get_config(arm: str = "") -> ConfigDict:
-        arguments = [arm] if arm else []
-        try:
-            inspect.signature(function).bind(*arguments)
-        except TypeError as error:
-            first = next(iter(arms))
-            several = f"has arms: give one, as in {path.name}:{first}, or write get_config(arm={first!r})"
-            raise UsageError(f"{path} {f'has no arms, so no {arm!r}' if arm else several}") from error
+        if arm and not inspect.signature(function).parameters:
+            raise UsageError(f"{path} has no arms, so no {arm!r}")
         with _running(path):
-            config = function(*arguments)
+            config = function(arm) if arm else function()
             check_config(config)
         use_all(config, path.parent)
         return config.lock()
 
-    return Experiment(path, title, tuple(arms), get_config, contents)
+    return Experiment(path, contents.get("TITLE", ""), tuple(contents.get("ARMS", ("",))), get_config, contents)
 
 
 @contextlib.contextmanager
@@ -194,35 +184,37 @@ def _running(path: pathlib.Path) -> Iterator[None]:
     Its neighbours come first if their folder is called configs, then this project's, then those in the current folder.
     Modules that the program has imported as ``configs`` come back afterwards.
     """
-    folders = [path.resolve().parent] if path.resolve().parent.name == "configs" else []
-    theirs = {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] == "configs"}
+    folder, theirs = path.resolve().parent, _forget_configs()
     package = sys.modules["configs"] = types.ModuleType("configs")
-    package.__path__ = [str(folder) for folder in (*folders, CONFIGS, pathlib.Path("configs").resolve())]
+    own = [folder] if folder.name == "configs" else []
+    package.__path__ = [str(each) for each in (*own, CONFIGS, pathlib.Path("configs").resolve())]
     try:
         yield
     except UsageError as error:  # of ``check_config``
         raise UsageError(f"{path}: {error}") from error
     except Exception as error:  # The file's own code can raise anything.
-        text = " ".join(str(error).split())
-        text = re.sub(r"Other fields present.*?(Did you mean|$)", r"\1", text)  # ml_collections lists them all
+        text = re.sub(r"Other fields present.*?(Did you mean|$)", r"\1", " ".join(str(error).split()))  # a long list
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}:{lines[-1]}" if lines else path
         raise UsageError(f"{place}: {text[:300]} ({type(error).__name__})") from error
     finally:
-        for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
-            del sys.modules[name]
+        _forget_configs()
         sys.modules.update(theirs)
+
+
+def _forget_configs() -> dict[str, types.ModuleType]:
+    """Remove ``configs`` and its modules from those that Python has imported, and return them."""
+    return {name: sys.modules.pop(name) for name in [*sys.modules] if name.split(".")[0] == "configs"}
 
 
 @functools.cache
 def _schema() -> dict[str, tuple[type, Any]]:
     """Return the type and the default of each field, by dotted name."""
-    config = _default()
-    fields = [(name, *name.rpartition("."), value) for name, value in flatten(config.to_dict()).items()]
-    return {
-        name: ((config[section] if section else config).get_type(leaf), value)
-        for name, section, _, leaf, value in fields
-    }
+    config, schema = _default(), {}
+    for name, value in flatten(config.to_dict()).items():
+        section, _, leaf = name.rpartition(".")
+        schema[name] = ((config[section] if section else config).get_type(leaf), value)
+    return schema
 
 
 def _default() -> ConfigDict:
@@ -278,15 +270,10 @@ def _expected(name: str, value: Any) -> str:
 def _are_small_images(value: Any) -> bool:
     """Return True for pairs of a side in pixels and a share of the epochs in (0, 1], with rising shares."""
     try:
-        sides, shares = [side for side, _ in value], [share for _, share in value]
-        return (
-            isinstance(value, list | tuple)
-            and all(type(side) is int and 1 <= side <= 32 for side in sides)
-            and all(type(share) in (int, float) and 0 < share <= 1 for share in shares)
-            and shares == sorted(set(shares))
-        )
+        shares = [share for side, share in value if type(side) is int and 1 <= side <= 32 and 0 < share <= 1]
     except (TypeError, ValueError):  # other than pairs
         return False
+    return isinstance(value, list | tuple) and len(shares) == len(value) and shares == sorted(set(shares))
 
 
 def eval_split_name(config: ConfigDict) -> str:

@@ -172,7 +172,7 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     from jaxresnet.core.state import begin_with
     from jaxresnet.weights import from_state_dict
     from jaxresnet.workdir.checkpoint import Checkpointer
-    from jaxresnet.workdir.folder import write_class_names, write_imported
+    from jaxresnet.workdir.folder import IMPORTED_FILE, write_class_names, write_json
     from jaxresnet.workdir.progress import Progress
 
     check_config(config)
@@ -199,7 +199,7 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         new.mkdir()
         with Checkpointer(new) as checkpointer:
             checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
-        write_imported(origin, new)
+        write_json(new / IMPORTED_FILE, origin)
         if checkpoint.class_names is not None:
             write_class_names(checkpoint.class_names, new)
         save_config(config, new)

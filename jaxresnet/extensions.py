@@ -4,6 +4,7 @@ A config names a function of a file as ``FILE.py:NAME``, and training runs that 
 run: commands that read one must be given the file with ``--with``, and compare its checksum with ``config.code``.
 """
 
+import functools
 import hashlib
 import inspect
 import pathlib
@@ -43,11 +44,15 @@ def _checksum(name: str) -> str:
 def use_all(config: ConfigDict, folder: pathlib.Path = pathlib.Path()) -> None:
     """Run the files that a config names, from ``folder`` or else the current one, and set ``config.code``."""
     used = set()
-    for text in (config.optimizer.name, config.augment.stages, config.model.block, config.loss):
+    for field in ("optimizer.name", "augment.stages", "model.block", "loss"):
+        text = functools.reduce(getattr, field.split("."), config)
         for file in re.findall(r"([^,]+\.py):", text):
             name = pathlib.Path(file).name
             places = [place for place in (folder / file, pathlib.Path(file)) if place.is_file()]
-            use(places[0] if places else str(_USED[name].__file__) if name in _USED else file)
+            try:
+                use(places[0] if places else str(_USED[name].__file__) if name in _USED else file)
+            except UserError as error:
+                raise UserError(f"{field}={text}: {error}") from error
             used.add(name)
     config.code = ",".join(f"{name}:{_checksum(name)}" for name in sorted(used))
 

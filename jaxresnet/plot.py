@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from jaxresnet import cli
 from jaxresnet.config import eval_split_name, load_config
-from jaxresnet.data.cifar import CIFAR10, CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
+from jaxresnet.data.cifar import CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import PICTURES, output_file
-from jaxresnet.workdir.folder import CURVES_FILE, read_class_names, read_summary
+from jaxresnet.workdir.folder import CURVES_FILE, read_class_names
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
 TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
@@ -49,33 +49,29 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
     if not lines:
         raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
     run = _run_series(lines, split)
-    summary = read_summary(folder)
-    is_cifar10 = config.dataset.name == "cifar10" and (
-        # Until a run has ended, its class names tell. Only CIFAR-10's own images get these.
-        read_class_names(folder, config) == CIFAR10_CLASSES
-        if summary is None
-        else summary.get("data_fingerprint", CIFAR10.fingerprint) == CIFAR10.fingerprint
-    )
+    # The data may be a user's own under this name.
+    is_cifar10 = config.dataset.name == "cifar10" and read_class_names(folder, config) == CIFAR10_CLASSES
     paper = read_paper_curve(config.paper.curve) if config.paper.curve and is_cifar10 else None
-    if x == "pflop" and not is_cifar10:
-        raise UserError("--x=pflop: this run is not on CIFAR-10, so its number of images is not known; use --x=epoch")
     if x == "pflop":
+        if not is_cifar10:
+            raise UserError("--x=pflop: this run is not on CIFAR-10, and the size of other data is not known")
         _to_compute(run, paper, config)
 
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3, sharex=True)
     _draw(loss_axes, "loss", run, paper, split)
+    _draw(accuracy_axes, "accuracy", run, paper, split)
+    _plot(rate_axes, run["rate_epoch"], run["learning_rate"], color="black")
     loss_axes.set(title="Cross entropy")
     if max(run["train_loss"]) > 20 * min(run["train_loss"]):
         loss_axes.set_yscale("log")
-    _draw(accuracy_axes, "accuracy", run, paper, split)
     accuracy_axes.set(title="Accuracy, %")
-    if run["eval_accuracy"]:
-        _name_best(accuracy_axes, run, split)
-    rate_axes.plot(
-        run["rate_epoch"], run["learning_rate"], color="black", marker=_marker(run["rate_epoch"]), markersize=3
-    )
     rate_axes.set(title="Learning rate", ylim=(0, None))
+    if run["eval_accuracy"]:
+        best = int(np.argmax(run["eval_accuracy"]))
+        text = f"best {split} accuracy\n{run['eval_accuracy'][best]:.2f}%, epoch {run['eval_number'][best]}"
+        accuracy_axes.axhline(run["eval_accuracy"][best], color=EVAL_COLOUR, linewidth=0.5)
+        accuracy_axes.text(0.98, 0.04, text, transform=accuracy_axes.transAxes, ha="right", color=EVAL_COLOUR)
     loss_axes.legend()
     for axes in (loss_axes, accuracy_axes, rate_axes):
         axes.set_xlabel("epoch" if x == "epoch" else "compute in training, PFLOP")
@@ -122,31 +118,14 @@ def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -
         style: dict[str, Any] = {"linewidth": 0.9, "linestyle": ":"}
         axes.plot(paper["epoch"], paper[f"train_{key}"], color=TRAIN_COLOUR, label="train, paper", **style)
         axes.plot(paper["eval_epoch"], paper[f"eval_{key}"], color=EVAL_COLOUR, label="test, paper", **style)
-    for name, label, colour, x in (
-        ("train", "train", TRAIN_COLOUR, run["epoch"]),
-        ("eval", split, EVAL_COLOUR, run["eval_epoch"]),
-    ):
-        if x:
-            axes.plot(x, run[f"{name}_{key}"], color=colour, label=label, marker=_marker(x), markersize=3)
+    _plot(axes, run["epoch"], run[f"train_{key}"], color=TRAIN_COLOUR, label="train")
+    if run["eval_epoch"]:
+        _plot(axes, run["eval_epoch"], run[f"eval_{key}"], color=EVAL_COLOUR, label=split)
 
 
-def _name_best(axes: Axes, run: Series, split: str) -> None:
-    best = max(range(len(run["eval_accuracy"])), key=lambda i: run["eval_accuracy"][i])
-    accuracy = run["eval_accuracy"][best]
-    axes.axhline(accuracy, color=EVAL_COLOUR, linewidth=0.5)
-    axes.text(
-        0.98,
-        0.04,
-        f"best {split} accuracy\n{accuracy:.2f}%, epoch {run['eval_number'][best]}",
-        transform=axes.transAxes,
-        ha="right",
-        color=EVAL_COLOUR,
-    )
-
-
-def _marker(x: list[float]) -> str:
-    """Return dots for a curve with few points, because a line alone could hide them."""
-    return "o" if len(x) < 30 else ""
+def _plot(axes: Axes, x: list[float], y: list[float], **style: Any) -> None:
+    """Plot a curve. If it has few points, they are marked, because a line alone could hide them."""
+    axes.plot(x, y, marker="o" if len(x) < 30 else "", markersize=3, **style)
 
 
 def draw(arguments: argparse.Namespace) -> None:

@@ -88,12 +88,11 @@ def plan_jobs(
     for seed in range(seeds):
         for arm in _chosen(experiment, arms):
             config = experiment.get_config(arm)
-            command = _config_argument(experiment, name, arm, config)
             apply(config, overrides)
             config.seed += seed
             folder = user_path(workdir) / config.name / f"seed{config.seed}"
             arguments = (
-                f"--config={command}",
+                f"--config={name}:{arm}" if arm else f"--config={name}",
                 *(f"--config.{field}={value}" for field, value in overrides.items() if field != "seed"),
                 f"--config.seed={config.seed}",
                 f"--workdir={folder}",
@@ -105,24 +104,14 @@ def plan_jobs(
     return list(jobs.values())
 
 
-def _config_argument(experiment: Experiment, name: str, arm: str, config: ConfigDict) -> str:
-    """Return the value for ``--config``: the experiment's own file if it has one, so that tables share the command."""
-    own = experiment.path.with_name(f"{config.name.replace('/', '-')}{experiment.path.suffix}")
-    if own.is_file() and not changed_fields(load_experiment(own).get_config(""), config):
-        return str(pathlib.PurePath(name).with_name(config.name + pathlib.PurePath(name).suffix))
-    return f"{name}:{arm}" if arm else name
-
-
 def _chosen(experiment: Experiment, arms: list[str] | None) -> list[str]:
     if arms is None:
         return list(experiment.arms)
-    known = ", ".join(experiment.arms) if experiment.arms != ("",) else "none: the file has no arms"
-    if unknown := [arm for arm in arms if arm != "paper" and arm not in experiment.arms]:
-        raise UsageError(f"--arms: there is no arm {unknown[0]!r} in {experiment.path}; it has {known}")
     in_paper = [arm for arm in experiment.arms if experiment.get_config(arm).paper.accuracy is not None]
     chosen = [arm for arm in experiment.arms if arm in arms or ("paper" in arms and arm in in_paper)]
-    if not chosen:
-        raise UsageError(f"--arms={','.join(arms)} names no arm of {experiment.path}; it has {known}")
+    if not chosen or not {*arms} <= {*experiment.arms, "paper"}:
+        known = ", ".join(filter(None, experiment.arms)) or "no arms"
+        raise UsageError(f"--arms={','.join(arms)}: {experiment.path} has {known}")
     return chosen
 
 

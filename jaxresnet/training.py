@@ -53,7 +53,6 @@ from jaxresnet.workdir.log import (
     MetricsWriter,
     NoWriter,
     WandbTracker,
-    check_tracker,
     format_epoch,
     is_epoch_line,
     read_metrics,
@@ -85,7 +84,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     folder = user_path(workdir)
     check_config(config)
     use_all(config)
-    check_tracker(config)
     check_workdir(config, folder)
     if summary := read_summary(folder):
         print(f"{folder} already holds this run, finished.\n{format_summary(summary)}")

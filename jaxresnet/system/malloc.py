@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import platform
 import sys
 from collections.abc import Mapping
 
@@ -29,7 +30,6 @@ _TUNABLES = "GLIBC_TUNABLES"
 _LARGE_PAGES = "glibc.malloc.hugetlb=1"
 _HAVE_LARGE_PAGES = (2, 35)  # the first glibc with that setting
 _TRANSPARENT_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_RESTARTED = "jaxresnet_restarted"  # an option of -X, because child processes do not inherit it
 
 # Constants of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -51,14 +51,11 @@ def keep_freed_blocks() -> bool:
 
 
 def restart_with_large_pages() -> None:
-    """Replace this process by the same command with large pages, unless the system has none to give."""
-    if _RESTARTED in sys._xoptions:
-        os.environ.pop(_TUNABLES, None)  # glibc has read it, and child processes must not inherit it
-        return
+    """Replace this process by the same command with large pages, unless it has them or the system has none to give."""
     environment = with_large_pages(os.environ)
     if environment != os.environ and sys.executable:
         with contextlib.suppress(OSError):  # large pages are optional
-            os.execve(sys.executable, [sys.executable, "-X", _RESTARTED, *sys.orig_argv[1:]], environment)
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def with_large_pages(environment: Mapping[str, str]) -> dict[str, str]:
@@ -76,11 +73,8 @@ def _glibc_version() -> tuple[int, ...]:
     """Return the version of glibc, such as (2, 36); () for another C library, or if malloc is to be left alone."""
     if os.environ.get(VARIABLE) == "0" or sys.platform != "linux":
         return ()
-    try:
-        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
-        return tuple(map(int, version.split("."))) if name == "glibc" else ()
-    except (OSError, ValueError):  # another C library
-        return ()
+    name, version = platform.libc_ver()
+    return tuple(map(int, version.split("."))) if name == "glibc" else ()
 
 
 def _gives_large_pages_if_asked() -> bool:

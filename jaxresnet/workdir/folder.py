@@ -43,9 +43,6 @@ IMPORTED_FILE = "imported.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 
-# Fields that every summary has.
-_SUMMARY_FIELDS = {"best", "last", "evaluated_on", "wall_seconds", "images_per_second", "device", "versions"}
-
 
 def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Check that ``workdir`` is new, empty or holds this run.
@@ -86,7 +83,7 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
         try:
             yield
         except Diverged as error:
-            write_failure(str(error), workdir)
+            write_whole(workdir / FAILURE_FILE, f"{error}\n")
             raise
 
 
@@ -131,13 +128,9 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Return the summary of the run in ``workdir``, or None if it has not finished.
 
     Raises:
-        UserError: the file is damaged, or was written by a version with fewer fields.
+        UserError: the file is damaged.
     """
-    advice = "move it away to have it written again"
-    summary = read_json(workdir / SUMMARY_FILE, advice)
-    if summary is not None and (missing := _SUMMARY_FIELDS - summary.keys()):
-        raise UserError(f"{workdir / SUMMARY_FILE} lacks {', '.join(sorted(missing))}; {advice}")
-    return summary
+    return read_json(workdir / SUMMARY_FILE, "move it away to have it written again")
 
 
 def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -227,17 +220,7 @@ def check_class_names(workdir: pathlib.Path, config: ConfigDict, names: Sequence
         )
 
 
-def write_failure(reason: str, workdir: pathlib.Path) -> None:
-    """Write ``failure.txt`` atomically."""
-    write_whole(workdir / FAILURE_FILE, f"{reason}\n")
-
-
 def read_failure(workdir: pathlib.Path) -> str | None:
     """Return why the run diverged, or None if there is no ``failure.txt``."""
     path = workdir / FAILURE_FILE
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else None
-
-
-def write_imported(origin: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Write ``imported.json`` atomically: a record of the weights file that the run began with."""
-    write_json(workdir / IMPORTED_FILE, origin)

@@ -1,14 +1,11 @@
 """Metrics log of a run: ``metrics.jsonl``, TensorBoard files and, on request, Weights & Biases."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import pathlib
 import secrets
-import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -43,8 +40,6 @@ class MetricsWriter:
         the last evaluated epoch. It is put back if it is missing. ``tracker`` receives every line too.
         """
         path = workdir / METRICS_FILE
-        if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
-            print(f"note: the last line of {path} was cut short and is dropped", file=sys.stderr)
         kept = [
             line
             for line in read_metrics(workdir)
@@ -54,24 +49,22 @@ class MetricsWriter:
             kept = sorted([*kept, last], key=lambda line: line["step"])
         write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = _TensorBoard(workdir / TENSORBOARD_FOLDER, step)
-        self._tracker = tracker
+        self._others: list[_TensorBoard | WandbTracker] = [_TensorBoard(workdir / TENSORBOARD_FOLDER, step)]
+        if tracker:
+            self._others.append(tracker)
 
     def write(self, line: dict[str, float | int]) -> None:
         """Write one line and flush it."""
         self._file.write(f"{json.dumps(line)}\n")
         self._file.flush()
-        self._tensorboard.write(line)
-        if self._tracker:
-            self._tracker.write(line)
+        for other in self._others:
+            other.write(line)
 
     def close(self) -> None:
         """Close the files."""
         with contextlib.ExitStack() as stack:  # each is closed even if another fails, as on a full disk
-            stack.callback(self._file.close)
-            stack.callback(self._tensorboard.close)
-            if self._tracker:
-                stack.callback(self._tracker.close)
+            for file in (self._file, *self._others):
+                stack.callback(file.close)
 
 
 class NoWriter:
@@ -118,13 +111,17 @@ class WandbTracker:
     """
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path):
-        """Begin or go on. wandb keeps its files in ``workdir``/wandb."""
-        import wandb
+        """Begin or go on. wandb keeps its files in ``workdir``/wandb.
 
+        Raises:
+            UserError: wandb is not installed, or knows no account.
+        """
         id_file = workdir / _WANDB_ID_FILE
         if not id_file.exists():
             write_whole(id_file, f"{secrets.token_hex(4)}\n")
-        with _explaining_wandb():
+        try:
+            import wandb
+
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "jaxresnet"),
                 name=f"{config.name}, seed {config.seed}",
@@ -133,33 +130,17 @@ class WandbTracker:
                 dir=str(workdir),
                 config=json.loads(json.dumps(config.to_dict())),
             )
+        except Exception as error:  # wandb raises many types
+            advice = "pip install 'jaxresnet[wandb]', or see WANDB_MODE=offline"
+            raise UserError(f"tracker='wandb' failed ({one_line(error)}); {advice}") from error
 
     def write(self, line: dict[str, Any]) -> None:
         """Send a line."""
-        with _explaining_wandb():
-            self._run.log(line, step=line["step"])
+        self._run.log(line, step=line["step"])
 
     def close(self) -> None:
         """End the session. wandb waits until it has sent everything."""
         self._run.finish()
-
-
-@contextlib.contextmanager
-def _explaining_wandb() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # wandb raises many types
-        raise UserError(f"tracker='wandb' failed ({one_line(error)}); see WANDB_MODE=offline") from error
-
-
-def check_tracker(config: ConfigDict) -> None:
-    """Check that wandb is installed if ``config.tracker`` names it.
-
-    Raises:
-        UserError: it is not.
-    """
-    if config.tracker and importlib.util.find_spec(config.tracker) is None:
-        raise UserError(f"tracker={config.tracker!r} needs a package: pip install 'jaxresnet[{config.tracker}]'")
 
 
 def is_epoch_line(line: dict[str, Any]) -> bool:
@@ -169,13 +150,10 @@ def is_epoch_line(line: dict[str, Any]) -> bool:
 
 def format_epoch(line: dict[str, Any], epochs: int, split: str) -> str:
     """Return what a run prints after an epoch, from its line of ``metrics.jsonl``."""
-    parts = [
-        f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}",
-        f"accuracy {line['train_accuracy']:.2f}%",
-    ]
-    if f"{split}_loss" in line:
-        parts += [f"{split} loss {line[f'{split}_loss']:.4f}", f"{split} accuracy {line[f'{split}_accuracy']:.2f}%"]
-    return ", ".join(parts)
+    text = f"epoch {line['epoch']}/{epochs}: loss {line['train_loss']:.4f}, accuracy {line['train_accuracy']:.2f}%"
+    if is_epoch_line(line):
+        text += f", {split} loss {line[f'{split}_loss']:.4f}, {split} accuracy {line[f'{split}_accuracy']:.2f}%"
+    return text
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

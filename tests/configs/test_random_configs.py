@@ -244,7 +244,7 @@ def test_impossible_value_is_refused(drawn, impossible, tiny_npz, count):
     with nothing_is_done() as workdir, pytest.raises(UserError) as error:
         train_and_evaluate(config, workdir)
     message = str(error.value)
-    assert (field in message or "nowhere.py" in message) and message.isprintable() and len(message) < 2000
+    assert field in message and message.isprintable() and len(message) < 2000
     count("impossible configs refused in one line")
 
 
@@ -296,7 +296,7 @@ def test_impossible_flag_is_refused_in_one_line(impossible, run_flags, tiny_npz,
         status, lines = run_flags(
             "--config=configs/default.py", f"--workdir={workdir}", *own, f"--config.{field}={text}"
         )
-    assert status in (1, 2) and len(lines) == 1 and (field in lines[0] or "nowhere.py" in lines[0])
+    assert status in (1, 2) and len(lines) == 1 and field in lines[0]
     count("impossible configs refused in one line")
 
 

@@ -1,5 +1,6 @@
 """Means of metrics, the progress display, and the log file."""
 
+import contextlib
 import fcntl
 import io
 import json
@@ -42,10 +43,14 @@ def show_on_a_terminal(monkeypatch, columns):
     """Return the lines that a terminal of that width is given, with those that are overwritten."""
     master, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    with os.fdopen(master, "rb", buffering=0) as reader, os.fdopen(terminal, "w") as writer:
+    with os.fdopen(terminal, "w") as writer:
         show(monkeypatch, writer)
-        writer.flush()
-        text = reader.read(65536).decode()
+    content = b""
+    with contextlib.suppress(OSError):  # the terminal is closed, and all that it was given is read
+        while chunk := os.read(master, 65536):
+            content += chunk
+    os.close(master)
+    text = content.decode()
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
