@@ -4,26 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and documentation tools, which do not run ``__getattr__``
-    from jaxresnet.config import get_config
-    from jaxresnet.core.model import ResNet
-    from jaxresnet.inference import Classifier, load
-    from jaxresnet.system.devices import set_up_jax
-    from jaxresnet.system.errors import UserError
-    from jaxresnet.training import Run, train, train_and_evaluate
+    from jaxresnet.config import get_config as get_config
+    from jaxresnet.core.model import ResNet as ResNet
+    from jaxresnet.inference import Classifier as Classifier
+    from jaxresnet.inference import load as load
+    from jaxresnet.system.devices import set_up_jax as set_up_jax
+    from jaxresnet.system.errors import UserError as UserError
+    from jaxresnet.training import Run as Run
+    from jaxresnet.training import train as train
+    from jaxresnet.training import train_and_evaluate as train_and_evaluate
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Classifier",
-    "ResNet",
-    "Run",
-    "UserError",
-    "get_config",
-    "load",
-    "set_up_jax",
-    "train",
-    "train_and_evaluate",
-]
 
 # The modules of the public names. They are imported at first use, so that a command can answer a mistake before JAX
 # starts.
@@ -38,6 +29,7 @@ _DEFINED_IN = {
     "train": "training",
     "train_and_evaluate": "training",
 }
+__all__ = [*_DEFINED_IN]
 
 
 def __dir__() -> list[str]:

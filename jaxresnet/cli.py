@@ -49,10 +49,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--with", dest="own_files", action="append", default=[], metavar="FILE.py", help=text)
         self.add_argument("--version", action="version", version=f"jaxresnet {jaxresnet.__version__}")
 
-    def add_config(self, text: str = "", required: bool = True) -> None:
+    def add_config(self, text: str = "config file, or its name such as final") -> None:
         """Add ``--config`` and the overrides of its fields."""
-        text = text or "config file, or its name such as final; single fields as in --config.batch_size=64"
-        self.add_argument("--config", required=required, help=text)
+        self.add_argument("--config", required=True, help=f"{text}; single fields as in --config.batch_size=64")
 
     def add_run(self) -> None:
         """Add the flags of a command that reads a trained run."""

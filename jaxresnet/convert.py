@@ -221,7 +221,7 @@ def convert(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = cli.Parser("convert", __doc__)
-    parser.add_config("config file that the weights belong to; single fields as in --config.model.pooling=4")
+    parser.add_config("config file that the weights belong to")
     parser.add_argument("--workdir", required=True, help="new run directory")
     parser.add_argument("--from_torch", required=True, help="file to import")
     text = "epochs that count as trained when training resumes (default: the number in the file, or else 0)"

@@ -22,12 +22,10 @@ class Evaluation(NamedTuple):
     Attributes:
         step: training steps before the checkpoint.
         scores: scores over all test images.
-        class_names: one name per row of the confusion matrix.
     """
 
     step: int
     scores: "Scores"
-    class_names: tuple[str, ...]
 
 
 def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mirror: bool = False) -> Evaluation:
@@ -48,7 +46,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
     from jaxresnet.data.loading import load_dataset
     from jaxresnet.inference import restore_run
     from jaxresnet.system.terminal import image_bar
-    from jaxresnet.workdir.folder import check_class_names, read_class_names
+    from jaxresnet.workdir.folder import check_class_names
 
     config, step, state, mesh = restore_run(user_path(workdir), checkpoint)
     if mirror and not config.augment.flip:
@@ -63,7 +61,7 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
         scores = evaluate(
             steps, state, put_on_devices(test.images, test.labels, mesh), len(test), config.eval_batch_size, show
         )
-    return Evaluation(step, scores, read_class_names(user_path(workdir), config))
+    return Evaluation(step, scores)
 
 
 def print_scores(arguments: argparse.Namespace) -> None:

@@ -29,16 +29,11 @@ def set_up_jax() -> None:
     ``jaxresnet`` changes none of this.
     """
     malloc.keep_freed_blocks()
-    _wait_for_late_cores()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_collective_call" not in flags:  # XLA would end the process if a core is 40 s late, on a busy machine
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
     _use_all_cores()
     _keep_compiled_programs()
-
-
-def _wait_for_late_cores() -> None:
-    """Let XLA wait an hour for a late CPU device. Its default of 40 s would end the process on a busy machine."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_collective_call" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
 
 
 def _use_all_cores() -> None:

@@ -22,15 +22,14 @@ class ProgressDisplay:
         from tqdm import tqdm
 
         self._num_epochs, self._work, self._total_steps = num_epochs, work, len(work) - 1
-        self._bar = None
-        if sys.stdout.isatty():
-            self._bar = tqdm(
-                total=self._total_steps,
-                initial=step,
-                file=sys.stdout,
-                bar_format="{percentage:3.0f}%|{bar:10}| {desc}",
-                dynamic_ncols=True,
-            )
+        self._bar = tqdm(
+            total=self._total_steps,
+            initial=step,
+            file=sys.stdout,
+            bar_format="{percentage:3.0f}%|{bar:10}| {desc}",
+            dynamic_ncols=True,
+            disable=None,  # there is none off a terminal
+        )
         self._last_line = time.monotonic()
         # The clock starts after the first update, which includes compilation.
         self._start: tuple[float, int] | None = None
@@ -52,24 +51,20 @@ class ProgressDisplay:
             f"accuracy {means['train_accuracy']:.2f}%  step {step:,}/{self._total_steps:,}  "
             f"{images_per_second:,.0f} images/s"
         )
-        if self._bar is not None:
-            self._bar.n = step
-            self._bar.set_description_str(text)
-        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+        self._bar.n = step
+        self._bar.set_description_str(text)
+        if self._bar.disable and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             print(text, flush=True)
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
-        else:
-            print(text, flush=True)
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
     def close(self) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
     def _time_left(self, now: float, step: int) -> str:
         start, start_step = self._start or (now, step)

@@ -48,17 +48,15 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Check that ``workdir`` is new, empty or holds this run.
 
     Raises:
-        UserError: it is a file, holds another run or other files, or cannot be read.
+        UserError: it is a file, or holds another run or other files.
+        OSError: it cannot be read.
     """
-    try:
-        if workdir.exists() and not workdir.is_dir():
-            raise UserError(f"workdir {workdir} is a file; give a folder")
-        if (workdir / CONFIG_FILE).exists():
-            check_same_training(config, workdir)
-        elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
-            raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
-    except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be read ({error}); give another --workdir") from error
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir} is a file; give a folder")
+    if (workdir / CONFIG_FILE).exists():
+        check_same_training(config, workdir)
+    elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+        raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
 
 
 @contextlib.contextmanager
@@ -111,10 +109,7 @@ def read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError("expected a JSON object")
-        return fields
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {advice}") from error
 
@@ -175,10 +170,7 @@ def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] |
         return None
     try:
         (_, *names), *rows = csv.reader(path.read_text(encoding="utf-8").splitlines())
-        matrix = [[int(count) for count in row[1:]] for row in rows]
-        if [len(row) for row in matrix] != [len(names)] * len(names):
-            raise ValueError("the matrix is not square")
-        return names, matrix
+        return names, [[int(count) for count in row[1:]] for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away") from error
 

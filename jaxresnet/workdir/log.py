@@ -167,13 +167,6 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
         return []
     try:
         text = path.read_text(encoding="utf-8")
-        return [_parse(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); move it away, and the run starts a new one") from error
-
-
-def _parse(text: str) -> dict[str, Any]:
-    line = json.loads(text)
-    if not isinstance(line, dict) or not {"epoch", "step"} <= line.keys():
-        raise ValueError("expected a JSON object with epoch and step on each line")
-    return line
