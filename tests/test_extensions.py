@@ -20,13 +20,13 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import load
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
+from tests.conftest import REPOSITORY
 
 MINE = """
 import flax.linen as nn
 import jax
 import optax
 from jaxresnet.core.model import BasicBlock
-from tests.conftest import REPOSITORY
 
 
 def lion(learning_rate, momentum, weight_decay, b2=0.99):
