@@ -11,22 +11,17 @@ import re
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxresnet.system.errors import UserError, one_line
 
-T = TypeVar("T")
 _USED: dict[str, types.ModuleType] = {}  # files that were run, by name
 
 
 def use(path: str | pathlib.Path) -> None:
-    """Run a file of functions, so that configs can name them. A file that has not changed is not run again.
-
-    Raises:
-        UserError: the file is missing, or it raises an exception.
-    """
+    """Run a file of functions, so that configs can name them, or raise UserError. An unchanged file runs once."""
     path = pathlib.Path(path).expanduser().resolve()
     try:
         source = path.read_bytes()
@@ -46,11 +41,7 @@ def _checksum(name: str) -> str:
 
 
 def use_all(config: ConfigDict, folder: pathlib.Path = pathlib.Path()) -> None:
-    """Run the files that a config names, from ``folder`` or else the current one, and set ``config.code``.
-
-    Raises:
-        UserError: a file is missing, or it raises an exception.
-    """
+    """Run the files that a config names, from ``folder`` or else the current one, and set ``config.code``."""
     used = set()
     for text in (config.optimizer.name, config.augment.stages, config.model.block, config.loss):
         for file in re.findall(r"([^,]+\.py):", text):
@@ -73,12 +64,8 @@ def check_used(config: ConfigDict, workdir: pathlib.Path) -> None:
             )
 
 
-def find(choices: Mapping[str, T], field: str, name: str) -> T:
-    """Return the entry of ``choices`` that a config's ``field`` names, or the function of a file that was run.
-
-    Raises:
-        UserError: there is no such entry or function, or the file was not run.
-    """
+def find(choices: Mapping[str, Any], field: str, name: str) -> Any:
+    """Return the entry of ``choices`` or the function of a file that a config's ``field`` names, or raise UserError."""
     file, _, function = name.rpartition(":")
     if name not in choices and not file.endswith(".py"):
         raise UserError(f"{field}={name!r}: expected one of {', '.join([*sorted(choices), 'FILE.py:NAME'])}")
@@ -86,15 +73,11 @@ def find(choices: Mapping[str, T], field: str, name: str) -> T:
     if name not in choices and not callable(getattr(module, function, None)):
         problem = f"has no function {function}" if module else f"was not run; if you trust it, give --with={file}"
         raise UserError(f"{field}={name!r}: {file} {problem}")
-    return choices[name] if name in choices else cast(T, getattr(module, function))
+    return choices[name] if name in choices else getattr(module, function)
 
 
 def options_of(function: Callable[..., Any], fields: Mapping[str, Any], section: str, skip: int = 0) -> dict[str, Any]:
-    """Return the fields that a function's signature names after its first ``skip`` parameters.
-
-    Raises:
-        UserError: a parameter is neither a field of ``section`` nor has a default.
-    """
+    """Return the fields that a function's signature names after ``skip`` parameters. Raise UserError for others."""
     parameters = [*inspect.signature(function).parameters.values()][skip:]
     for parameter in parameters:
         if parameter.name not in fields and parameter.default is parameter.empty:

@@ -17,15 +17,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
-from jaxresnet.config import (
-    Experiment,
-    apply,
-    changed_fields,
-    check_config,
-    check_same_training,
-    load_experiment,
-    split_arm,
-)
+from jaxresnet.config import Experiment, apply, changed_fields, check_same_training, load_experiment, split_arm
 from jaxresnet.system.errors import Interrupted, UsageError, UserError, one_line, user_path
 from jaxresnet.system.terminal import format_seconds, format_table
 from jaxresnet.workdir.folder import read_summary
@@ -99,7 +91,6 @@ def plan_jobs(
             command = _config_argument(experiment, name, arm, config)
             apply(config, overrides)
             config.seed += seed
-            check_config(config)
             folder = user_path(workdir) / config.name / f"seed{config.seed}"
             arguments = (
                 f"--config={command}",
@@ -110,9 +101,7 @@ def plan_jobs(
             job = Job(f"{arm or config.name}, seed {config.seed}", config, folder, arguments)
             other = jobs.setdefault(folder, job)
             if changed_fields(config, other.config):
-                raise UsageError(
-                    f"{other.label} and {job.label} would both run in {folder}; give each arm its own name"
-                )
+                raise UsageError(f"{other.label} and {job.label} would both run in {folder}; give each its own name")
     return list(jobs.values())
 
 
@@ -158,15 +147,15 @@ def seconds_left(jobs: list[Job]) -> list[float | None]:
     An entry is None if no such run has finished. The estimate assumes the device on which those runs were trained.
     """
     states = [_state(job) for job in jobs]
-    paces: dict[str, list[float]] = {}
+    paces: dict[str, list[float]] = {}  # seconds an epoch
     for job, state in zip(jobs, states, strict=True):
         if state == "finished" and (summary := read_summary(job.workdir)):
             paces.setdefault(_kind(job.config), []).append(summary["wall_seconds"] / job.config.num_epochs)
-    left: list[float | None] = []
-    for job, state in zip(jobs, states, strict=True):
-        pace = paces.get(_kind(job.config))
-        left.append(0.0 if state == "finished" else job.epochs_left() * sum(pace) / len(pace) if pace else None)
-    return left
+    return [
+        0.0 if state == "finished" else job.epochs_left() * sum(pace) / len(pace) if pace else None
+        for job, state in zip(jobs, states, strict=True)
+        for pace in [paces.get(_kind(job.config))]
+    ]
 
 
 def _kind(config: ConfigDict) -> str:
@@ -178,14 +167,10 @@ def _kind(config: ConfigDict) -> str:
 def _format_left(left: list[float | None]) -> str:
     """Return a text such as ``about 2h05m left for 7 of 9 runs``."""
     known = [seconds for seconds in left if seconds]
-    unfinished = len(known) + left.count(None)
-    if not unfinished:
-        return "all finished"
-    return (
-        f"about {format_seconds(sum(known))} left for {len(known)} of {unfinished} runs"
-        if known
-        else ("time left: not known until a run has finished")
-    )
+    if unfinished := len(known) + left.count(None):
+        text = f"about {format_seconds(sum(known))} left for {len(known)} of {unfinished} runs"
+        return text if known else "time left: not known until a run has finished"
+    return "all finished"
 
 
 def describe(jobs: list[Job]) -> str:

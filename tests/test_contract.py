@@ -73,7 +73,7 @@ def run_package(arguments, environment):
     return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
 
 
-def test_text_files_are_utf_8_whatever_the_locale():
+def test_text_files_are_utf_8():
     """Python's default encoding depends on the locale."""
     for path in (
         path for folder in ("jaxresnet", "scripts", "examples") for path in (REPOSITORY / folder).rglob("*.py")
@@ -119,7 +119,7 @@ def test_a_wheel_holds_the_whole_package(wheel):
 
 
 @pytest.mark.reliability
-def test_a_wheel_in_an_empty_environment_trains_without_a_clone(wheel, tmp_path, subprocess_environment):
+def test_wheel_trains_without_a_clone(wheel, tmp_path, subprocess_environment):
     """The environment holds this wheel alone. It finds the dependencies in the tests' own, so it needs no network."""
     venv.create(tmp_path / "venv", with_pip=True)
     bin_folder = tmp_path / "venv" / "bin"

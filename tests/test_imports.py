@@ -74,18 +74,18 @@ def test_imports_run_one_way():
     assert upward == []
 
 
-def test_each_layer_needs_only_those_before_it():
+def test_layers_import_only_earlier_ones():
     order = list(MAY_IMPORT)
     for layer, allowed in MAY_IMPORT.items():
         assert all(order.index(each.partition(".")[0]) < order.index(layer) for each in allowed)
 
 
-def test_each_entry_of_the_package_has_its_layer():
+def test_every_module_has_a_layer():
     entries = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert {name.removesuffix(".py") for name in entries if name != "py.typed"} == set(MAY_IMPORT)
 
 
 @pytest.mark.parametrize("module", WITHOUT_JAX)
-def test_jax_is_not_imported_before_a_mistake_can_be_answered(module):
+def test_mistakes_are_answered_before_jax(module):
     code = f"import sys, jaxresnet.{module}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60).returncode == 0

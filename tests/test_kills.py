@@ -181,18 +181,6 @@ def test_signal_saves_and_ends_run(start, fields, undisturbed, tmp_path, count, 
     count("signals answered")
 
 
-def test_signal_during_first_compilation_saves(start, tmp_path, count):
-    """A network of this size takes long to compile, and signals wait for that."""
-    size = ["--config.model.channels=(16,32,64)", "--config.model.blocks=(2,2,2)"]
-    process = start("jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}", *size)
-    assert process.stdout.readline() == "reading digits ...\n"
-    assert "compiling the first step" in process.stdout.readline()
-    time.sleep(0.5)
-    (line,) = answer_to(process, signal.SIGINT)
-    assert process.returncode == 130 and "stopped by SIGINT and saved after step" in line
-    count("signals answered")
-
-
 def test_closed_terminal_saves_run(tmp_path, subprocess_environment):
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "jaxresnet.main", "--config=configs/quickstart.py", f"--workdir={workdir}"]

@@ -22,7 +22,7 @@ def execute(folder: pathlib.Path, tmp_path, monkeypatch):
     return notebook
 
 
-def test_every_cell_runs_and_shows_what_it_should(tmp_path, monkeypatch):
+def test_every_cell_runs(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     notebook = execute(NOTEBOOK.parent, tmp_path, monkeypatch)
     text, pictures = "", 0
@@ -38,13 +38,13 @@ def test_every_cell_runs_and_shows_what_it_should(tmp_path, monkeypatch):
     }
 
 
-def test_alone_it_asks_where_to_clone_from(tmp_path, monkeypatch):
+def test_notebook_alone_asks_for_a_clone(tmp_path, monkeypatch):
     shutil.copy(NOTEBOOK, tmp_path)
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="Set REPOSITORY above"):
         execute(tmp_path, tmp_path, monkeypatch)
 
 
-def test_what_is_stored_has_no_errors_and_no_paths_of_a_machine():
+def test_stored_notebook_has_no_errors():
     for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error"

@@ -37,7 +37,7 @@ def test_axis_of_compute(tmp_path):
 
 
 @pytest.mark.parametrize("x", ["epoch", "pflop"])
-def test_epochs_that_were_not_evaluated_are_drawn_too(tmp_path, x):
+def test_unevaluated_epochs_are_drawn_too(tmp_path, x):
     save_config(fast.get_config("4"), tmp_path)
     lines = [
         LINE.format(epoch=epoch, step=98 * epoch, more=EVALUATED if epoch % 2 == 0 else "") for epoch in range(1, 5)

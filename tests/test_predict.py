@@ -140,7 +140,7 @@ BAD_PICKLES = {
 
 
 @pytest.mark.parametrize("kind", BAD_PICKLES)
-def test_bad_pickles_are_skipped_and_run_nothing(tmp_path, capsys, kind):
+def test_bad_pickles_are_skipped(tmp_path, capsys, kind):
     (tmp_path / "bad.pkl").write_bytes(BAD_PICKLES[kind](tmp_path))
     save(tmp_path / "good.png", IMAGES[0])
     assert len(read_all([tmp_path])) == 1

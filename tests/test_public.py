@@ -33,7 +33,7 @@ def test_import_has_no_effects(tmp_path, subprocess_environment, form):
     assert (done.stdout, done.stderr) == ("unchanged\n", "")
 
 
-def test_type_checkers_see_what_is_imported_lazily():
+def test_type_checkers_see_lazy_imports():
     tree = ast.parse((REPOSITORY / "jaxresnet" / "__init__.py").read_text())
     declared = {
         alias.name: node.module

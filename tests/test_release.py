@@ -78,7 +78,7 @@ def test_card_has_the_fields_of_the_hub(shipped):
     assert f"**{release['test_accuracy']:.2f}%**" in text
 
 
-def test_mirrored_view_is_the_mean_of_two(shipped, tiny_npz):
+def test_mirrored_view_averages_two(shipped, tiny_npz):
     classifier = jaxresnet.load(str(shipped))
     test = load_dataset("cifar10", str(tiny_npz), 10).test
     logits = (classifier.logits(test.images) + classifier.logits(test.images[:, :, ::-1])) / 2
@@ -113,7 +113,7 @@ def test_released_weights_make_a_run(shipped, tiny_npz, tmp_path):
     np.testing.assert_array_equal(jaxresnet.load(str(tmp_path / "imported")).logits(images), expected)
 
 
-def test_run_with_exported_weights_stays_a_run(run, tiny_npz):
+def test_exported_weights_leave_a_run(run, tiny_npz):
     images = load_dataset("cifar10", str(tiny_npz), 10).test.images
     before = jaxresnet.load(str(run)).logits(images)
     (run / "model.safetensors").write_bytes(b"of another use")

@@ -102,7 +102,7 @@ def test_number_of_seeds_is_limited(tmp_path):
         sweep.plan_jobs("scheduler", None, 20261128, {}, tmp_path)
 
 
-def test_runs_share_programs_and_failures_stop_none(small, tmp_path, capsys):
+def test_runs_share_compiled_programs(small, tmp_path, capsys):
     (tmp_path / "scheduler" / "linear" / "seed0").mkdir(parents=True)
     (tmp_path / "scheduler" / "linear" / "seed0" / "notes.txt").write_text("mine")
     planned = sweep.plan_jobs("scheduler", ["cosine", "linear", "one_cycle_fixed"], 2, small, tmp_path)
@@ -129,7 +129,7 @@ def test_runs_share_programs_and_failures_stop_none(small, tmp_path, capsys):
     assert before == {job.workdir: (job.workdir / "metrics.jsonl").read_text() for job in done}
 
 
-def test_exception_of_one_run_stops_no_other(small, tmp_path, monkeypatch):
+def test_failed_run_stops_no_other(small, tmp_path, monkeypatch):
     def train(config, *arguments):
         if config.schedule.name == "linear":
             raise MemoryError("no room\nfor this")
@@ -157,7 +157,7 @@ def test_interrupted_run_ends_sweep_and_resumes(small, tmp_path, monkeypatch):
     assert [line["step"] for line in read_metrics(planned[0].workdir)] == [6, 12]
 
 
-def test_finished_run_with_another_config_is_refused(small, tmp_path):
+def test_other_config_of_finished_run_refused(small, tmp_path):
     """After a short trial in the same folder, the full sweep must not count it as finished."""
     assert sweep.run_jobs(sweep.plan_jobs("scheduler", ["cosine"], 1, small, tmp_path)) == []
     planned = sweep.plan_jobs("scheduler", ["cosine"], 1, small | {"num_epochs": "3"}, tmp_path)
@@ -178,7 +178,7 @@ def test_damaged_files_stop_no_other_run(small, tmp_path):
     assert read_summary(planned[1].workdir) is not None
 
 
-def test_diverged_run_says_so_until_it_finishes(small, tmp_path):
+def test_diverged_run_says_so(small, tmp_path):
     planned = sweep.plan_jobs("scheduler", ["linear"], 1, small | {"schedule.learning_rate": "1e20"}, tmp_path)
     (failure,) = sweep.run_jobs(planned)
     reason = read_failure(planned[0].workdir)

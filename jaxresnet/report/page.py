@@ -210,23 +210,14 @@ def write(
     page = _template().render(
         mark=Markup(MARK),
         title=title,
-        introduction=_markdown(introduction),
-        parts=[(heading, name, _svg(drawn.get(name)), _claims(part)) for heading, name, part in parts if part],
-        doubts=[_markdown(doubt) for doubt in doubts],
-        sections=[
-            {
-                "name": section.table.name,
-                "title": section.table.title,
-                "head": [column for column in tables[section.table.name] if column != "description"],
-                "rows": tables[section.table.name].to_dict("records"),
-                "caption": _markdown(_caption(section)),
-                "figure": _svg(small.get(section.table.name)),
-                "note": _markdown(section.table.note),
-                "curves": _svg(_curves(section)),
-                "others": section.others,
-            }
-            for section in sections
-        ],
+        introduction=introduction,
+        parts=[(heading, name, _svg(drawn.get(name)), by_claim(part)) for heading, name, part in parts if part],
+        doubts=doubts,
+        sections=sections,
+        tables=tables,
+        small=small,
+        colours=figures.COLOURS,
+        **{each.__name__.lstrip("_"): each for each in (say_verdict, _caption, _curves, _markdown, _svg)},
     )
     check_out(out)
     try:
@@ -270,20 +261,6 @@ def _curves(section: Section) -> Figure | None:
     groups = {arm: runs for arm, runs in groups.items() if runs}
     names = {arm: config.paper.curve for arm, config in section.table.configs.items()}
     return figures.draw_curves(groups, names, not section.study.setting) if groups else None
-
-
-def _claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [
-        {
-            "text": claim.text,
-            "quote": claim.quote,
-            "verdict": say_verdict(group),
-            "colours": [figures.COLOURS.get(row.verdict, ("#cccccc", ""))[0] for row in group],
-            "reason": next((row.reason for row in group if row.verdict == "not testable"), ""),
-            "table": group[0].table.name,
-        }
-        for claim, group in by_claim(rows)
-    ]
 
 
 def _svg(figure: Figure | None) -> Markup:

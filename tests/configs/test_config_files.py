@@ -31,7 +31,7 @@ def test_own_default_does_not_replace_shipped_one(folder):
     assert jaxresnet.get_config("final").schedule.learning_rate == 0.1
 
 
-def test_own_configs_find_each_other_and_shipped_ones(folder):
+def test_own_configs_import_each_other(folder):
     (folder / "configs" / "base.py").write_text("from configs.final import get_config\n")
     (folder / "mine.py").write_text("from configs.base import get_config\n")
     assert jaxresnet.get_config("mine.py").name == "final"
@@ -44,7 +44,7 @@ def test_modules_of_program_come_back(folder, monkeypatch):
     assert sys.modules["configs"] is own and "configs.final" not in sys.modules
 
 
-def test_name_with_colon_is_a_file_or_an_arm(folder):
+def test_colon_means_file_or_arm(folder):
     (folder / "a:b.py").write_text("from configs.final import get_config\n")
     assert jaxresnet.get_config("a:b.py").name == "final"
     assert jaxresnet.get_config("scheduler:linear").schedule.name == "linear"

@@ -51,7 +51,7 @@ def test_locked_with_the_fields_of_the_default(name):
 
 
 @each_config
-def test_docstring_gives_the_command_the_paper_and_the_measurement(name):
+def test_docstring_gives_command_and_figures(name):
     if name == "default":
         return
     docstring = module(name).__doc__
@@ -77,13 +77,13 @@ def test_the_final_recipe_is_the_papers():
 
 
 @pytest.mark.parametrize("epochs", ["0", "ten", "-5", "3", ""])
-def test_a_number_of_epochs_that_the_recipe_cannot_stretch_over_is_refused(epochs):
+def test_recipe_refuses_impossible_numbers_of_epochs(epochs):
     with pytest.raises(ValueError, match="expected a whole number of epochs, at least 4"):
         module("fast").get_config(epochs)
 
 
 @pytest.mark.parametrize("epochs", [4, 12, 60])
-def test_the_fast_recipe_stretches_over_its_epochs(epochs):
+def test_fast_recipe_stretches_over_epochs(epochs):
     """The rate rises and falls once, and the last epochs train on whole images."""
     config = module("fast").get_config(str(epochs))
     rates = create_learning_rate_fn(config, 98)(np.arange(98 * epochs))

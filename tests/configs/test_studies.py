@@ -16,7 +16,7 @@ def layers(config):
 
 
 @pytest.mark.parametrize("study", [skips, small])
-def test_arms_work_and_an_unknown_one_gets_the_list(study):
+def test_unknown_arm_gets_the_list(study):
     for arm in study.ARMS:
         check_config(study.get_config(arm))
     assert len({study.get_config(arm).name for arm in study.ARMS}) == len(study.ARMS)
@@ -25,7 +25,7 @@ def test_arms_work_and_an_unknown_one_gets_the_list(study):
 
 
 @pytest.mark.parametrize("arm", skips.ARMS)
-def test_plain_networks_differ_in_their_skips_alone(arm):
+def test_plain_networks_differ_in_skips(arm):
     config, twin = skips.get_config(arm), skips.get_config(arm.removesuffix("_plain"))
     assert (layers(config), config.model.skips) == (int(arm[:2]), not arm.endswith("_plain"))
     twin.name, twin.model.skips = config.name, config.model.skips
@@ -33,7 +33,7 @@ def test_plain_networks_differ_in_their_skips_alone(arm):
 
 
 @pytest.mark.parametrize("arm", small.ARMS)
-def test_small_arm_has_fewer_images_and_a_smaller_network(arm):
+def test_small_arm_is_smaller(arm):
     table, name = small.ARMS[arm]
     config, large = small.get_config(arm), table.get_config(name)
     assert config.name == large.name == arm

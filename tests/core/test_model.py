@@ -140,7 +140,7 @@ def first_of_normalize(*inputs):
     return normalize(*inputs)[0]
 
 
-def test_batch_norms_gradient_in_float64_is_torchs():
+def test_batch_norm_gradient_equals_torch():
     x, scale, bias, grad = batch_norm_inputs()
     x_torch, *weights = (torch.tensor(array, requires_grad=True) for array in (x.transpose(0, 3, 1, 2), scale, bias))
     y_torch = torch.nn.functional.batch_norm(x_torch, None, None, *weights, training=True, eps=1e-5)

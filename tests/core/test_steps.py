@@ -187,7 +187,7 @@ import json
 import jax, numpy as np
 from configs import default
 from jaxresnet.core.programs import *
-from jaxresnet.evaluate import evaluate
+from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.state import create_train_state
 from tests.core.test_steps import TRANSFORM, hyperparams, random_split
 

@@ -177,7 +177,7 @@ def test_other_devices_use_xla(monkeypatch, name, value):
 
 
 @pytest.mark.parametrize("channels", [16, 64])
-def test_relu_is_an_array_of_its_own(channels):
+def test_relu_output_is_a_separate_array(channels):
     def sum_of(relu):
         return lambda x: jnp.sin(relu(jnp.cos(x))).sum()
 

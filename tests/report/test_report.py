@@ -169,7 +169,7 @@ def test_runs_of_different_settings_stand_apart(tmp_path):
     assert "| adaptive | 10% of the epochs | 1 | 60.00 |" in markdown and "Further runs" in page
 
 
-def test_claims_that_a_smaller_network_cannot_test(tmp_path):
+def test_claims_untestable_with_smaller_networks(tmp_path):
     def shrink(config):
         small.shrink(config)
 

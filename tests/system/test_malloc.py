@@ -49,7 +49,7 @@ def page_faults(subprocess_environment, tmp_path):
 
 @pytest.mark.reliability
 @needs_glibc
-def test_freed_blocks_are_kept_unless_the_user_forbids_it(page_faults):
+def test_freed_blocks_are_kept(page_faults):
     faults, *_ = page_faults("set up")
     assert faults[0] > 30_000 and max(faults[1:]) < 100
     faults, *_ = page_faults("set up", JAXRESNET_TUNE_MALLOC="0")
@@ -91,7 +91,7 @@ def test_commands_start_again_with_large_pages(subprocess_environment, tmp_path)
 
 @needs_glibc
 @pytest.mark.parametrize(("setting", "changes"), [("[madvise]", True), ("[always]", False), ("[never]", False)])
-def test_large_pages_are_asked_for_where_asking_changes_something(give_large_pages, setting, changes):
+def test_large_pages_are_requested(give_large_pages, setting, changes):
     give_large_pages(f"always madvise never {setting}")
     assert malloc.with_large_pages({"A": "b"}) == {"A": "b"} | (
         {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if changes else {}
@@ -127,14 +127,14 @@ class FakeLibrary:
         (0, [(-3, 2**27), (-3, 2**25)]),
     ],
 )
-def test_a_threshold_that_glibc_refuses_is_lowered_and_nothing_is_set_without_one(monkeypatch, most, calls):
+def test_refused_threshold_is_lowered(monkeypatch, most, calls):
     library = FakeLibrary(most)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     assert malloc.keep_freed_blocks() == (most > 0)
     assert library.calls == calls
 
 
-def test_an_old_glibc_has_no_large_pages_to_ask_for(give_large_pages, monkeypatch):
+def test_old_glibc_has_no_large_pages(give_large_pages, monkeypatch):
     give_large_pages("always [madvise] never")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.34")
@@ -142,7 +142,7 @@ def test_an_old_glibc_has_no_large_pages_to_ask_for(give_large_pages, monkeypatc
 
 
 @needs_glibc
-def test_a_command_starts_again_once_and_where_it_cannot_it_goes_on(give_large_pages, monkeypatch):
+def test_command_restarts_once_if_it_can(give_large_pages, monkeypatch):
     starts = []
 
     def refuse(*arguments):

@@ -88,7 +88,7 @@ def by_one(start, whole):
     return whole
 
 
-def test_two_processes_train_the_run_of_one_and_the_first_alone_writes(start, by_one, tmp_path):
+def test_two_processes_train_like_one(start, by_one, tmp_path):
     workdir = tmp_path / "run"
     (status, said, _), (other_status, other_said, _) = outputs(start(workdir))
     assert (status, other_status) == (0, 0)
@@ -103,7 +103,7 @@ def test_two_processes_train_the_run_of_one_and_the_first_alone_writes(start, by
 
 
 @pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.thorough)])
-def test_where_one_process_dies_the_others_end_and_the_run_resumes(start, by_one, tmp_path, count, killed):
+def test_survivors_end_and_the_run_resumes(start, by_one, tmp_path, count, killed):
     """The moment of the kill varies. It may come while the two processes exchange data or save."""
     workdir = tmp_path / "run"
     processes = start(workdir)
@@ -118,7 +118,7 @@ def test_where_one_process_dies_the_others_end_and_the_run_resumes(start, by_one
     count("deaths of one of two processes survived")
 
 
-def test_a_damaged_checkpoint_is_noticed_by_all_processes(start, by_one, tmp_path):
+def test_all_processes_notice_a_damaged_checkpoint(start, by_one, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(by_one, workdir)
     (workdir / "summary.json").unlink()
@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_noticed_by_all_processes(start, by_one, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
-def test_a_signal_to_one_process_saves_and_ends_them_all(start, by_one, tmp_path, number):
+def test_signal_saves_and_ends_all_processes(start, by_one, tmp_path, number):
     """The run then resumes with another number of processes."""
     workdir = tmp_path / "run"
     processes = start(workdir)
@@ -146,7 +146,7 @@ def test_a_signal_to_one_process_saves_and_ends_them_all(start, by_one, tmp_path
     assert_same_run(load_config(workdir), workdir, by_one)
 
 
-def test_where_one_process_cannot_begin_none_is_left_waiting(start, tmp_path):
+def test_no_process_is_left_waiting(start, tmp_path):
     """The first process finds no data while the other waits for it."""
     ends = outputs(start(tmp_path / "run", 2, "--config.dataset.name=cifar10", f"--config.dataset.data_dir={tmp_path}"))
     assert all(status != 0 for status, _, _ in ends)
@@ -155,12 +155,12 @@ def test_where_one_process_cannot_begin_none_is_left_waiting(start, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [(None, None), (2, None), (2, 2), (2, -1)])
-def test_processes_that_are_not_numbered_are_refused(arguments):
+def test_unnumbered_processes_are_refused(arguments):
     with pytest.raises(UserError, match="give --num_processes, and --process_id from 0"):
         connect("localhost:1234", *arguments)
 
 
-def test_a_process_whose_first_has_died_before_they_knew_each_other_ends_in_one_line(monkeypatch, capsys):
+def test_process_ends_without_its_first(monkeypatch, capsys):
     def lose_the_others():
         raise RuntimeError("Unable to initialize backend 'cpu': UNAVAILABLE:\nSocket closed")
 

@@ -43,7 +43,7 @@ def fill(disk):
 
 
 @pytest.mark.parametrize("dispatch", [1, 4, 6, 8, 12])
-def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
+def test_full_disk_keeps_what_was_saved(
     finished,  # noqa: F811
     tiny_npz,
     small_disk,
@@ -73,7 +73,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
 
 
 @pytest.mark.parametrize("small_disk", ["4k", "16k", "100k", "600k"], indirect=True)
-def test_a_disk_that_is_too_small_for_any_run_ends_the_command_in_one_line(small_disk, subprocess_environment):
+def test_too_small_disk_gets_one_line(small_disk, subprocess_environment):
     command = [sys.executable, "-m", "jaxresnet.main", "--config=quickstart", f"--workdir={small_disk / 'run'}"]
     done = subprocess.run(
         [*command, "--config.num_epochs=1"],
@@ -89,7 +89,7 @@ def test_a_disk_that_is_too_small_for_any_run_ends_the_command_in_one_line(small
     assert "No space left" in done.stderr or "could not be written" in done.stderr
 
 
-def test_a_run_that_can_only_be_read_is_scored_and_not_trained(finished, tiny_npz, small_disk):  # noqa: F811
+def test_read_only_run_is_only_scored(finished, tiny_npz, small_disk):  # noqa: F811
     config, whole, _ = finished
     workdir = small_disk / "run"
     shutil.copytree(whole, workdir)
@@ -102,7 +102,7 @@ def test_a_run_that_can_only_be_read_is_scored_and_not_trained(finished, tiny_np
     assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
 
 
-def test_a_workdir_that_another_process_trains_in_is_refused_until_that_ends(
+def test_workdir_in_use_is_refused(
     finished,  # noqa: F811
     tiny_config,
     tmp_path,
@@ -139,7 +139,7 @@ def test_a_workdir_that_another_process_trains_in_is_refused_until_that_ends(
 
 
 @pytest.mark.parametrize("left", [".config.json.0123abcd.tmp", ".lock"])
-def test_what_a_killed_process_left_before_its_config_was_written_is_no_obstacle(tiny_config, tmp_path, left):
+def test_leftovers_of_killed_processes_are_ignored(tiny_config, tmp_path, left):
     tiny_config.num_epochs = 1
     (tmp_path / left).write_text("{")
     train_and_evaluate(tiny_config, str(tmp_path))

@@ -20,7 +20,7 @@ from jaxresnet.workdir.folder import METRICS_FILE
 from jaxresnet.workdir.log import MetricsWriter, read_metrics
 
 
-def test_sums_are_taken_before_they_are_divided():
+def test_sums_come_before_divisions():
     sums = Sums()
     sums.add({"loss": np.float32([10.0, 2.0]), "correct": np.int32([4, 1]), "count": np.int32([8, 2])}, 0.5)
     sums.add({"loss": np.float32([3.0]), "correct": np.int32([0]), "count": np.int32([5])}, 0.5)
@@ -58,7 +58,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_time_left_is_visible_on_a_narrow_terminal(monkeypatch, columns):
+def test_time_left_fits_narrow_terminals(monkeypatch, columns):
     lines = show_on_a_terminal(monkeypatch, columns)
     bars = [line for line in lines if "epoch 2/4" in line]
     assert bars and all(re.match(r" 28%\|.{10}\| \d+s left  epoch 2/4  loss 2\.0", bar) for bar in bars)
@@ -81,7 +81,7 @@ def test_durations(seconds, text):
     assert format_seconds(seconds) == text
 
 
-def test_resuming_drops_what_will_be_written_again(tmp_path):
+def test_resuming_drops_later_lines(tmp_path):
     lines = [
         {"epoch": 0.5, "step": 2},
         {"epoch": 1, "step": 4, "seconds": 1.0},
@@ -95,7 +95,7 @@ def test_resuming_drops_what_will_be_written_again(tmp_path):
         assert read_metrics(tmp_path) == lines[:kept]
 
 
-def test_a_damaged_line_in_the_middle_is_refused(tmp_path):
+def test_damaged_line_is_refused(tmp_path):
     (tmp_path / METRICS_FILE).write_text('{"epoch": 1\n{"epoch": 2}\n')
     with pytest.raises(UserError, match="is damaged"):
         read_metrics(tmp_path)
