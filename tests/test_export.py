@@ -106,16 +106,18 @@ def test_default_file_lies_in_workdir(window_run, capsys):
         ("--format=release", "needs --out, a new folder"),
     ],
 )
-def test_mistakes_get_one_line(window_run, tmp_path, monkeypatch, flag, message):
+def test_mistakes_get_one_line(window_run, tmp_path, monkeypatch, capsys, flag, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit):
         export.main([f"--workdir={window_run}", "--format=stablehlo", flag])
+    assert message in capsys.readouterr().err
 
 
-def test_missing_converter_is_named(window_run, tmp_path, monkeypatch):
+def test_missing_converter_is_named(window_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(SystemExit, match=r"pip install 'jaxresnet\[onnx\]'"):
+    with pytest.raises(SystemExit):
         export.main([f"--workdir={window_run}", "--format=onnx", f"--out={tmp_path / 'm.onnx'}"])
+    assert "pip install 'jaxresnet[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "m.onnx").exists()
 
 

@@ -1,6 +1,7 @@
 """Functions of a file beside one's data: an optimizer, a stage, a block, a loss."""
 
 import hashlib
+import re
 import sys
 
 import jax
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from jaxresnet import extensions
+from jaxresnet.config import load_experiment
 from jaxresnet.core.model import BasicBlock
 from jaxresnet.core.optim import create_optimizer
 from jaxresnet.core.state import create_model, create_transform
@@ -18,6 +20,7 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import load
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
+from tests.conftest import REPOSITORY
 
 MINE = """
 import flax.linen as nn
@@ -146,3 +149,14 @@ def test_mistakes_take_one_line(tiny_config, mine, name, message):
     with pytest.raises(UserError, match=message) as error:
         train_and_evaluate(tiny_config, "run")
     assert "\n" not in str(error.value) and not mine.with_name("run").exists()
+
+
+def test_documented_table_is_valid(tmp_path, monkeypatch):
+    """docs/extend.md has two files: functions, and a table that names them."""
+    monkeypatch.setattr(extensions, "_USED", {})
+    page = (REPOSITORY / "docs" / "extend.md").read_text()
+    for name, code in zip(("blocks.py", "activations.py"), re.findall(r"(?s)```python\n(.*?)```", page), strict=True):
+        (tmp_path / name).write_text(code)
+    experiment = load_experiment(tmp_path / "activations.py")
+    models = [create_model(experiment.get_config(arm)) for arm in experiment.arms]
+    assert [model.block.__name__ for model in models] == ["BasicBlock", "gelu", "tanh"]
