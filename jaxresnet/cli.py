@@ -31,8 +31,6 @@ from jaxresnet import extensions
 from jaxresnet.system import malloc
 from jaxresnet.system.errors import Interrupted, UsageError, UserError
 
-CHECKPOINT_HELP = '"last" (default), "best", or the step number of a checkpoint that was kept'
-
 
 class Parser(argparse.ArgumentParser):
     """A parser of flags. ``--data-dir`` means ``--data_dir``, and ``--config.FIELD=VALUE`` goes to ``overrides``."""
@@ -56,7 +54,8 @@ class Parser(argparse.ArgumentParser):
     def add_run(self) -> None:
         """Add the flags of a command that reads a trained run."""
         self.add_argument("--workdir", required=True, help="run directory or release")
-        self.add_argument("--checkpoint", default="last", help=CHECKPOINT_HELP)
+        text = '"last" (default), "best", or the step number of a checkpoint that was kept'
+        self.add_argument("--checkpoint", default="last", help=text)
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse ``argv``, or the process's own arguments. A mistake gets one line and exit status 2."""

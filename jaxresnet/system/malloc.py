@@ -35,19 +35,13 @@ _TRANSPARENT_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enab
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def keep_freed_blocks() -> bool:
-    """Keep freed blocks below ``KEPT_BLOCK`` bytes in this process, for later allocations to use.
-
-    Returns:
-        True if glibc accepted the settings.
-    """
-    if not _glibc_version():
-        return False
-    set_option = ctypes.CDLL(None).mallopt
-    # This comes first, because either setting stops glibc from raising this threshold by itself.
-    if not any(set_option(_M_MMAP_THRESHOLD, size) for size in (KEPT_BLOCK, _MOST_BEFORE_2_35)):
-        return False
-    return bool(set_option(_M_TRIM_THRESHOLD, -1))
+def keep_freed_blocks() -> None:
+    """Keep freed blocks below ``KEPT_BLOCK`` bytes in this process, for later allocations to use."""
+    if _glibc_version():
+        set_option = ctypes.CDLL(None).mallopt
+        # The threshold comes first, because either setting stops glibc from raising it by itself.
+        if set_option(_M_MMAP_THRESHOLD, KEPT_BLOCK) or set_option(_M_MMAP_THRESHOLD, _MOST_BEFORE_2_35):
+            set_option(_M_TRIM_THRESHOLD, -1)
 
 
 def restart_with_large_pages() -> None:
