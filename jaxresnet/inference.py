@@ -20,14 +20,7 @@ from jaxresnet.config import load_config
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
 from jaxresnet.core.programs import ambient, create_mesh, replicate
-from jaxresnet.core.state import (
-    TrainState,
-    begin_with,
-    create_model,
-    create_train_state,
-    create_transform,
-    split_seed,
-)
+from jaxresnet.core.state import TrainState, begin_with, create_model, create_train_state, create_transform, split_seed
 from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.extensions import check_used

@@ -38,25 +38,9 @@ from jaxresnet.extensions import use_all
 from jaxresnet.system import devices, processes, signals
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
+from jaxresnet.workdir import folder as files
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.folder import (
-    check_workdir,
-    explaining_full_disks,
-    format_summary,
-    opened,
-    read_summary,
-    write_class_names,
-    write_confusion,
-    write_summary,
-)
-from jaxresnet.workdir.log import (
-    MetricsWriter,
-    NoWriter,
-    WandbTracker,
-    format_epoch,
-    is_epoch_line,
-    read_metrics,
-)
+from jaxresnet.workdir.log import MetricsWriter, NoWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
 from jaxresnet.workdir.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,9 +68,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     folder = user_path(workdir)
     check_config(config)
     use_all(config)
-    check_workdir(config, folder)
-    if summary := read_summary(folder):
-        print(f"{folder} already holds this run, finished.\n{format_summary(summary)}")
+    files.check_workdir(config, folder)
+    if summary := files.read_summary(folder):
+        print(f"{folder} already holds this run, finished.\n{files.format_summary(summary)}")
         return summary
 
     print(f"reading {config.dataset.data_dir or config.dataset.name} ...", flush=True)
@@ -95,14 +79,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     )
     trainer = _Trainer(config, dataset, folder)  # Before the workdir is written, because it can fail.
     with (
-        opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
-        explaining_full_disks(folder),
+        files.opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
+        files.explaining_full_disks(folder),
         Checkpointer(folder, config.checkpoint.keep) as checkpointer,
         processes.ending_others_too(),
-        explaining_full_disks(folder),  # again, because the line before may end the process
+        files.explaining_full_disks(folder),  # again, because the line before may end the process
     ):
         summary = trainer.run(checkpointer)
-    print(format_summary(summary))
+    print(files.format_summary(summary))
     return summary
 
 
@@ -200,7 +184,7 @@ class _Trainer:
     def _open_log(self) -> MetricsWriter | NoWriter:
         if not processes.is_first():
             return NoWriter()
-        write_class_names(self.dataset.class_names, self.workdir)
+        files.write_class_names(self.dataset.class_names, self.workdir)
         tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
         return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
 
@@ -341,8 +325,8 @@ class _Trainer:
             scores = evaluate(self.eval_steps, best, data, len(test), config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}
         if processes.is_first():
-            write_confusion(progress.confusion, self.dataset.class_names, self.workdir)
-            write_summary(summary, self.workdir)
+            files.write_confusion(progress.confusion, self.dataset.class_names, self.workdir)
+            files.write_summary(summary, self.workdir)
         return summary
 
 

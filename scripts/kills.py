@@ -44,8 +44,8 @@ from jaxresnet.core.evaluation import evaluate
 from jaxresnet.core.programs import Steps, jit_steps
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.devices import set_up_jax
+from jaxresnet.workdir import folder as files
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.folder import write_confusion, write_summary
 from jaxresnet.workdir.log import MetricsWriter
 from scripts.same_run import differences, read_outcome
 
@@ -311,8 +311,8 @@ def _train(
         patch(training, "evaluate", announced(EVALUATION, evaluate)),
         patch(Checkpointer, "save", announced(SAVE, Checkpointer.save)),
         patch(MetricsWriter, "write", announced(LINE, MetricsWriter.write)),
-        patch(training, "write_confusion", announced(END, write_confusion)),
-        patch(training, "write_summary", announced(END, write_summary)),
+        patch(files, "write_confusion", announced(END, files.write_confusion)),
+        patch(files, "write_summary", announced(END, files.write_summary)),
         cli.command(),
     ):
         training.train_and_evaluate(config, str(workdir))

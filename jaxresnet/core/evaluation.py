@@ -44,10 +44,7 @@ class Sums:
 
     def means(self, prefix: str) -> dict[str, float]:
         """Return ``{prefix}_loss`` and ``{prefix}_accuracy``, the latter in %."""
-        return {
-            f"{prefix}_loss": self.loss / self.count,
-            f"{prefix}_accuracy": 100 * self.correct / self.count,
-        }
+        return {f"{prefix}_loss": self.loss / self.count, f"{prefix}_accuracy": 100 * self.correct / self.count}
 
 
 class Scores(NamedTuple):

@@ -56,10 +56,7 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
         fields["pooling"] = int(fields["pooling"])
     fields["block"] = find(BLOCKS, "model.block", fields.get("block", "basic"))
     return _model(
-        **fields,
-        dtype=jnp.dtype(dtype),
-        conv_general_dilated=convolution.conv_general_dilated,
-        relu=cpu.relu,
+        **fields, dtype=jnp.dtype(dtype), conv_general_dilated=convolution.conv_general_dilated, relu=cpu.relu
     )
 
 

@@ -38,8 +38,7 @@ def on_each_device(function: Callable[[Images], Images]) -> Callable[[Images], I
 
 
 def convolution(
-    forward: Callable[[Images, Kernel], Images],
-    backward: Callable[[Images, Kernel, Images], tuple[Images, Kernel]],
+    forward: Callable[[Images, Kernel], Images], backward: Callable[[Images, Kernel, Images], tuple[Images, Kernel]]
 ) -> Callable[[Images, Kernel], Images]:
     """Make a differentiable convolution of images that are divided over the devices.
 

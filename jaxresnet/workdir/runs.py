@@ -10,13 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxresnet.config import CONFIG_FILE, load_config, restore_config
 from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.workdir.folder import (
-    IMPORTED_FILE,
-    METRICS_FILE,
-    read_confusion,
-    read_failure,
-    read_summary,
-)
+from jaxresnet.workdir.folder import IMPORTED_FILE, METRICS_FILE, read_confusion, read_failure, read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
 
