@@ -61,7 +61,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "augment.mean": (0, 1),
     "paper.accuracy": (0, 100),
 }
-_CHOICES = {"dtype": ("float32", "bfloat16"), "tracker": ("wandb",), "paper.epoch": ("last", "best", "cited")}
+_CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "schedule.step_per": ("epoch", "step"),
+    "tracker": ("wandb",),
+    "paper.epoch": ("last", "best", "cited"),
+}
 
 
 class Experiment(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.core.optim import takes_momentum
-from jaxresnet.system.errors import UserError, choose
+from jaxresnet.system.errors import UserError
 
 MAX_STEPS = 2**31  # The device counts steps in int32.
 WARMUP_START_FACTOR = 0.01
@@ -50,10 +50,12 @@ def create_learning_rate_fn(config: ConfigDict, steps_per_epoch: int) -> StepFn:
         steps_per_epoch: number of steps per epoch, including the last, smaller batch.
 
     Raises:
-        UserError: ``schedule.name`` or ``schedule.step_per`` is unknown, or the schedule's or run's length is invalid.
+        UserError: ``schedule.name`` is unknown, or the schedule's or run's length is invalid.
     """
     schedule, clock = config.schedule, _Clock(config, steps_per_epoch)
-    factor = choose(SCHEDULES, "schedule.name", schedule.name)(schedule, clock.length)
+    if schedule.name not in SCHEDULES:
+        raise UserError(f"schedule.name={schedule.name!r}: expected one of {', '.join(sorted(SCHEDULES))}")
+    factor = SCHEDULES[schedule.name](schedule, clock.length)
 
     def learning_rate_fn(step: np.typing.ArrayLike) -> np.ndarray:
         tick = clock.tick(step)
@@ -87,7 +89,7 @@ class _Clock:
 
     def __init__(self, config: ConfigDict, steps_per_epoch: int):
         schedule = config.schedule
-        ticks_per_epoch = choose({"epoch": 1, "step": steps_per_epoch}, "schedule.step_per", schedule.step_per)
+        ticks_per_epoch = steps_per_epoch if schedule.step_per == "step" else 1
         self._steps_per_tick = steps_per_epoch // ticks_per_epoch
         if config.num_epochs * steps_per_epoch >= MAX_STEPS:
             raise UserError(

@@ -2,9 +2,6 @@
 
 import pathlib
 import re
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -39,17 +36,6 @@ def user_path(path: str | pathlib.Path) -> pathlib.Path:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def choose(choices: dict[str, T], field: str, name: str) -> T:
-    """Return the entry of ``choices`` that a config's ``field`` names.
-
-    Raises:
-        UserError: there is no such entry. The message lists the valid names.
-    """
-    if name not in choices:
-        raise UserError(f"{field}={name!r}: expected one of {', '.join(sorted(choices))}")
-    return choices[name]
 
 
 def one_line(error: Exception) -> str:

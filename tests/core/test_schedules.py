@@ -141,7 +141,6 @@ def test_smaller_last_batch_counts():
     "fields, message",
     [
         (dict(name="cosin"), "schedule.name='cosin': expected one of cosine, linear"),
-        (dict(step_per="batch"), "schedule.step_per='batch': expected one of epoch, step"),
         (dict(warmup_epochs=200.0), "leaves none of the 200 epochs"),
         (dict(name="one_cycle", total_epochs=3.0), "3 ticks are too few"),
     ],
