@@ -40,6 +40,7 @@ def test_own_configs_import_each_other(folder):
 def test_modules_of_program_come_back(folder, monkeypatch):
     own = object()
     monkeypatch.setitem(sys.modules, "configs", own)
+    monkeypatch.delitem(sys.modules, "configs.final", raising=False)  # another test may have imported it
     jaxresnet.get_config("final")
     assert sys.modules["configs"] is own and "configs.final" not in sys.modules
 
