@@ -75,9 +75,6 @@ class Calls:
     def __reduce__(self):
         return self.call
 
-    def __call__(self):
-        """Do nothing. This method lets an instance serve as ``function`` itself."""
-
 
 RNG = np.random.default_rng(0)
 BATCHES = (*batches.TRAIN_BATCHES, batches.TEST_BATCH)

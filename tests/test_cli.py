@@ -1,7 +1,5 @@
 """Commands as a user types them: a mistake gets one line, a nonzero status and no traceback."""
 
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -82,14 +80,6 @@ def test_wrong_config_file_is_answered_in_one_line(run, tmp_path, content, messa
     assert_one_line(run("jaxresnet.main", f"--config={file}", f"--workdir={tmp_path / 'run'}"), message)
 
 
-def test_file_named_configs_is_ignored(run, tmp_path):
-    (tmp_path / "configs.py").write_text("x = 1")
-    done = run(
-        "jaxresnet.sweep", "--config=scheduler", f"--workdir={tmp_path}", "--arms=linear", "--list", cwd=tmp_path
-    )
-    assert done.returncode == 0 and "scheduler" in done.stdout, done.stderr
-
-
 def test_debugging_without_jit(run, tmp_path, tiny_npz, subprocess_environment):
     subprocess_environment["JAX_DISABLE_JIT"] = "1"
     small = ["--config.model.channels=2", "--config.model.blocks=1", f"--config.dataset.data_dir={tiny_npz}"]
@@ -98,66 +88,6 @@ def test_debugging_without_jit(run, tmp_path, tiny_npz, subprocess_environment):
         "--config.batch_size=165", "--config.eval_batch_size=50",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_terminal_is_told_that_command_starts(subprocess_environment):
-    master, terminal = pty.openpty()
-    command = [sys.executable, "-m", "jaxresnet.plot", "--workdir=none"]
-    subprocess.run(command, env=subprocess_environment, cwd=REPOSITORY, stdout=terminal, stderr=terminal, timeout=60)
-    os.close(terminal)
-    lines = os.read(master, 4096).splitlines()
-    assert lines[0] == b"jaxresnet: starting ..." and lines[1].startswith(b"jaxresnet: none holds no run")
-    os.close(master)
-
-
-@pytest.mark.parametrize("command", ["jaxresnet", "jaxresnet.main", "jaxresnet.sweep"])
-def test_closed_pipe_gets_no_traceback(subprocess_environment, command):
-    """As in ``jaxresnet --help | head -1``."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", command, "--help"],
-        env=subprocess_environment,
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait(60) in (0, 1)
-    process.stderr.close()
-
-
-DROPPED_COROUTINES = """
-import asyncio
-from jaxresnet.cli import command
-from jaxresnet.system.errors import UserError
-
-async def write():
-    try:
-        await asyncio.Event().wait()
-    finally:
-        raise ValueError("a file that was closed")
-
-async def never_begun():
-    pass
-
-async def fail():
-    raise OSError("the disk is full")
-
-with command():
-    loop = asyncio.new_event_loop()
-    begun = loop.create_task(write())
-    try:
-        loop.run_until_complete(asyncio.wait_for(fail(), 1))
-    except OSError as error:
-        dropped = never_begun()
-        del dropped, begun, loop
-        raise UserError(str(error))
-"""
-
-
-def test_dropped_coroutines_are_not_reported(subprocess_environment):
-    python = [sys.executable, "-c", DROPPED_COROUTINES]
-    done = subprocess.run(python, env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "jaxresnet: the disk is full\n")
 
 
 @pytest.mark.parametrize("config", ["final", "configs/final.py", str(REPOSITORY / "configs" / "final.py"), "mine.py"])

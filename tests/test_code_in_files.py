@@ -1,14 +1,10 @@
 """Files that try to execute code: every reader of pickles refuses them, and nothing is executed."""
 
 import builtins
-import importlib
-import io
 import os
 import pickle
 import shutil
-import tarfile
 import types
-import zipfile
 
 import numpy as np
 import pytest
@@ -16,12 +12,11 @@ import torch
 
 from jaxresnet.convert import read_torch_file
 from jaxresnet.data import batches
-from jaxresnet.data.cifar import ARRAYS
 from jaxresnet.data.images import read_image
 from jaxresnet.predict import read_files
 from jaxresnet.system.errors import UserError
 from tests.damage import FINGERPRINT_OF_FEW, REFUSED, Calls, batch_of, few_images, replace, write_batches, write_tfds
-from tests.data.test_loading import load, small_arrays
+from tests.data.test_loading import load
 from tests.test_convert import saved
 
 pytestmark = pytest.mark.reliability
@@ -31,13 +26,6 @@ PAYLOADS = {
     "os.mkdir": lambda marker: Calls(os.mkdir, marker),
     "os.system": lambda marker: Calls(os.system, f"mkdir {marker}"),
     "exec": lambda marker: Calls(builtins.exec, f"import os; os.mkdir({marker!r})"),
-    "importlib and getattr": lambda marker: Calls(
-        Calls(builtins.getattr, Calls(importlib.import_module, "os"), "mkdir"), marker
-    ),
-    "a function of NumPy's that runs code": lambda marker: Calls(
-        np.testing._private.utils.runstring, f"import os; os.mkdir({marker!r})", {}
-    ),
-    "a pickle in a pickle": lambda marker: Calls(pickle.loads, pickle.dumps(Calls(os.mkdir, marker))),
 }
 CONTAINERS = {
     "alone": lambda payload: payload,
@@ -108,39 +96,11 @@ def test_pickles_are_refused(pickled, tmp_path, marker, payload, container, prot
     refuse(load, tmp_path / "data.npz", marker, count)
 
 
-def test_pickles_name_the_refused_call(tmp_path, marker):
-    for protocol in range(6):
-        (tmp_path / "x.pkl").write_bytes(pickle.dumps({b"data": Calls(os.mkdir, marker)}, protocol=protocol))
-        with pytest.raises(UserError, match=r"it calls posix.mkdir, which no batch of CIFAR-10 does"):
-            batches.load_pickle(tmp_path / "x.pkl")
-
-
 def torch_legacy(contents):
     return saved(contents, _use_new_zipfile_serialization=False)
 
 
-def torch_tar(contents):
-    """Return a file in the format of PyTorch until version 0.1.10."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        for name in ("sys_info", "pickle", "storages", "tensors"):
-            member = pickle.dumps(contents, protocol=2)
-            info = tarfile.TarInfo(name)
-            info.size = len(member)
-            tar.addfile(info, io.BytesIO(member))
-    return content.getvalue()
-
-
-def torch_script(contents):
-    """Return a file in the format of ``torch.jit.save``."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name in ("data.pkl", "constants.pkl", "version"):
-            archive.writestr(f"archive/{name}", b"3\n" if name == "version" else pickle.dumps(contents, protocol=2))
-    return content.getvalue()
-
-
-@pytest.mark.parametrize("write", [saved, torch_legacy, torch_tar, torch_script])
+@pytest.mark.parametrize("write", [saved, torch_legacy])
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_pytorch_files_are_refused(tmp_path, marker, payload, container, write, count):
@@ -156,21 +116,6 @@ def test_unsafe_pytorch_reads_no_file(tmp_path, monkeypatch, version):
         patch.setattr(torch, "load", lambda *arguments, **options: pytest.fail("it was read"))
         read_torch_file(tmp_path / "w.pth")
     assert f"PyTorch {version} might run code" in str(error.value) and "torch>=2.10'" in str(error.value)
-
-
-@pytest.mark.parametrize("version", ["2.10.0", "2.10.0+cpu", "2.13.0", "3.0.0"])
-def test_newer_pytorch_reads_files(tmp_path, monkeypatch, version):
-    (tmp_path / "w.pth").write_bytes(saved({"a": torch.ones(1)}))
-    monkeypatch.setattr(torch, "__version__", version)
-    assert read_torch_file(tmp_path / "w.pth").state_dict == {"a": [1]}
-
-
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_npz_of_objects_is_refused(tmp_path, marker, payload, count):
-    for name in ARRAYS:
-        objects = np.array([PAYLOADS[payload](marker)] * 20, object)
-        np.savez(tmp_path / "data.npz", **small_arrays() | {name: objects})
-        refuse(load, tmp_path / "data.npz", marker, count)
 
 
 @pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])

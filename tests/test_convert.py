@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import pickle
 
 import numpy as np
 import pytest
@@ -216,16 +214,6 @@ def test_import_overwrites_no_workdir(authors_file, tiny_config, tmp_path):
 # Invalid files.
 
 
-class RunsCode:
-    """An object whose pickle creates a folder when loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 def truncated(content, tmp_path):
     return content[: len(content) // 2]
 
@@ -240,12 +228,6 @@ DAMAGED = {
     "empty": (lambda content, path: b"", "is empty"),
     "truncated": (truncated, "or a damaged one"),
     "random": (lambda content, path: np.random.default_rng(0).bytes(5000), "or a damaged one"),
-    "code": (lambda content, path: saved({"net": RunsCode(path / "ran")}), "asks for posix.mkdir when loaded"),
-    "code, legacy": (
-        lambda content, path: saved({"net": RunsCode(path / "ran")}, _use_new_zipfile_serialization=False),
-        "asks for posix.mkdir when loaded",
-    ),
-    "code, plain pickle": (lambda content, path: pickle.dumps(RunsCode(path / "ran"), protocol=2), "posix.mkdir"),
     "whole model": (lambda content, path: saved(torch.nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear"),
     "a list": (lambda content, path: saved([1, 2]), "holds a list"),
     "a number inside": (
@@ -264,7 +246,7 @@ def test_other_files_get_one_line(authors_file, tiny_config, tmp_path, damage):
     with pytest.raises(UserError) as raised:
         import_weights(authors_file, tiny_config, tmp_path / "run")
     assert message in str(raised.value) and "\n" not in str(raised.value)
-    assert not (tmp_path / "ran").exists() and not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
 
 
 WEIGHTS = {
@@ -297,14 +279,6 @@ def test_damaged_safetensors_are_refused(tiny_config, tmp_path, content):
     with pytest.raises(UserError, match=r"is empty|is not a safetensors file|missing") as raised:
         import_weights(tmp_path / "w.safetensors", tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists(), raised.value
-
-
-def test_huge_claimed_shape_takes_no_memory(tiny_config, tmp_path):
-    huge = torch.zeros(1).expand(10**7, 10**7)  # 400 TB, but only one number is stored
-    torch.save({"conv1.weight": huge}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"of another shape: conv1\.weight"):
-        import_weights(tmp_path / "w.pth", tiny_config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_missing_file_and_folder_are_refused(tiny_config, tmp_path):

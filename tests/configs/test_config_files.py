@@ -1,7 +1,5 @@
 """Config files of a user: what they may import, and how their mistakes are answered."""
 
-import sys
-
 import pytest
 
 import jaxresnet
@@ -37,20 +35,6 @@ def test_own_configs_import_each_other(folder):
     assert jaxresnet.get_config("mine.py").name == "final"
 
 
-def test_modules_of_program_come_back(folder, monkeypatch):
-    own = object()
-    monkeypatch.setitem(sys.modules, "configs", own)
-    monkeypatch.delitem(sys.modules, "configs.final", raising=False)  # another test may have imported it
-    jaxresnet.get_config("final")
-    assert sys.modules["configs"] is own and "configs.final" not in sys.modules
-
-
-def test_colon_means_file_or_arm(folder):
-    (folder / "a:b.py").write_text("from configs.final import get_config\n")
-    assert jaxresnet.get_config("a:b.py").name == "final"
-    assert jaxresnet.get_config("scheduler:linear").schedule.name == "linear"
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -76,12 +60,6 @@ def test_mistake_in_one_arm_is_named(folder):
     (folder / "t.py").write_text(arms + text)
     with pytest.raises(UsageError, match=r't.py:7: .*"schedul"'):
         load_experiment("t.py").get_config("b")
-
-
-def test_unreadable_path_is_no_traceback():
-    for name in ("x" * 300, "a\0b"):
-        with pytest.raises(UsageError, match="there is no file"):
-            jaxresnet.get_config(name)
 
 
 @pytest.mark.parametrize(

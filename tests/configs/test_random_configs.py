@@ -298,26 +298,3 @@ def test_impossible_flag_is_refused_in_one_line(impossible, run_flags, tiny_npz,
         )
     assert status in (1, 2) and len(lines) == 1 and field in lines[0]
     count("impossible configs refused in one line")
-
-
-@pytest.mark.parametrize(
-    "argument",
-    [
-        "--config.model=3",
-        "--config.model.channels",
-        "--config.model.channels[0]=5",
-        "--config.model.channels=(",
-        "--config.model.channels=4 5 6",
-        "--config.model.channels=__import__('os')",
-        "--config.batch_size=" + "9" * 5000,
-        "--config.batch_size=1e2",
-        "--noconfig.augment.flip",
-        "--config.=1",
-        "--config..=1",
-        "--config.model.stem_channels=many",
-    ],
-)
-def test_unreadable_flag_is_refused_in_one_line(run_flags, argument):
-    with nothing_is_done() as workdir:
-        status, lines = run_flags("--config=configs/default.py", f"--workdir={workdir}", argument)
-    assert status == 2 and len(lines) == 1, lines

@@ -124,21 +124,6 @@ def test_npz_of_other_arrays_is_refused(tmp_path, changes, message):
         load(save_npz(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "text", "npy"])
-def test_npz_if_damaged_is_refused(tmp_path, damage):
-    path = save_npz(tmp_path)
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1
-    if damage == "npy":
-        buffer = io.BytesIO()
-        np.save(buffer, np.zeros(3))
-        content = buffer.getvalue()
-    path.write_bytes({"truncate": content[: len(content) // 2], "empty": b"", "text": b"images"}.get(damage, content))
-    with pytest.raises(UserError, match="or is damaged"):
-        load(path)
-
-
 def test_npz_may_name_its_classes(tmp_path):
     names = [f"kind {number}" for number in range(10)]
     assert load(save_npz(tmp_path, class_names=np.array(names))).class_names == tuple(names)
@@ -163,14 +148,6 @@ def test_data_dir_without_data_is_refused(tmp_path):
     for data_dir in (tmp_path, tmp_path / "mnist" / "3.0.1"):
         with pytest.raises(UserError, match="holds no cifar10"):
             load(data_dir)
-
-
-@pytest.mark.parametrize("data_dir", ["x" * 300, "~nobody-of-that-name/data", "file.txt/below"])
-def test_impossible_paths_are_refused(tmp_path, monkeypatch, data_dir):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file.txt").touch()
-    with pytest.raises(UserError):
-        load(data_dir)
 
 
 # The pickled batches that PyTorch users have.

@@ -2,8 +2,6 @@
 
 import ctypes
 import json
-import os
-import platform
 import subprocess
 import sys
 
@@ -106,66 +104,5 @@ def test_the_users_own_settings_stay(give_large_pages, monkeypatch):
     assert malloc.with_large_pages(own) == own
     monkeypatch.setenv("JAXRESNET_TUNE_MALLOC", "0")
     monkeypatch.setattr(ctypes, "CDLL", None)  # fails if it is called
-    malloc.keep_freed_blocks()
-    assert malloc.with_large_pages({}) == {}
-
-
-class FakeLibrary:
-    """A C library that refuses thresholds above a limit, as glibc did before 2.35."""
-
-    def __init__(self, most):
-        self.most, self.calls = most, []
-
-    def mallopt(self, parameter, value):
-        self.calls.append((parameter, value))
-        return int(parameter != -3 or value <= self.most)
-
-
-@needs_glibc
-@pytest.mark.parametrize(
-    ("most", "calls"),
-    [
-        (2**40, [(-3, 2**27), (-1, -1)]),
-        (2**25, [(-3, 2**27), (-3, 2**25), (-1, -1)]),
-        (0, [(-3, 2**27), (-3, 2**25)]),
-    ],
-)
-def test_refused_threshold_is_lowered(monkeypatch, most, calls):
-    library = FakeLibrary(most)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    malloc.keep_freed_blocks()
-    assert library.calls == calls
-
-
-def test_old_glibc_has_no_large_pages(give_large_pages, monkeypatch):
-    give_large_pages("always [madvise] never")
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.34"))
-    assert malloc.with_large_pages({}) == {}
-
-
-@needs_glibc
-def test_command_restarts_once_if_it_can(give_large_pages, monkeypatch):
-    starts = []
-
-    def refuse(*arguments):
-        starts.append(arguments)
-        raise OSError
-
-    give_large_pages("always [madvise] never")
-    monkeypatch.setattr(os, "execve", refuse)
-    malloc.restart_with_large_pages()
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    malloc.restart_with_large_pages()
-    assert len(starts) == 1
-
-
-def test_other_systems_are_left_alone(give_large_pages, monkeypatch):
-    give_large_pages("always [madvise] never")
-    monkeypatch.setattr(ctypes, "CDLL", None)  # fails if it is called
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    malloc.keep_freed_blocks()
-    assert malloc.with_large_pages({}) == {}
-    monkeypatch.setattr(sys, "platform", "darwin")
     malloc.keep_freed_blocks()
     assert malloc.with_large_pages({}) == {}
