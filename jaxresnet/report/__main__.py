@@ -33,8 +33,8 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
     if not workdir.exists():
         raise UserError(f"--workdir={workdir}: there is no such folder; give the folder of the runs")
     check_out(out)  # First, because reading and drawing take long.
-    tables, runs = load_tables(configs), read_runs(workdir)
-    studies = group_runs(runs, tables)
+    tables = load_tables(configs)
+    studies = group_runs(read_runs(workdir), tables)
     tables = keep_compared(tables, studies)
     if not tables:
         raise UserError(
@@ -43,11 +43,10 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
         )
     sections = [make_section(table, studies) for table in tables]
     rows = judge(tables, studies)
-    used = [run for study in studies for each in study.runs.values() for run in each]
     settings = dict.fromkeys(section.study.setting or "the configs as they are" for section in sections)
     counts = [f"{count} {verdict}" for verdict in VERDICTS if (count := sum(row.verdict == verdict for row in rows))]
     introduction = (
-        f"{sum(run.summary is not None for run in used)} finished runs of {len(sections)} "
+        f"{sum(len(study.fit.runs) for study in studies)} finished runs of {len(sections)} "
         f"table{'s' if len(sections) > 1 else ''}, with {'; '.join(settings)}."
     )
     if rows:
@@ -57,7 +56,7 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
             "each. Detectable is the difference in points that would have been found with a probability of 80%. Seeds "
             "are blocks: accuracy = arm + seed, by least squares."
         )
-    write(sections, rows, [*list_doubts(studies, used)], introduction, out)
+    write(sections, rows, [*list_doubts(studies)], introduction, out)
 
 
 def draw(arguments: argparse.Namespace) -> None:

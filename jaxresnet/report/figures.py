@@ -4,11 +4,10 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -51,13 +50,12 @@ class Mark(NamedTuple):
     verdict: str = ""
 
 
-def draw_forest(marks: Sequence[Mark], quantity: str, paper: str) -> Figure:
+def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
     """Draw a row for each mark, with its interval, and the paper's difference as a diamond.
 
     Args:
         marks: rows, from top to bottom.
         quantity: label of the axis.
-        paper: name of the diamonds in the legend.
     """
     lines = [textwrap.wrap(mark.label, LINE if mark.verdict else 56) or [""] for mark in marks]
     heights = [max(1.0, 0.82 * len(text)) + 0.35 * (not mark.verdict) for mark, text in zip(marks, lines, strict=True)]
@@ -75,24 +73,17 @@ def draw_forest(marks: Sequence[Mark], quantity: str, paper: str) -> Figure:
             heading = axes.text(-LABELS / (0.98 * WIDTH - LABELS), y + 0.12, "\n".join(text), weight="bold")
             heading.set(fontsize=8.5, va="center", linespacing=1.1, transform=axes.get_yaxis_transform())
             continue
-        colour, marker = COLOURS[mark.verdict]
+        colour = COLOURS[mark.verdict][0]
         ends = np.clip([mark.low, mark.high], -limit, limit)
         axes.plot(ends, [y, y], color=colour, linewidth=1.6)
-        face = "white" if mark.verdict in HOLLOW else colour
-        axes.plot(mark.value, y, marker, color=colour, markersize=5, markerfacecolor=face)
+        axes.plot(mark.value, y, color=colour, linestyle="none", markersize=5, **_shape(mark.verdict))
         if math.isfinite(mark.paper):
             axes.plot(mark.paper, y, "D", color=PAPER, markerfacecolor="none", markersize=4.5, markeredgewidth=1.2)
         label = axes.text(-0.03, y, "\n".join(text), ha="right", va="center", linespacing=1.1)
         label.set(fontsize=8, transform=axes.get_yaxis_transform())
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(ylim=(sum(heights) + 0.2, -0.2), xlim=(-limit, limit), yticks=[])
-    _mark_axis(axes, limit)
     axes.set_xlabel(quantity, fontsize=8.5)
-    _add_legend(figure, marks, paper)
-    return figure
-
-
-def _mark_axis(axes: Axes, limit: float) -> None:
     ticks = [tick for tick in ((2, 10, 50) if limit > 12 else (1, 2, 5) if limit > 3 else (0.5, 1, 2)) if tick < limit]
     positions = [*(-tick for tick in reversed(ticks)), 0, *ticks]
     axes.set_xticks(positions, [f"{position:+g}" if position else "0" for position in positions], fontsize=8)
@@ -100,28 +91,30 @@ def _mark_axis(axes: Axes, limit: float) -> None:
     axes.grid(axis="x", color="#808080", alpha=0.25)
     axes.spines[["left", "right", "top"]].set_visible(False)
 
-
-def _add_legend(figure: Figure, marks: Sequence[Mark], paper: str) -> None:
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=verdict, markersize=5, markerfacecolor=face)
-        for verdict, (colour, marker) in COLOURS.items()
-        for face in ["white" if verdict in HOLLOW else colour]
+        Line2D([], [], color=COLOURS[verdict][0], label=verdict, markersize=5, **_shape(verdict))
+        for verdict in COLOURS
         if any(mark.verdict == verdict for mark in marks)
     ]
     if any(math.isfinite(mark.paper) for mark in marks):
-        diamond = Line2D([], [], color=PAPER, marker="D", markerfacecolor="none", linestyle="none", label=paper)
-        handles.append(diamond)
+        diamond = {"color": PAPER, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}
+        handles.append(Line2D([], [], label="the paper's difference", **diamond))
     columns = min(3, len(handles))
     figure.legend(handles=handles, loc="upper center", ncols=columns, frameon=False, fontsize=8, borderaxespad=0.1)
+    return figure
 
 
-def draw_curves(groups: dict[str, list[Run]], curves: dict[str, str | None], with_paper: bool) -> Figure:
+def _shape(verdict: str) -> dict[str, Any]:
+    colour, marker = COLOURS[verdict]
+    return {"marker": marker, "markerfacecolor": "white" if verdict in HOLLOW else colour}
+
+
+def draw_curves(groups: dict[str, list[Run]], papers: dict[str, str | None]) -> Figure:
     """Draw a panel for each arm: training accuracy and held-out accuracy by epoch, and the authors' log dotted.
 
     Args:
         groups: runs by arm.
-        curves: name of the authors' log by arm.
-        with_paper: True to draw these logs, for runs that they can be compared with.
+        papers: name of the authors' log by arm, or None.
     """
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
@@ -135,7 +128,7 @@ def draw_curves(groups: dict[str, list[Run]], curves: dict[str, str | None], wit
             held_out = [(line["epoch"], line[key]) for line in run.epoch_lines if key in line]
             few = "o" if len(held_out) < 12 else None
             axes.plot(*_thin(held_out), color="#2b7bba", linewidth=1, marker=few, markersize=2)
-        if with_paper and (name := curves[arm]):
+        if name := papers[arm]:
             log = read_paper_curve(name)
             points = [*zip(log["eval_epoch"], log["eval_accuracy"], strict=True)]
             axes.plot(*_thin(points), color=PAPER, linewidth=1, linestyle=":")

@@ -15,7 +15,7 @@ POWER = 0.8
 
 
 class Difference(NamedTuple):
-    """Difference of two arms' mean accuracies, in points. Fields are NaN if ``reason`` says why it cannot be judged.
+    """Difference of two arms' mean accuracies, in points, or NaN if there is none.
 
     Attributes:
         value: first minus second.
@@ -53,9 +53,7 @@ class Fit:
         """Fit the model. Without ``blocks``, seeds are independent, as in an analysis of variance with one factor."""
         self.runs = runs
         self.unsteady: set[str] = set()
-        worst: str | None = ""
-        while worst is not None:
-            self.unsteady |= {worst} - {""}
+        while True:
             steady = runs[~runs["arm"].isin(self.unsteady)]
             seeds = pd.get_dummies(steady["seed"] if blocks else 0 * steady["seed"], dtype=float)
             design = pd.concat([pd.get_dummies(steady["arm"], dtype=float), seeds], axis=1)
@@ -66,11 +64,17 @@ class Fit:
             residuals = pd.Series(accuracy - matrix @ self._solution, steady["arm"].to_numpy())
             self.freedom = len(steady) - round(np.trace(self._rows))
             self.variance = float((residuals**2).sum()) / self.freedom if self.freedom > 0 else np.nan
-            worst = find_outlier(residuals)
+            if (outlier := find_outlier(residuals)) is None:
+                break
+            self.unsteady.add(outlier)
+
+    def accuracies(self, arm: str) -> np.ndarray:
+        """Return the accuracy of each run of an arm."""
+        return self.runs.loc[self.runs["arm"] == arm, "accuracy"].to_numpy(float)
 
     def difference(self, first: str, second: str, level: float = LEVEL) -> Difference:
         """Compare two arms, with an interval of 1 - ``level`` for this difference alone."""
-        samples = [self.runs.loc[self.runs["arm"] == arm, "accuracy"].to_numpy(float) for arm in (first, second)]
+        samples = [self.accuracies(arm) for arm in (first, second)]
         if not all(map(len, samples)):
             return Difference(reason="not run")
         value = float(samples[0].mean() - samples[1].mean())
@@ -106,12 +110,12 @@ class Fit:
         covariance = weights @ self._inverse @ weights.T
         scale = np.sqrt(np.diagonal(covariance))
         factor = _dunnett_factor(covariance / np.outer(scale, scale), self.freedom, 1 - LEVEL * len(steady) / len(arms))
-        return [
-            each._replace(low=each.value - factor * each.error, high=each.value + factor * each.error)
-            if arm in steady
-            else each
-            for arm, each in zip(arms, alone, strict=True)
-        ]
+        for place, arm in enumerate(arms):
+            if arm in steady:
+                each = alone[place]
+                half = factor * each.error
+                alone[place] = each._replace(low=each.value - half, high=each.value + half)
+        return alone
 
     def _weights(self, first: str, second: str) -> np.ndarray:
         """Return the weights of the coefficients in a difference of two arms."""
@@ -134,15 +138,11 @@ def _dunnett_factor(correlation: np.ndarray, freedom: int, confidence: float) ->
 
 
 def find_outlier(residuals: pd.Series) -> str | None:
-    """Return the arm with the largest variance if it is an outlier by Cochran's test at 5%, else None.
-
-    Args:
-        residuals: residuals of runs, indexed by arm.
-    """
-    groups = residuals.groupby(level=0)
+    """Return the arm whose residuals have an outlying variance by Cochran's test at 5%, or None."""
+    groups = (residuals**2).groupby(level=0)
     freedom = groups.size() - 1
     freedom = freedom[freedom > 0]
-    squares = groups.agg(lambda group: float((group**2).sum()))[freedom.index]
+    squares = groups.sum()[freedom.index]
     if len(freedom) < 3 or squares.sum() < 1e-12:
         return None
     worst = (squares / freedom).idxmax()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from jaxresnet.config import Experiment, changed_fields, load_experiment
+from jaxresnet.config import Experiment, changed_fields, flatten, load_experiment
 from jaxresnet.data.cifar import NUM_TRAIN
 from jaxresnet.report.statistics import LEVEL, Difference, Fit, correct, detectable
 from jaxresnet.system.errors import UserError
@@ -30,6 +30,7 @@ class Table:
         name: name of the file, without its ending.
         title: title.
         configs: config by arm.
+        names: name of the experiment by arm. Tables may share arms.
         control: arm that ``get_config`` returns without an argument, with which the others are compared.
         claims: the file's ``CLAIMS``, each with ``text`` and ``pairs`` of arms, as in ``configs/arms.py``.
         note: the file's ``NOTE`` in Markdown.
@@ -44,6 +45,7 @@ class Table:
         """
         self.name, self.title = experiment.path.stem, experiment.title
         self.configs = {arm: experiment.get_config(arm) for arm in experiment.arms}
+        self.names: dict[str, str] = {arm: config.name for arm, config in self.configs.items()}
         self.claims: Sequence[Any] = experiment.contents.get("CLAIMS", ())
         self.note = str(experiment.contents.get("NOTE", "")).strip()
         arms = experiment.contents["ARMS"]
@@ -55,7 +57,7 @@ class Table:
             control = experiment.get_config("").name
         except UserError:  # a get_config that needs an arm
             control = None
-        self.control = next((arm for arm, each in self.configs.items() if each.name == control), experiment.arms[0])
+        self.control = next((arm for arm, name in self.names.items() if name == control), experiment.arms[0])
 
     def paper(self, arm: str) -> float:
         """Return the accuracy that the paper reports for an arm, or NaN."""
@@ -93,37 +95,34 @@ class Study(NamedTuple):
     runs: dict[str, list[Run]]
     fit: Fit
 
-    def accuracies(self, name: str) -> np.ndarray:
-        """Return the accuracy of each finished run of an experiment, in %, after the last epoch."""
-        return np.array([run.summary["last"]["accuracy"] for run in self.runs.get(name, ()) if run.summary])
+    def has_diverged(self, name: str) -> bool:
+        """Return True if a run of an experiment diverged."""
+        return any(run.failure for run in self.runs.get(name, ()))
 
 
 def group_runs(runs: list[Run], tables: list[Table]) -> list[Study]:
     """Group runs by how they differ from the configs of their arms. The studies with the most arms come first."""
     configs = {config.name: config for table in tables for config in table.configs.values()}
-    groups: dict[str, dict[str, list[Run]]] = {}
-    smaller: dict[str, bool] = {}
+    groups: dict[str, dict[str, dict[int, Run]]] = {}
+    smaller = set()
     for run in runs:
-        own = configs.get(run.config.get("name"))
-        if own is None:
-            continue
-        setting = describe_setting(run.config, own)
-        group = groups.setdefault(setting, {}).setdefault(own.name, [])
-        smaller[setting] = smaller.get(setting, False) or sum(run.config.model.channels) < sum(own.model.channels)
-        if run.config.seed not in [other.config.seed for other in group]:  # A run that is kept twice counts once.
-            group.append(run)
-    studies = [Study(setting, smaller[setting], group, _fit(group)) for setting, group in groups.items()]
+        if own := configs.get(run.config.get("name")):
+            setting = describe_setting(run.config, own)
+            group = groups.setdefault(setting, {}).setdefault(own.name, {})
+            group.setdefault(run.config.seed, run)  # A run that is kept twice counts once.
+            if sum(run.config.model.channels) < sum(own.model.channels):
+                smaller.add(setting)
+    studies = []
+    for setting, seeds in groups.items():
+        rows = [
+            (name, seed, float(run.summary["last"]["accuracy"]))
+            for name, group in seeds.items()
+            for seed, run in group.items()
+            if run.summary
+        ]
+        fit = Fit(pd.DataFrame(rows, columns=["arm", "seed", "accuracy"]))
+        studies.append(Study(setting, setting in smaller, {name: [*seeds[name].values()] for name in seeds}, fit))
     return sorted(studies, key=lambda study: (-study.fit.runs["arm"].nunique(), study.setting))
-
-
-def _fit(group: dict[str, list[Run]]) -> Fit:
-    rows = [
-        (name, run.config.seed, float(run.summary["last"]["accuracy"]))
-        for name, runs in group.items()
-        for run in runs
-        if run.summary and np.isfinite(run.summary["last"]["accuracy"])
-    ]
-    return Fit(pd.DataFrame(rows, columns=["arm", "seed", "accuracy"]))
 
 
 def describe_setting(config: ConfigDict, own: ConfigDict) -> str:
@@ -139,15 +138,9 @@ def describe_setting(config: ConfigDict, own: ConfigDict) -> str:
         words.append(f"{NUM_TRAIN - changed.pop('dataset.validation_size'):,} training images")
     for field, name in (("num_epochs", "epochs"), ("model.channels", "channels")):
         if field in changed:
-            share = np.sum(changed.pop(field)) / np.sum(_field(own, field))
+            share = np.sum(changed.pop(field)) / np.sum(flatten(own.to_dict())[field])
             words.append(f"{100 * share:.3g}% of the {name}")
     return ", ".join([*words, *(f"{field}={value}" for field, value in changed.items())])
-
-
-def _field(config: ConfigDict, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 class Row(NamedTuple):
@@ -170,24 +163,21 @@ class Row(NamedTuple):
     second: str
     difference: Difference
     paper: float
-    verdict: str = ""
-    reason: str = ""
+    verdict: str
+    reason: str
 
 
-def choose_study(table: Table, studies: list[Study]) -> Study | None:
-    """Return the study with finished runs of the most arms of a table, or None if no arm has been run."""
-    names = {config.name for config in table.configs.values()}
-    best = max(studies, key=lambda study: len(names & set(study.fit.runs["arm"])), default=None)
-    return best if best and names & set(best.fit.runs["arm"]) else None
+def choose_study(table: Table, studies: list[Study]) -> Study:
+    """Return the study with finished runs of the most arms of a table."""
+    return max(studies, key=lambda study: len({*table.names.values()} & {*study.fit.runs["arm"]}))
 
 
 def keep_compared(tables: list[Table], studies: list[Study]) -> list[Table]:
     """Return the tables with runs of more than the control, which other tables share, or else the first with any."""
     run = {name for study in studies for name in study.fit.runs["arm"]}
-    names = [{config.name for config in table.configs.values()} & run for table in tables]
-    controls = [table.configs[table.control].name for table in tables]
-    kept = [table for table, own, control in zip(tables, names, controls, strict=True) if own - {control}]
-    return kept or [table for table, own in zip(tables, names, strict=True) if own][:1]
+    finished = [table for table in tables if run & {*table.names.values()}]
+    compared = [table for table in finished if run & {*table.names.values()} - {table.names[table.control]}]
+    return compared or finished[:1]
 
 
 def judge(tables: list[Table], studies: list[Study]) -> list[Row]:
@@ -195,12 +185,10 @@ def judge(tables: list[Table], studies: list[Study]) -> list[Row]:
     rows, keys = [], []
     for table in tables:
         study = choose_study(table, studies)
-        assert study is not None  # tables without runs are not kept
         for claim in table.claims:
             for first, second in claim.pairs:
-                row, key = _compare(table, claim, first, second, study)
-                rows.append(row)
-                keys.append(key)
+                rows.append(_compare(table, claim, first, second, study))
+                keys.append(frozenset([study.setting, table.names[first], table.names[second]]))
     p_values = {key: row.difference.p for row, key in zip(rows, keys, strict=True) if not row.verdict}
     corrected = dict(zip(p_values, correct([*p_values.values()]), strict=True))
     # The level at which Holm's correction stopped, and so the one that a further difference would have had to pass.
@@ -208,17 +196,17 @@ def judge(tables: list[Table], studies: list[Study]) -> list[Row]:
     return [row if row.verdict else _decide(row, corrected[key], level) for row, key in zip(rows, keys, strict=True)]
 
 
-def _compare(table: Table, claim: Any, first: str, second: str, study: Study) -> tuple[Row, frozenset[Any]]:
-    names = [table.configs[arm].name for arm in (first, second)]
+def _compare(table: Table, claim: Any, first: str, second: str, study: Study) -> Row:
+    names = [table.names[arm] for arm in (first, second)]
     difference = study.fit.difference(*names)
-    row = Row(table, claim, first, second, difference, table.paper(first) - table.paper(second))
-    if difference.reason:
-        diverged = [name for name in names if any(run.failure for run in study.runs.get(name, ()))]
-        reason = "diverged" if diverged and difference.reason == "not run" else difference.reason
-        row = row._replace(verdict="not judged", reason=reason)
+    verdict, reason = "", difference.reason
+    if reason:
+        verdict = "not judged"
+        reason = "diverged" if reason == "not run" and any(map(study.has_diverged, names)) else reason
     elif study.is_smaller and claim.not_testable:
-        row = row._replace(verdict="not testable", reason=claim.not_testable)
-    return row, frozenset([study.setting, *names])
+        verdict, reason = "not testable", claim.not_testable
+    paper = table.paper(first) - table.paper(second)
+    return Row(table, claim, first, second, difference, paper, verdict, reason)
 
 
 def _decide(row: Row, p: float, level: float) -> Row:
@@ -230,7 +218,7 @@ def _decide(row: Row, p: float, level: float) -> Row:
     return row._replace(verdict="inconclusive", reason=f"{detectable(each, level):.1f}")
 
 
-def list_doubts(studies: list[Study], runs: list[Run]) -> Iterator[str]:
+def list_doubts(studies: list[Study]) -> Iterator[str]:
     """Yield a sentence for each property of the runs that a reader should know before trusting a comparison."""
     for study in studies:
         finished = [run.summary for each in study.runs.values() for run in each if run.summary]
@@ -242,6 +230,7 @@ def list_doubts(studies: list[Study], runs: list[Run]) -> Iterator[str]:
         if study.fit.unsteady:
             arms = ", ".join(f"`{arm}`" for arm in sorted(study.fit.unsteady))
             yield f"The seeds of {arms}{where} differ much more than others', so these arms have wide intervals."
+    runs = [run for study in studies for each in study.runs.values() for run in each]
     failed = [f"`{run.config.name}` with seed {run.config.seed}" for run in runs if run.failure]
     if failed:
         yield f"{len(failed)} runs diverged and count nowhere: {', '.join(failed)}."

@@ -217,9 +217,11 @@ def test_forest_has_every_row():
         Mark("a over b", 1.0, 0.5, 1.5, 2.0, "supported"),
         Mark("c over d", -90, -99, 1, verdict="inconclusive"),
     ]
-    svg = to_svg(draw_forest(marks, "points", "printed"))
-    assert all(f">{text}</text>" in svg for text in ("A claim", "a over b", "c over d", "supported", "printed"))
-    assert "not testable" not in svg and "currentColor" in to_svg(draw_forest(marks, "points", "printed"), inline=True)
+    svg = to_svg(draw_forest(marks, "points"))
+    assert all(
+        f">{text}</text>" in svg for text in ("A claim", "a over b", "c over d", "supported", "the paper's difference")
+    )
+    assert "not testable" not in svg and "currentColor" in to_svg(draw_forest(marks, "points"), inline=True)
 
 
 def test_markdown_escapes_bars():
