@@ -4,7 +4,7 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,42 +12,31 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxresnet.report.paper_curves import read_paper_curve
+from jaxresnet.report.statistics import Difference
 from jaxresnet.workdir.runs import Run
 
 WIDTH, LABELS = 4.8, 1.75  # inches: of a figure, and of the labels at its left
 ROW, ABOVE, BELOW, LINE = 0.19, 0.45, 0.4, 25  # inches a row, above and below the rows; letters a line of a label
 LINEAR = 2.0  # points up to which the axis of differences is linear
 # Colours with enough contrast on white and on black, which also differ without colour vision; markers differ as well.
-COLOURS = {
-    "supported": ("#2b7bba", "o"),
-    "contradicted": ("#d1495b", "s"),
-    "inconclusive": ("#8a8a8a", "o"),
-    "not testable": ("#b0b0b0", "x"),
-    "differs": ("#2b7bba", "o"),
-    "no difference found": ("#8a8a8a", "o"),
+COLOURS = {  # of a line and its marker, the marker, and the marker's inside
+    "supported": ("#2b7bba", "o", "#2b7bba"),
+    "contradicted": ("#d1495b", "s", "#d1495b"),
+    "inconclusive": ("#8a8a8a", "o", "white"),
+    "not testable": ("#b0b0b0", "x", "#b0b0b0"),
+    "differs": ("#2b7bba", "o", "#2b7bba"),
+    "no difference found": ("#8a8a8a", "o", "white"),
 }
-HOLLOW = ("inconclusive", "no difference found")
 PAPER = "#b8860b"
 
 
 class Mark(NamedTuple):
-    """Row of a forest plot.
+    """Row of a forest plot."""
 
-    Attributes:
-        label: text at the left.
-        value: difference in points; NaN if there is none.
-        low: lower end of its interval.
-        high: upper end.
-        paper: the paper's difference, or NaN.
-        verdict: key of ``COLOURS``, or an empty text for a heading.
-    """
-
-    label: str
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    paper: float = math.nan
-    verdict: str = ""
+    label: str  # text at the left
+    difference: Difference = Difference()
+    paper: float = math.nan  # the paper's difference, or NaN
+    verdict: str = ""  # key of ``COLOURS``, or an empty text for a heading
 
 
 def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
@@ -63,8 +52,8 @@ def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
     figure = Figure(figsize=(WIDTH, height))
     figure.subplots_adjust(LABELS / WIDTH, BELOW / height, 0.98, 1 - ABOVE / height)
     axes = figure.subplots()
-    values = [abs(v) for mark in marks for v in (mark.value, mark.low, mark.high, mark.paper) if math.isfinite(v)]
-    limit = min(max([1.0, *values]) * 1.15, 70)
+    values = [(each.value, each.low, each.high, paper) for _, each, paper, _ in marks]
+    limit = min(np.nanmax([1.0, *np.abs(values).ravel()]) * 1.15, 70)
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.2)
     bottoms = np.cumsum(heights)
     for mark, text, bottom, size in zip(marks, lines, bottoms, heights, strict=True):
@@ -73,10 +62,10 @@ def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
             heading = axes.text(-LABELS / (0.98 * WIDTH - LABELS), y + 0.12, "\n".join(text), weight="bold")
             heading.set(fontsize=8.5, va="center", linespacing=1.1, transform=axes.get_yaxis_transform())
             continue
-        colour = COLOURS[mark.verdict][0]
-        ends = np.clip([mark.low, mark.high], -limit, limit)
+        colour, marker, inside = COLOURS[mark.verdict]
+        ends = np.clip([mark.difference.low, mark.difference.high], -limit, limit)
         axes.plot(ends, [y, y], color=colour, linewidth=1.6)
-        axes.plot(mark.value, y, color=colour, linestyle="none", markersize=5, **_shape(mark.verdict))
+        axes.plot(mark.difference.value, y, marker, color=colour, markersize=5, markerfacecolor=inside)
         if math.isfinite(mark.paper):
             axes.plot(mark.paper, y, "D", color=PAPER, markerfacecolor="none", markersize=4.5, markeredgewidth=1.2)
         label = axes.text(-0.03, y, "\n".join(text), ha="right", va="center", linespacing=1.1)
@@ -92,21 +81,17 @@ def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
     axes.spines[["left", "right", "top"]].set_visible(False)
 
     handles = [
-        Line2D([], [], color=COLOURS[verdict][0], label=verdict, markersize=5, **_shape(verdict))
-        for verdict in COLOURS
+        Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, markersize=5, label=verdict)
+        for verdict, (colour, marker, inside) in COLOURS.items()
         if any(mark.verdict == verdict for mark in marks)
     ]
     if any(math.isfinite(mark.paper) for mark in marks):
-        diamond = {"color": PAPER, "marker": "D", "markerfacecolor": "none", "linestyle": "none"}
-        handles.append(Line2D([], [], label="the paper's difference", **diamond))
+        diamond = Line2D([], [], color=PAPER, marker="D", markerfacecolor="none", linestyle="none")
+        diamond.set_label("the paper's difference")
+        handles.append(diamond)
     columns = min(3, len(handles))
     figure.legend(handles=handles, loc="upper center", ncols=columns, frameon=False, fontsize=8, borderaxespad=0.1)
     return figure
-
-
-def _shape(verdict: str) -> dict[str, Any]:
-    colour, marker = COLOURS[verdict]
-    return {"marker": marker, "markerfacecolor": "white" if verdict in HOLLOW else colour}
 
 
 def draw_curves(groups: dict[str, list[Run]], papers: dict[str, str | None]) -> Figure:

@@ -23,23 +23,14 @@ MARK = "<!-- written by jaxresnet.report -->"
 
 
 class Section(NamedTuple):
-    """Part of the report on one table.
-
-    Attributes:
-        table: the table.
-        study: the runs that it shows.
-        frame: a row an arm: ``words``, ``paper``, ``ours``, ``n``, ``difference``, ``low``, ``high`` and ``remark``.
-        text: the same as text: an arm, the paper's accuracy if there is one, ours, the difference and n.
-        others: runs of other studies as text: arm, setting, n and mean accuracy.
-        caption: what the numbers are.
-    """
+    """Part of the report on one table."""
 
     table: Table
-    study: Study
-    frame: pd.DataFrame
-    text: pd.DataFrame
-    others: pd.DataFrame
-    caption: str
+    study: Study  # the runs that it shows
+    frame: pd.DataFrame  # a row an arm: words, paper, ours, n, difference, low, high and remark
+    text: pd.DataFrame  # the same as text: an arm, the paper's accuracy if there is one, ours, the difference and n
+    others: pd.DataFrame  # runs of other studies as text: arm, setting, n and mean accuracy
+    caption: str  # what the numbers are
 
 
 def make_section(table: Table, studies: list[Study]) -> Section:
@@ -81,18 +72,14 @@ def _format(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
     if frame["paper"].notna().any():
         suffixes = {"best": " best", "cited": " cited"}
         kinds = [suffixes.get(table.configs[arm].paper.epoch, "") for arm in frame.index]
-        text["paper"] = [_number(value) + kind * (value > 0) for value, kind in zip(frame["paper"], kinds, strict=True)]
-    text["ours"] = frame["ours"].map(_number)
+        text["paper"] = (frame["paper"].map("{:.2f}".format) + kinds).where(frame["paper"].notna(), "")
+    text["ours"] = frame["ours"].map("{:.2f}".format).where(frame["ours"].notna(), "")
     text["difference [95% CI]"] = [
         remark or ("" if math.isnan(low) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]")
         for value, low, high, remark in frame[["difference", "low", "high", "remark"]].itertuples(index=False)
     ]
     text["n"] = frame["n"].astype(str)
     return text
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def to_markdown(frame: pd.DataFrame, text_columns: Sequence[str] = ("arm", "description")) -> str:
@@ -140,8 +127,7 @@ def _draw_claims(rows: Sequence[Row]) -> Figure:
         marks.append(Mark(group[0].claim.text))
         for row in group:
             label = f"{row.first} {'minus' if row.claim.equal else 'over'} {row.second}"
-            each = row.difference
-            marks.append(Mark(label, each.value, each.low, each.high, row.paper, row.verdict))
+            marks.append(Mark(label, row.difference, row.paper, row.verdict))
     return draw_forest(marks, "difference in points, with its 95% CI")
 
 
@@ -151,7 +137,8 @@ def _draw_table(section: Section) -> Figure:
     for arm, row in section.frame.dropna(subset="difference").iterrows():
         verdict = "differs" if row["low"] > 0 or row["high"] < 0 else "no difference found"
         paper = row["paper"] - section.frame["paper"][control]
-        marks.append(Mark(str(arm), row["difference"], row["low"], row["high"], paper, verdict))
+        difference = Difference(row["difference"], low=row["low"], high=row["high"])
+        marks.append(Mark(str(arm), difference, paper, verdict))
     return draw_forest(marks, f"points above {control}")
 
 
@@ -171,38 +158,29 @@ def write(
         if section.frame["difference"].notna().any():
             figures[section.table.name] = _draw_table(section)
     title = "The paper's claims, and what the runs say" if quoted else "The tables, and what the runs say"
-    title = sections[0].table.title if len(sections) == 1 else title
-
-    text = [f"{MARK}\n# {title}", introduction]
-    for heading, name, part in parts:
-        if part:
-            text.append(f"## {heading}")
-            text += [f"![{heading.lower()}: differences and their intervals](figures/{name}.svg)"] * (name in figures)
-            text.append(list_claims(part))
-    text += ["## What could not be judged", "\n".join(f"- {doubt}" for doubt in doubts)] if doubts else []
-    for section in sections:
-        name = section.table.name
-        text += [f"## {section.table.title}", to_markdown(section.text), section.caption]
-        text += [f"![differences of the arms](figures/{name}.svg)"] * (name in figures)
-        text += [section.table.note] * bool(section.table.note)
-        text += ["Further runs:", to_markdown(section.others)] * len(section.others[:1])
 
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
-    template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("page.html")
-    page = template.render(
-        mark=Markup(MARK),
-        title=title,
-        introduction=introduction,
-        parts=[(heading, name, _by_claim(part)) for heading, name, part in parts if part],
-        doubts=doubts,
-        sections=sections,
-        figures=figures,
-        colours=COLOURS,
-        say_verdict=say_verdict,
-        curves=_draw_curves,
-        markdown=lambda text: Markup(MarkdownIt("commonmark", {"html": False}).render(text)),
-        svg=lambda figure: Markup(to_svg(figure, inline=True) if figure else ""),
-    )
+    templates = jinja2.Environment(loader=loader, autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True)
+    templates.globals |= {
+        "by_claim": _by_claim,
+        "curves": _draw_curves,
+        "list_claims": list_claims,
+        "markdown": _render_markdown,
+        "say_verdict": say_verdict,
+        "svg": _render_svg,
+        "to_markdown": to_markdown,
+    }
+    content = {
+        "mark": Markup(MARK),
+        "title": sections[0].table.title if len(sections) == 1 else title,
+        "introduction": introduction,
+        "parts": [part for part in parts if part[2]],
+        "doubts": doubts,
+        "sections": sections,
+        "figures": figures,
+        "colours": COLOURS,
+    }
+    texts = {name: templates.get_template(name).render(content) for name in ("page.md", "page.html")}
     check_out(out)
     try:
         for folder in ("figures", "tables"):
@@ -213,8 +191,8 @@ def write(
             write_whole(out / "figures" / f"{name}.svg", to_svg(figure))
         for section in sections:
             _write_table(section, out / "tables" / section.table.name)
-        write_whole(out / "README.md", "\n\n".join(text) + "\n")
-        write_whole(out / "index.html", page)
+        write_whole(out / "README.md", texts["page.md"].rstrip() + "\n")
+        write_whole(out / "index.html", texts["page.html"])
     except OSError as error:
         raise UserError(f"--out={out} cannot be written ({error}); give another folder") from error
 
@@ -237,6 +215,14 @@ def _draw_curves(section: Section) -> Figure | None:
             groups[arm] = runs
             papers[arm] = None if section.study.setting else config.paper.curve
     return draw_curves(groups, papers) if groups else None
+
+
+def _render_svg(figure: Figure | None) -> Markup:
+    return Markup(to_svg(figure, inline=True) if figure else "")
+
+
+def _render_markdown(text: str) -> Markup:
+    return Markup(MarkdownIt("commonmark", {"html": False}).render(text))
 
 
 def check_out(out: pathlib.Path) -> None:

@@ -20,7 +20,7 @@ def read_paper_curve(name: str) -> Series:
         rows = [row for row in csv.DictReader(file) if row["run"] == name]
     if not rows:
         raise UserError(f"paper.curve={name!r}: no such run in {PAPER_CURVES.name}")
-    epochs = [int(row["epoch"]) + 1 for row in rows]
+    epochs = [float(row["epoch"]) + 1 for row in rows]
     columns = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     curves = {name.replace("test", "eval"): [float(row[name]) for row in rows] for name in columns}
     return {"epoch": epochs, "eval_epoch": epochs, **curves}

@@ -15,25 +15,15 @@ POWER = 0.8
 
 
 class Difference(NamedTuple):
-    """Difference of two arms' mean accuracies, in points, or NaN if there is none.
+    """Difference of two arms' mean accuracies, in points. Fields are NaN if ``reason`` says why it cannot be judged."""
 
-    Attributes:
-        value: first minus second.
-        error: standard error.
-        freedom: degrees of freedom of the error.
-        low: lower end of the confidence interval.
-        high: upper end.
-        p: probability of such a difference or a larger one if there were none.
-        reason: why the difference cannot be judged, or an empty text.
-    """
-
-    value: float = np.nan
-    error: float = np.nan
-    freedom: float = np.nan
-    low: float = np.nan
-    high: float = np.nan
-    p: float = np.nan
-    reason: str = ""
+    value: float = np.nan  # first minus second
+    error: float = np.nan  # standard error
+    freedom: float = np.nan  # degrees of freedom of the error
+    low: float = np.nan  # lower end of the confidence interval
+    high: float = np.nan  # upper end
+    p: float = np.nan  # probability of such a difference or a larger one if there were none
+    reason: str = ""  # why the difference cannot be judged, or an empty text
 
 
 class Fit:
@@ -155,9 +145,8 @@ def correct(p_values: Sequence[float]) -> np.ndarray:
     """Return p values with Holm's correction for having computed all of them."""
     p = np.asarray(p_values, float)
     order = np.argsort(p)
-    corrected = np.empty_like(p)
-    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return corrected
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected[np.argsort(order)]
 
 
 def detectable(each: Difference, level: float) -> float:

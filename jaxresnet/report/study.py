@@ -72,8 +72,8 @@ def load_tables(path: pathlib.Path) -> list[Table]:
         UserError: there is no table.
     """
     files = sorted(path.glob("*.py")) if path.is_dir() else [path]
-    titled = [file for file in files if not path.is_dir() or "\nTITLE = " in file.read_text(encoding="utf-8")]
-    experiments = [load_experiment(file) for file in titled]
+    titled = [file for file in files if file == path or "\nTITLE = " in file.read_text(encoding="utf-8")]
+    experiments = map(load_experiment, titled)
     tables = [Table(each) for each in experiments if each.title and "ARMS" in each.contents]
     if not tables:
         raise UserError(f"--configs={path}: there is no table in it, which is a config file with TITLE and ARMS")
@@ -81,19 +81,12 @@ def load_tables(path: pathlib.Path) -> list[Table]:
 
 
 class Study(NamedTuple):
-    """Runs that differ in the same way from the configs of their arms.
+    """Runs that differ in the same way from the configs of their arms."""
 
-    Attributes:
-        setting: these differences in words; empty if there are none.
-        is_smaller: True if the networks are smaller than the arms'.
-        runs: runs by name of the experiment.
-        fit: model of the accuracies after the last epoch, with the names of experiments as arms.
-    """
-
-    setting: str
-    is_smaller: bool
-    runs: dict[str, list[Run]]
-    fit: Fit
+    setting: str  # these differences in words; empty if there are none
+    is_smaller: bool  # True if the networks are smaller than the arms'
+    runs: dict[str, list[Run]]  # by name of the experiment
+    fit: Fit  # model of the accuracies after the last epoch, with the names of experiments as arms
 
     def has_diverged(self, name: str) -> bool:
         """Return True if a run of an experiment diverged."""
@@ -144,27 +137,17 @@ def describe_setting(config: ConfigDict, own: ConfigDict) -> str:
 
 
 class Row(NamedTuple):
-    """Comparison of two arms for a claim.
-
-    Attributes:
-        table: the table.
-        claim: the claim.
-        first: arm that should score higher, or the same.
-        second: other arm.
-        difference: our difference.
-        paper: the paper's difference, or NaN.
-        verdict: one of ``VERDICTS``.
-        reason: why it is not testable or not judged; or what an inconclusive comparison could have found.
-    """
+    """Comparison of two arms for a claim."""
 
     table: Table
     claim: Any
-    first: str
+    first: str  # arm that should score higher, or the same
     second: str
-    difference: Difference
-    paper: float
-    verdict: str
-    reason: str
+    difference: Difference  # ours
+    paper: float  # the paper's difference, or NaN
+    verdict: str  # one of ``VERDICTS``
+    reason: str  # why it is not testable or not judged; or what an inconclusive comparison could have found
+    runs: frozenset[str]  # setting and names of the runs; comparisons of the same runs are corrected for once
 
 
 def choose_study(table: Table, studies: list[Study]) -> Study:
@@ -182,23 +165,21 @@ def keep_compared(tables: list[Table], studies: list[Study]) -> list[Table]:
 
 def judge(tables: list[Table], studies: list[Study]) -> list[Row]:
     """Judge all claims of tables that have runs, with Holm's correction over all different pairs of arms."""
-    rows, keys = [], []
+    rows = []
     for table in tables:
         study = choose_study(table, studies)
-        for claim in table.claims:
-            for first, second in claim.pairs:
-                rows.append(_compare(table, claim, first, second, study))
-                keys.append(frozenset([study.setting, table.names[first], table.names[second]]))
-    p_values = {key: row.difference.p for row, key in zip(rows, keys, strict=True) if not row.verdict}
+        rows += [_compare(table, claim, pair, study) for claim in table.claims for pair in claim.pairs]
+    p_values = {row.runs: row.difference.p for row in rows if not row.verdict}
     corrected = dict(zip(p_values, correct([*p_values.values()]), strict=True))
     # The level at which Holm's correction stopped, and so the one that a further difference would have had to pass.
     level = LEVEL / max(1, sum(p >= LEVEL for p in corrected.values()))
-    return [row if row.verdict else _decide(row, corrected[key], level) for row, key in zip(rows, keys, strict=True)]
+    return [row if row.verdict else _decide(row, corrected[row.runs], level) for row in rows]
 
 
-def _compare(table: Table, claim: Any, first: str, second: str, study: Study) -> Row:
-    names = [table.names[arm] for arm in (first, second)]
-    difference = study.fit.difference(*names)
+def _compare(table: Table, claim: Any, pair: tuple[str, str], study: Study) -> Row:
+    first, second = pair
+    names = [table.names[first], table.names[second]]
+    difference = study.fit.difference(names[0], names[1])
     verdict, reason = "", difference.reason
     if reason:
         verdict = "not judged"
@@ -206,7 +187,7 @@ def _compare(table: Table, claim: Any, first: str, second: str, study: Study) ->
     elif study.is_smaller and claim.not_testable:
         verdict, reason = "not testable", claim.not_testable
     paper = table.paper(first) - table.paper(second)
-    return Row(table, claim, first, second, difference, paper, verdict, reason)
+    return Row(table, claim, first, second, difference, paper, verdict, reason, frozenset([study.setting, *names]))
 
 
 def _decide(row: Row, p: float, level: float) -> Row:
