@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.report.statistics import Difference
-from jaxresnet.workdir.runs import Run
+from jaxresnet.report.study import Study, Table
 
 WIDTH, LABELS = 4.8, 1.75  # inches: of a figure, and of the labels at its left
 ROW, ABOVE, BELOW, LINE = 0.19, 0.45, 0.4, 25  # inches a row, above and below the rows; letters a line of a label
@@ -40,12 +41,7 @@ class Mark(NamedTuple):
 
 
 def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
-    """Draw a row for each mark, with its interval, and the paper's difference as a diamond.
-
-    Args:
-        marks: rows, from top to bottom.
-        quantity: label of the axis.
-    """
+    """Draw a row for each mark, from top to bottom, with its interval, and the paper's difference as a diamond."""
     lines = [textwrap.wrap(mark.label, LINE if mark.verdict else 56) or [""] for mark in marks]
     heights = [max(1.0, 0.82 * len(text)) + 0.35 * (not mark.verdict) for mark, text in zip(marks, lines, strict=True)]
     height = ROW * sum(heights) + ABOVE + BELOW
@@ -94,13 +90,15 @@ def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
     return figure
 
 
-def draw_curves(groups: dict[str, list[Run]], papers: dict[str, str | None]) -> Figure:
-    """Draw a panel for each arm: training accuracy and held-out accuracy by epoch, and the authors' log dotted.
+def draw_curves(table: Table, study: Study) -> Figure | None:
+    """Draw a panel for each arm with runs: training and held-out accuracy by epoch, and the authors' log dotted.
 
-    Args:
-        groups: runs by arm.
-        papers: name of the authors' log by arm, or None.
+    The log is drawn if the runs have the arm's config. The figure is None if no run has metrics.
     """
+    groups = {arm: [run for run in study.runs.get(name, ()) if run.lines] for arm, name in table.names.items()}
+    groups = {arm: runs for arm, runs in groups.items() if runs}
+    if not groups:
+        return None
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(WIDTH, 0.3 + 1.15 * rows + 0.45), layout="constrained")
@@ -109,11 +107,11 @@ def draw_curves(groups: dict[str, list[Run]], papers: dict[str, str | None]) -> 
         for run in runs:
             training = [(line["epoch"], line["train_accuracy"]) for line in run.lines if "train_accuracy" in line]
             axes.plot(*_thin(training), color="#999999", linewidth=0.8)
-            key = next((key for key in (run.lines or [{}])[-1] if key in ("test_accuracy", "validation_accuracy")), "")
+            key = next((key for key in run.lines[-1] if key in ("test_accuracy", "validation_accuracy")), "")
             held_out = [(line["epoch"], line[key]) for line in run.epoch_lines if key in line]
             few = "o" if len(held_out) < 12 else None
             axes.plot(*_thin(held_out), color="#2b7bba", linewidth=1, marker=few, markersize=2)
-        if name := papers[arm]:
+        if (name := table.configs[arm].paper.curve) and not study.setting:
             log = read_paper_curve(name)
             points = [*zip(log["eval_epoch"], log["eval_accuracy"], strict=True)]
             axes.plot(*_thin(points), color=PAPER, linewidth=1, linestyle=":")
@@ -127,20 +125,19 @@ def draw_curves(groups: dict[str, list[Run]], papers: dict[str, str | None]) -> 
     return figure
 
 
-def _thin(points: Sequence[tuple[float, float]], most: int = 60) -> tuple[list[float], list[float]]:
-    """Return at most some of the points, evenly, and always the last, because a page has hundreds of curves."""
+def _thin(points: Sequence[tuple[float, float]], most: int = 60) -> np.ndarray:
+    """Return x and y of some points, evenly, and always the last, because a page has hundreds of curves."""
     step = max(1, len(points) // most)
-    kept = [*points[::-step]][::-1]
-    return [x for x, _ in kept], [y for _, y in kept]
+    return np.reshape(points[::-step][::-1], (-1, 2)).T
 
 
-def to_svg(figure: Figure, inline: bool = False) -> str:
+def to_svg(figure: Figure, inline: bool = False) -> Markup:
     """Return a figure as SVG with real text; ``inline`` ones take the colour of the page's text."""
     text = io.StringIO()
     # Without dates and random ids, equal figures are equal files.
     with matplotlib.rc_context({"svg.hashsalt": "jaxresnet", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=inline)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :] if inline else svg
-    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', system-ui")
-    return svg.replace("#000000", "currentColor").replace("#ffffff", "var(--page)") if inline else svg
+    svg = text.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', system-ui")
+    if inline:
+        svg = svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("#ffffff", "var(--page)")
+    return Markup(svg)

@@ -48,7 +48,7 @@ def make_section(table: Table, studies: list[Study]) -> Section:
             remark = "some diverged" if len(accuracies) else "diverged"
         mean = accuracies.mean() if len(accuracies) else math.nan
         shown = (mean, len(accuracies), each.value, each.low, each.high, remark)
-        rows.append((arm, table.words[arm], table.paper(arm), *shown))
+        rows.append((arm, table.words[arm], table.paper[arm], *shown))
     for other, (arm, name) in itertools.product(studies, table.names.items()):
         accuracies = other.fit.accuracies(name)
         if other is not study and len(accuracies):
@@ -92,29 +92,30 @@ def say_verdict(rows: Sequence[Row]) -> str:
     """Say what became of a claim's comparisons: "supported", or "2 of 3 supported, 1 inconclusive (...)"."""
     words: list[str] = []
     for verdict in VERDICTS:
-        reasons = sorted({row.reason for row in rows if row.verdict == verdict})
-        count = sum(row.verdict == verdict for row in rows)
-        if not count:
+        reasons = [row.reason for row in rows if row.verdict == verdict]
+        if not reasons:
             continue
         why = ""
         if verdict == "inconclusive":
             low, high = min(reasons, key=float), max(reasons, key=float)
             why = f" (detectable: {low})" if low == high else f" (detectable: {low} to {high})"
         elif verdict == "not judged":
-            why = f" ({', '.join(reasons)})"
+            why = f" ({', '.join(sorted(set(reasons)))})"
+        count = len(reasons)
         number = "" if count == len(rows) else f"{count} of {len(rows)} " if not words else f"{count} "
         words.append(f"{number}{verdict}{why}")
     return ", ".join(words)
 
 
-def _by_claim(rows: Sequence[Row]) -> list[list[Row]]:
+def by_claim(rows: Sequence[Row]) -> list[list[Row]]:
+    """Group comparisons by claim, in order."""
     return [[*group] for _, group in itertools.groupby(rows, lambda row: id(row.claim))]
 
 
 def list_claims(rows: Sequence[Row]) -> str:
     """List claims with their quotes, verdicts and differences, as an item each."""
     items = []
-    for group in _by_claim(rows):
+    for group in by_claim(rows):
         claim = group[0].claim
         quote = f' "{claim.quote}"' if claim.quote else ""
         items.append(f"- **{claim.text}**: {say_verdict(group)}.{quote}")
@@ -123,7 +124,7 @@ def list_claims(rows: Sequence[Row]) -> str:
 
 def _draw_claims(rows: Sequence[Row]) -> Figure:
     marks = []
-    for group in _by_claim([row for row in rows if row.verdict != "not judged"]):
+    for group in by_claim([row for row in rows if row.verdict != "not judged"]):
         marks.append(Mark(group[0].claim.text))
         for row in group:
             label = f"{row.first} {'minus' if row.claim.equal else 'over'} {row.second}"
@@ -142,9 +143,7 @@ def _draw_table(section: Section) -> Figure:
     return draw_forest(marks, f"points above {control}")
 
 
-def write(
-    sections: Sequence[Section], rows: Sequence[Row], doubts: Sequence[str], introduction: str, out: pathlib.Path
-) -> None:
+def write(sections: list[Section], rows: list[Row], doubts: list[str], introduction: str, out: pathlib.Path) -> None:
     """Write README.md, index.html, figures/ and tables/ to ``out``. Only an older report is overwritten.
 
     Raises:
@@ -161,15 +160,8 @@ def write(
 
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     templates = jinja2.Environment(loader=loader, autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True)
-    templates.globals |= {
-        "by_claim": _by_claim,
-        "curves": _draw_curves,
-        "list_claims": list_claims,
-        "markdown": _render_markdown,
-        "say_verdict": say_verdict,
-        "svg": _render_svg,
-        "to_markdown": to_markdown,
-    }
+    helpers = (by_claim, draw_curves, list_claims, render_markdown, say_verdict, to_markdown, to_svg)
+    templates.globals |= {helper.__name__: helper for helper in helpers}
     content = {
         "mark": Markup(MARK),
         "title": sections[0].table.title if len(sections) == 1 else title,
@@ -207,21 +199,8 @@ def _write_table(section: Section, path: pathlib.Path) -> None:
     write_whole(path.with_suffix(".tex"), style.to_latex(hrules=True, column_format=columns, caption=caption))
 
 
-def _draw_curves(section: Section) -> Figure | None:
-    """Draw the curves of a table's runs, with the authors' where the configs are theirs."""
-    groups, papers = {}, {}
-    for arm, config in section.table.configs.items():
-        if runs := [run for run in section.study.runs.get(config.name, ()) if run.lines]:
-            groups[arm] = runs
-            papers[arm] = None if section.study.setting else config.paper.curve
-    return draw_curves(groups, papers) if groups else None
-
-
-def _render_svg(figure: Figure | None) -> Markup:
-    return Markup(to_svg(figure, inline=True) if figure else "")
-
-
-def _render_markdown(text: str) -> Markup:
+def render_markdown(text: str) -> Markup:
+    """Return Markdown as HTML, in which HTML of its own is text."""
     return Markup(MarkdownIt("commonmark", {"html": False}).render(text))
 
 

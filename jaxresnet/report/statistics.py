@@ -31,18 +31,12 @@ class Fit:
 
     Arms with the same seed share their first weights and their data order, so that a seed shifts all of them. An arm
     whose variance is an outlier is left out of the model and compared by Welch's test, with a variance of its own.
-
-    Attributes:
-        runs: columns ``arm``, ``seed`` and ``accuracy``, one row a run.
-        unsteady: arms with a variance of their own.
-        freedom: degrees of freedom of the pooled variance.
-        variance: pooled variance of a run, or NaN if there is one seed.
     """
 
     def __init__(self, runs: pd.DataFrame, blocks: bool = True):
         """Fit the model. Without ``blocks``, seeds are independent, as in an analysis of variance with one factor."""
-        self.runs = runs
-        self.unsteady: set[str] = set()
+        self.runs = runs  # columns arm, seed and accuracy, one row a run
+        self.unsteady: set[str] = set()  # arms with a variance of their own
         while True:
             steady = runs[~runs["arm"].isin(self.unsteady)]
             seeds = pd.get_dummies(steady["seed"] if blocks else 0 * steady["seed"], dtype=float)
@@ -53,6 +47,7 @@ class Fit:
             self._solution = self._inverse @ matrix.T @ accuracy
             residuals = pd.Series(accuracy - matrix @ self._solution, steady["arm"].to_numpy())
             self.freedom = len(steady) - round(np.trace(self._rows))
+            # Pooled over the steady arms, and NaN if there is one seed.
             self.variance = float((residuals**2).sum()) / self.freedom if self.freedom > 0 else np.nan
             if (outlier := find_outlier(residuals)) is None:
                 break
@@ -108,7 +103,6 @@ class Fit:
         return alone
 
     def _weights(self, first: str, second: str) -> np.ndarray:
-        """Return the weights of the coefficients in a difference of two arms."""
         return np.array([(column == first) * 1.0 - (column == second) for column in self._columns])
 
 

@@ -24,18 +24,7 @@ FOLLOWING = {
 
 
 class Table:
-    """A config file with a title and arms.
-
-    Attributes:
-        name: name of the file, without its ending.
-        title: title.
-        configs: config by arm.
-        names: name of the experiment by arm. Tables may share arms.
-        control: arm that ``get_config`` returns without an argument, with which the others are compared.
-        claims: the file's ``CLAIMS``, each with ``text`` and ``pairs`` of arms, as in ``configs/arms.py``.
-        note: the file's ``NOTE`` in Markdown.
-        words: what each arm is in words, or an empty text.
-    """
+    """A config file with a title, arms and claims, which have ``text`` and ``pairs`` as in ``configs/arms.py``."""
 
     def __init__(self, experiment: Experiment):
         """Read a table from its config file.
@@ -46,23 +35,21 @@ class Table:
         self.name, self.title = experiment.path.stem, experiment.title
         self.configs = {arm: experiment.get_config(arm) for arm in experiment.arms}
         self.names: dict[str, str] = {arm: config.name for arm, config in self.configs.items()}
+        # The accuracy that the paper reports, or NaN.
+        self.paper = {arm: float(config.paper.accuracy or np.nan) for arm, config in self.configs.items()}
         self.claims: Sequence[Any] = experiment.contents.get("CLAIMS", ())
-        self.note = str(experiment.contents.get("NOTE", "")).strip()
+        self.note = str(experiment.contents.get("NOTE", "")).strip()  # Markdown
         arms = experiment.contents["ARMS"]
         self.words = {arm: str(getattr(arms[arm], "words", "")) if isinstance(arms, dict) else "" for arm in arms}
         for claim in self.claims:
             if unknown := {arm for pair in claim.pairs for arm in pair} - self.configs.keys():
                 raise UserError(f"{experiment.path}: CLAIMS name {unknown.pop()!r}, which ARMS does not have")
+        # The others are compared with the arm that get_config returns without an argument.
         try:
             control = experiment.get_config("").name
         except UserError:  # a get_config that needs an arm
             control = None
         self.control = next((arm for arm, name in self.names.items() if name == control), experiment.arms[0])
-
-    def paper(self, arm: str) -> float:
-        """Return the accuracy that the paper reports for an arm, or NaN."""
-        accuracy = self.configs[arm].paper.accuracy
-        return np.nan if accuracy is None else float(accuracy)
 
 
 def load_tables(path: pathlib.Path) -> list[Table]:
@@ -121,11 +108,8 @@ def group_runs(runs: list[Run], tables: list[Table]) -> list[Study]:
 def describe_setting(config: ConfigDict, own: ConfigDict) -> str:
     """Return in words how a run's config differs from its arm's. Lengths and widths are relative to the arm's."""
     changed = changed_fields(config, own)
-    for field in ("seed", "eval_every_epochs"):
-        changed.pop(field, None)
-    for field, others in FOLLOWING.items():
-        for other in others if field in changed else ():
-            changed.pop(other, None)
+    passed = {"seed", "eval_every_epochs"}.union(*(FOLLOWING.get(field, ()) for field in changed))
+    changed = {field: value for field, value in changed.items() if field not in passed}
     words = []
     if "dataset.validation_size" in changed and config.dataset.name in ("cifar10", "cifar100"):
         words.append(f"{NUM_TRAIN - changed.pop('dataset.validation_size'):,} training images")
@@ -186,7 +170,7 @@ def _compare(table: Table, claim: Any, pair: tuple[str, str], study: Study) -> R
         reason = "diverged" if reason == "not run" and any(map(study.has_diverged, names)) else reason
     elif study.is_smaller and claim.not_testable:
         verdict, reason = "not testable", claim.not_testable
-    paper = table.paper(first) - table.paper(second)
+    paper = table.paper[first] - table.paper[second]
     return Row(table, claim, first, second, difference, paper, verdict, reason, frozenset([study.setting, *names]))
 
 
@@ -212,8 +196,7 @@ def list_doubts(studies: list[Study]) -> Iterator[str]:
             arms = ", ".join(f"`{arm}`" for arm in sorted(study.fit.unsteady))
             yield f"The seeds of {arms}{where} differ much more than others', so these arms have wide intervals."
     runs = [run for study in studies for each in study.runs.values() for run in each]
-    failed = [f"`{run.config.name}` with seed {run.config.seed}" for run in runs if run.failure]
-    if failed:
+    if failed := [f"`{run.config.name}` with seed {run.config.seed}" for run in runs if run.failure]:
         yield f"{len(failed)} runs diverged and count nowhere: {', '.join(failed)}."
     if unfinished := sum(run.summary is None and not run.failure for run in runs):
         yield f"{unfinished} runs have not finished and count nowhere."
