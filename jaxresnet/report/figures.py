@@ -4,7 +4,7 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -51,12 +51,11 @@ def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
     values = [(each.value, each.low, each.high, paper) for _, each, paper, _ in marks]
     limit = min(np.nanmax([1.0, *np.abs(values).ravel()]) * 1.15, 70)
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.2)
-    bottoms = np.cumsum(heights)
-    for mark, text, bottom, size in zip(marks, lines, bottoms, heights, strict=True):
+    style: dict[str, Any] = {"va": "center", "linespacing": 1.1, "transform": axes.get_yaxis_transform()}
+    for mark, text, bottom, size in zip(marks, map("\n".join, lines), np.cumsum(heights), heights, strict=True):
         y = bottom - size / 2
         if not mark.verdict:
-            heading = axes.text(-LABELS / (0.98 * WIDTH - LABELS), y + 0.12, "\n".join(text), weight="bold")
-            heading.set(fontsize=8.5, va="center", linespacing=1.1, transform=axes.get_yaxis_transform())
+            axes.text(-LABELS / (0.98 * WIDTH - LABELS), y + 0.12, text, weight="bold", fontsize=8.5, **style)
             continue
         colour, marker, inside = COLOURS[mark.verdict]
         ends = np.clip([mark.difference.low, mark.difference.high], -limit, limit)
@@ -64,8 +63,7 @@ def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
         axes.plot(mark.difference.value, y, marker, color=colour, markersize=5, markerfacecolor=inside)
         if math.isfinite(mark.paper):
             axes.plot(mark.paper, y, "D", color=PAPER, markerfacecolor="none", markersize=4.5, markeredgewidth=1.2)
-        label = axes.text(-0.03, y, "\n".join(text), ha="right", va="center", linespacing=1.1)
-        label.set(fontsize=8, transform=axes.get_yaxis_transform())
+        axes.text(-0.03, y, text, ha="right", fontsize=8, **style)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(ylim=(sum(heights) + 0.2, -0.2), xlim=(-limit, limit), yticks=[])
     axes.set_xlabel(quantity, fontsize=8.5)

@@ -138,12 +138,11 @@ def _draw_table(section: Section) -> Figure:
     for arm, row in section.frame.dropna(subset="difference").iterrows():
         verdict = "differs" if row["low"] > 0 or row["high"] < 0 else "no difference found"
         paper = row["paper"] - section.frame["paper"][control]
-        difference = Difference(row["difference"], low=row["low"], high=row["high"])
-        marks.append(Mark(str(arm), difference, paper, verdict))
+        marks.append(Mark(str(arm), Difference(row["difference"], low=row["low"], high=row["high"]), paper, verdict))
     return draw_forest(marks, f"points above {control}")
 
 
-def write(sections: list[Section], rows: list[Row], doubts: list[str], introduction: str, out: pathlib.Path) -> None:
+def write(sections: list[Section], rows: list[Row], doubts: list[str], num_runs: int, out: pathlib.Path) -> None:
     """Write README.md, index.html, figures/ and tables/ to ``out``. Only an older report is overwritten.
 
     Raises:
@@ -157,6 +156,7 @@ def write(sections: list[Section], rows: list[Row], doubts: list[str], introduct
         if section.frame["difference"].notna().any():
             figures[section.table.name] = _draw_table(section)
     title = "The paper's claims, and what the runs say" if quoted else "The tables, and what the runs say"
+    counts = [f"{count} {verdict}" for verdict in VERDICTS if (count := sum(row.verdict == verdict for row in rows))]
 
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     templates = jinja2.Environment(loader=loader, autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True)
@@ -165,13 +165,17 @@ def write(sections: list[Section], rows: list[Row], doubts: list[str], introduct
     content = {
         "mark": Markup(MARK),
         "title": sections[0].table.title if len(sections) == 1 else title,
-        "introduction": introduction,
+        "rows": rows,
+        "counts": counts,
+        "num_runs": num_runs,
+        "settings": dict.fromkeys(section.study.setting or "the configs as they are" for section in sections),
         "parts": [part for part in parts if part[2]],
         "doubts": doubts,
         "sections": sections,
         "figures": figures,
         "colours": COLOURS,
     }
+    content["introduction"] = templates.get_template("introduction.md").render(content)
     texts = {name: templates.get_template(name).render(content) for name in ("page.md", "page.html")}
     check_out(out)
     try:

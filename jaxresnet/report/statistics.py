@@ -42,7 +42,7 @@ class Fit:
             seeds = pd.get_dummies(steady["seed"] if blocks else 0 * steady["seed"], dtype=float)
             design = pd.concat([pd.get_dummies(steady["arm"], dtype=float), seeds], axis=1)
             matrix, accuracy = design.to_numpy(), steady["accuracy"].to_numpy(float)
-            self._columns, self._inverse = [*design], np.linalg.pinv(matrix.T @ matrix)
+            self._columns, self._inverse = np.array([*design], object), np.linalg.pinv(matrix.T @ matrix)
             self._rows = self._inverse @ matrix.T @ matrix  # projects on what the runs can tell
             self._solution = self._inverse @ matrix.T @ accuracy
             residuals = pd.Series(accuracy - matrix @ self._solution, steady["arm"].to_numpy())
@@ -69,7 +69,7 @@ class Fit:
             test = stats.ttest_ind(*samples, equal_var=False)
             low, high = test.confidence_interval(1 - level)
             return Difference(value, value / test.statistic, test.df, low, high, test.pvalue)
-        weights = self._weights(first, second)
+        weights = (self._columns == first) * 1.0 - (self._columns == second)
         if self.freedom < 1:
             return Difference(value, reason="one seed")
         if not np.allclose(self._rows @ weights, weights, atol=1e-6):
@@ -91,19 +91,15 @@ class Fit:
         steady = [arm for arm, each in zip(arms, alone, strict=True) if not each.reason and arm not in self.unsteady]
         if len(steady) < 2 or control in self.unsteady:
             return alone
-        weights = np.array([self._weights(arm, control) for arm in steady])
+        weights = np.array([(self._columns == arm) * 1.0 - (self._columns == control) for arm in steady])
         covariance = weights @ self._inverse @ weights.T
         scale = np.sqrt(np.diagonal(covariance))
         factor = _dunnett_factor(covariance / np.outer(scale, scale), self.freedom, 1 - LEVEL * len(steady) / len(arms))
-        for place, arm in enumerate(arms):
-            if arm in steady:
-                each = alone[place]
+        for place, each in enumerate(alone):
+            if arms[place] in steady:
                 half = factor * each.error
                 alone[place] = each._replace(low=each.value - half, high=each.value + half)
         return alone
-
-    def _weights(self, first: str, second: str) -> np.ndarray:
-        return np.array([(column == first) * 1.0 - (column == second) for column in self._columns])
 
 
 def _dunnett_factor(correlation: np.ndarray, freedom: int, confidence: float) -> float:

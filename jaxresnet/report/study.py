@@ -60,8 +60,7 @@ def load_tables(path: pathlib.Path) -> list[Table]:
     """
     files = sorted(path.glob("*.py")) if path.is_dir() else [path]
     titled = [file for file in files if file == path or "\nTITLE = " in file.read_text(encoding="utf-8")]
-    experiments = map(load_experiment, titled)
-    tables = [Table(each) for each in experiments if each.title and "ARMS" in each.contents]
+    tables = [Table(each) for each in map(load_experiment, titled) if each.title and "ARMS" in each.contents]
     if not tables:
         raise UserError(f"--configs={path}: there is no table in it, which is a config file with TITLE and ARMS")
     return sorted(tables, key=lambda table: table.title)
