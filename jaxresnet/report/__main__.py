@@ -14,7 +14,7 @@ import pathlib
 from jaxresnet import cli
 from jaxresnet.config import CONFIGS
 from jaxresnet.report.page import check_out, make_section, write
-from jaxresnet.report.study import VERDICTS, group_runs, judge, keep_compared, list_doubts, load_tables
+from jaxresnet.report.study import group_runs, judge, keep_compared, list_doubts, load_tables
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.workdir.runs import read_runs
 
@@ -33,31 +33,15 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
     if not workdir.exists():
         raise UserError(f"--workdir={workdir}: there is no such folder; give the folder of the runs")
     check_out(out)  # First, because reading and drawing take long.
-    tables, runs = load_tables(configs), read_runs(workdir)
-    studies = group_runs(runs, tables)
+    tables = load_tables(configs)
+    studies = group_runs(read_runs(workdir), tables)
     tables = keep_compared(tables, studies)
     if not tables:
-        raise UserError(
-            f"--workdir={workdir}: there is no finished run of a table in --configs={configs}; give the folder of the "
-            "runs, and the table's config file"
-        )
+        problem = f"--workdir={workdir}: there is no finished run of a table in --configs={configs}"
+        raise UserError(f"{problem}; give the folder of the runs, and the table's config file")
     sections = [make_section(table, studies) for table in tables]
-    rows = judge(tables, studies)
-    used = [run for study in studies for each in study.runs.values() for run in each]
-    settings = dict.fromkeys(section.study.setting or "the configs as they are" for section in sections)
-    counts = [f"{count} {verdict}" for verdict in VERDICTS if (count := sum(row.verdict == verdict for row in rows))]
-    introduction = (
-        f"{sum(run.summary is not None for run in used)} finished runs of {len(sections)} "
-        f"table{'s' if len(sections) > 1 else ''}, with {'; '.join(settings)}."
-    )
-    if rows:
-        introduction += (
-            f" Of {len(rows)} comparisons, {', '.join(counts)}. A comparison is supported or contradicted if its p "
-            "value, with Holm's correction for all of them, is below 5%; the intervals drawn are of one comparison "
-            "each. Detectable is the difference in points that would have been found with a probability of 80%. Seeds "
-            "are blocks: accuracy = arm + seed, by least squares."
-        )
-    write(sections, rows, [*list_doubts(studies, used)], introduction, out)
+    num_runs = sum(len(study.fit.runs) for study in studies)
+    write(sections, judge(tables, studies), [*list_doubts(studies)], num_runs, out)
 
 
 def draw(arguments: argparse.Namespace) -> None:

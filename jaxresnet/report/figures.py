@@ -4,95 +4,69 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxresnet.report.paper_curves import read_paper_curve
-from jaxresnet.workdir.runs import Run
+from jaxresnet.report.statistics import Difference
+from jaxresnet.report.study import Study, Table
 
 WIDTH, LABELS = 4.8, 1.75  # inches: of a figure, and of the labels at its left
 ROW, ABOVE, BELOW, LINE = 0.19, 0.45, 0.4, 25  # inches a row, above and below the rows; letters a line of a label
 LINEAR = 2.0  # points up to which the axis of differences is linear
 # Colours with enough contrast on white and on black, which also differ without colour vision; markers differ as well.
-COLOURS = {
-    "supported": ("#2b7bba", "o"),
-    "contradicted": ("#d1495b", "s"),
-    "inconclusive": ("#8a8a8a", "o"),
-    "not testable": ("#b0b0b0", "x"),
-    "differs": ("#2b7bba", "o"),
-    "no difference found": ("#8a8a8a", "o"),
+COLOURS = {  # of a line and its marker, the marker, and the marker's inside
+    "supported": ("#2b7bba", "o", "#2b7bba"),
+    "contradicted": ("#d1495b", "s", "#d1495b"),
+    "inconclusive": ("#8a8a8a", "o", "white"),
+    "not testable": ("#b0b0b0", "x", "#b0b0b0"),
+    "differs": ("#2b7bba", "o", "#2b7bba"),
+    "no difference found": ("#8a8a8a", "o", "white"),
 }
-HOLLOW = ("inconclusive", "no difference found")
 PAPER = "#b8860b"
 
 
 class Mark(NamedTuple):
-    """Row of a forest plot.
+    """Row of a forest plot."""
 
-    Attributes:
-        label: text at the left.
-        value: difference in points; NaN if there is none.
-        low: lower end of its interval.
-        high: upper end.
-        paper: the paper's difference, or NaN.
-        verdict: key of ``COLOURS``, or an empty text for a heading.
-    """
-
-    label: str
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    paper: float = math.nan
-    verdict: str = ""
+    label: str  # text at the left
+    difference: Difference = Difference()
+    paper: float = math.nan  # the paper's difference, or NaN
+    verdict: str = ""  # key of ``COLOURS``, or an empty text for a heading
 
 
-def draw_forest(marks: Sequence[Mark], quantity: str, paper: str) -> Figure:
-    """Draw a row for each mark, with its interval, and the paper's difference as a diamond.
-
-    Args:
-        marks: rows, from top to bottom.
-        quantity: label of the axis.
-        paper: name of the diamonds in the legend.
-    """
+def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
+    """Draw a row for each mark, from top to bottom, with its interval, and the paper's difference as a diamond."""
     lines = [textwrap.wrap(mark.label, LINE if mark.verdict else 56) or [""] for mark in marks]
     heights = [max(1.0, 0.82 * len(text)) + 0.35 * (not mark.verdict) for mark, text in zip(marks, lines, strict=True)]
     height = ROW * sum(heights) + ABOVE + BELOW
     figure = Figure(figsize=(WIDTH, height))
     figure.subplots_adjust(LABELS / WIDTH, BELOW / height, 0.98, 1 - ABOVE / height)
     axes = figure.subplots()
-    values = [abs(v) for mark in marks for v in (mark.value, mark.low, mark.high, mark.paper) if math.isfinite(v)]
-    limit = min(max([1.0, *values]) * 1.15, 70)
+    values = [(each.value, each.low, each.high, paper) for _, each, paper, _ in marks]
+    limit = min(np.nanmax([1.0, *np.abs(values).ravel()]) * 1.15, 70)
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=1.2)
-    bottoms = np.cumsum(heights)
-    for mark, text, bottom, size in zip(marks, lines, bottoms, heights, strict=True):
+    style: dict[str, Any] = {"va": "center", "linespacing": 1.1, "transform": axes.get_yaxis_transform()}
+    for mark, text, bottom, size in zip(marks, map("\n".join, lines), np.cumsum(heights), heights, strict=True):
         y = bottom - size / 2
         if not mark.verdict:
-            heading = axes.text(-LABELS / (0.98 * WIDTH - LABELS), y + 0.12, "\n".join(text), weight="bold")
-            heading.set(fontsize=8.5, va="center", linespacing=1.1, transform=axes.get_yaxis_transform())
+            axes.text(-LABELS / (0.98 * WIDTH - LABELS), y + 0.12, text, weight="bold", fontsize=8.5, **style)
             continue
-        colour, marker = COLOURS[mark.verdict]
-        ends = np.clip([mark.low, mark.high], -limit, limit)
+        colour, marker, inside = COLOURS[mark.verdict]
+        ends = np.clip([mark.difference.low, mark.difference.high], -limit, limit)
         axes.plot(ends, [y, y], color=colour, linewidth=1.6)
-        face = "white" if mark.verdict in HOLLOW else colour
-        axes.plot(mark.value, y, marker, color=colour, markersize=5, markerfacecolor=face)
+        axes.plot(mark.difference.value, y, marker, color=colour, markersize=5, markerfacecolor=inside)
         if math.isfinite(mark.paper):
             axes.plot(mark.paper, y, "D", color=PAPER, markerfacecolor="none", markersize=4.5, markeredgewidth=1.2)
-        label = axes.text(-0.03, y, "\n".join(text), ha="right", va="center", linespacing=1.1)
-        label.set(fontsize=8, transform=axes.get_yaxis_transform())
+        axes.text(-0.03, y, text, ha="right", fontsize=8, **style)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(ylim=(sum(heights) + 0.2, -0.2), xlim=(-limit, limit), yticks=[])
-    _mark_axis(axes, limit)
     axes.set_xlabel(quantity, fontsize=8.5)
-    _add_legend(figure, marks, paper)
-    return figure
-
-
-def _mark_axis(axes: Axes, limit: float) -> None:
     ticks = [tick for tick in ((2, 10, 50) if limit > 12 else (1, 2, 5) if limit > 3 else (0.5, 1, 2)) if tick < limit]
     positions = [*(-tick for tick in reversed(ticks)), 0, *ticks]
     axes.set_xticks(positions, [f"{position:+g}" if position else "0" for position in positions], fontsize=8)
@@ -100,29 +74,29 @@ def _mark_axis(axes: Axes, limit: float) -> None:
     axes.grid(axis="x", color="#808080", alpha=0.25)
     axes.spines[["left", "right", "top"]].set_visible(False)
 
-
-def _add_legend(figure: Figure, marks: Sequence[Mark], paper: str) -> None:
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=verdict, markersize=5, markerfacecolor=face)
-        for verdict, (colour, marker) in COLOURS.items()
-        for face in ["white" if verdict in HOLLOW else colour]
+        Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, markersize=5, label=verdict)
+        for verdict, (colour, marker, inside) in COLOURS.items()
         if any(mark.verdict == verdict for mark in marks)
     ]
     if any(math.isfinite(mark.paper) for mark in marks):
-        diamond = Line2D([], [], color=PAPER, marker="D", markerfacecolor="none", linestyle="none", label=paper)
+        diamond = Line2D([], [], color=PAPER, marker="D", markerfacecolor="none", linestyle="none")
+        diamond.set_label("the paper's difference")
         handles.append(diamond)
     columns = min(3, len(handles))
     figure.legend(handles=handles, loc="upper center", ncols=columns, frameon=False, fontsize=8, borderaxespad=0.1)
+    return figure
 
 
-def draw_curves(groups: dict[str, list[Run]], curves: dict[str, str | None], with_paper: bool) -> Figure:
-    """Draw a panel for each arm: training accuracy and held-out accuracy by epoch, and the authors' log dotted.
+def draw_curves(table: Table, study: Study) -> Figure | None:
+    """Draw a panel for each arm with runs: training and held-out accuracy by epoch, and the authors' log dotted.
 
-    Args:
-        groups: runs by arm.
-        curves: name of the authors' log by arm.
-        with_paper: True to draw these logs, for runs that they can be compared with.
+    The log is drawn if the runs have the arm's config. The figure is None if no run has metrics.
     """
+    groups = {arm: [run for run in study.runs.get(name, ()) if run.lines] for arm, name in table.names.items()}
+    groups = {arm: runs for arm, runs in groups.items() if runs}
+    if not groups:
+        return None
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(WIDTH, 0.3 + 1.15 * rows + 0.45), layout="constrained")
@@ -131,11 +105,11 @@ def draw_curves(groups: dict[str, list[Run]], curves: dict[str, str | None], wit
         for run in runs:
             training = [(line["epoch"], line["train_accuracy"]) for line in run.lines if "train_accuracy" in line]
             axes.plot(*_thin(training), color="#999999", linewidth=0.8)
-            key = next((key for key in (run.lines or [{}])[-1] if key in ("test_accuracy", "validation_accuracy")), "")
+            key = next((key for key in run.lines[-1] if key in ("test_accuracy", "validation_accuracy")), "")
             held_out = [(line["epoch"], line[key]) for line in run.epoch_lines if key in line]
             few = "o" if len(held_out) < 12 else None
             axes.plot(*_thin(held_out), color="#2b7bba", linewidth=1, marker=few, markersize=2)
-        if with_paper and (name := curves[arm]):
+        if (name := table.configs[arm].paper.curve) and not study.setting:
             log = read_paper_curve(name)
             points = [*zip(log["eval_epoch"], log["eval_accuracy"], strict=True)]
             axes.plot(*_thin(points), color=PAPER, linewidth=1, linestyle=":")
@@ -149,20 +123,19 @@ def draw_curves(groups: dict[str, list[Run]], curves: dict[str, str | None], wit
     return figure
 
 
-def _thin(points: Sequence[tuple[float, float]], most: int = 60) -> tuple[list[float], list[float]]:
-    """Return at most some of the points, evenly, and always the last, because a page has hundreds of curves."""
+def _thin(points: Sequence[tuple[float, float]], most: int = 60) -> np.ndarray:
+    """Return x and y of some points, evenly, and always the last, because a page has hundreds of curves."""
     step = max(1, len(points) // most)
-    kept = [*points[::-step]][::-1]
-    return [x for x, _ in kept], [y for _, y in kept]
+    return np.reshape(points[::-step][::-1], (-1, 2)).T
 
 
-def to_svg(figure: Figure, inline: bool = False) -> str:
+def to_svg(figure: Figure, inline: bool = False) -> Markup:
     """Return a figure as SVG with real text; ``inline`` ones take the colour of the page's text."""
     text = io.StringIO()
     # Without dates and random ids, equal figures are equal files.
     with matplotlib.rc_context({"svg.hashsalt": "jaxresnet", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=inline)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :] if inline else svg
-    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', system-ui")
-    return svg.replace("#000000", "currentColor").replace("#ffffff", "var(--page)") if inline else svg
+    svg = text.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', system-ui")
+    if inline:
+        svg = svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("#ffffff", "var(--page)")
+    return Markup(svg)

@@ -1,7 +1,6 @@
 """Curves from the authors' own logs."""
 
 import csv
-import functools
 import pathlib
 
 from jaxresnet.system.errors import UserError
@@ -17,19 +16,11 @@ def read_paper_curve(name: str) -> Series:
     Raises:
         UserError: unknown curve.
     """
-    rows = [row for row in _read_all() if row["run"] == name]
+    with PAPER_CURVES.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["run"] == name]
     if not rows:
         raise UserError(f"paper.curve={name!r}: no such run in {PAPER_CURVES.name}")
-    return {
-        "epoch": [int(row["epoch"]) + 1 for row in rows],
-        "eval_epoch": [int(row["epoch"]) + 1 for row in rows],
-        **{f"train_{key}": [float(row[f"train_{key}"]) for row in rows] for key in ("loss", "accuracy")},
-        **{f"eval_{key}": [float(row[f"test_{key}"]) for row in rows] for key in ("loss", "accuracy")},
-    }
-
-
-@functools.cache
-def _read_all() -> list[dict[str, str]]:
-    """Read the file once, because a report draws many curves."""
-    with PAPER_CURVES.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    epochs = [float(row["epoch"]) + 1 for row in rows]
+    columns = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    curves = {name.replace("test", "eval"): [float(row[name]) for row in rows] for name in columns}
+    return {"epoch": epochs, "eval_epoch": epochs, **curves}

@@ -15,25 +15,15 @@ POWER = 0.8
 
 
 class Difference(NamedTuple):
-    """Difference of two arms' mean accuracies, in points. Fields are NaN if ``reason`` says why it cannot be judged.
+    """Difference of two arms' mean accuracies, in points. Fields are NaN if ``reason`` says why it cannot be judged."""
 
-    Attributes:
-        value: first minus second.
-        error: standard error.
-        freedom: degrees of freedom of the error.
-        low: lower end of the confidence interval.
-        high: upper end.
-        p: probability of such a difference or a larger one if there were none.
-        reason: why the difference cannot be judged, or an empty text.
-    """
-
-    value: float = np.nan
-    error: float = np.nan
-    freedom: float = np.nan
-    low: float = np.nan
-    high: float = np.nan
-    p: float = np.nan
-    reason: str = ""
+    value: float = np.nan  # first minus second
+    error: float = np.nan  # standard error
+    freedom: float = np.nan  # degrees of freedom of the error
+    low: float = np.nan  # lower end of the confidence interval
+    high: float = np.nan  # upper end
+    p: float = np.nan  # probability of such a difference or a larger one if there were none
+    reason: str = ""  # why the difference cannot be judged, or an empty text
 
 
 class Fit:
@@ -41,36 +31,35 @@ class Fit:
 
     Arms with the same seed share their first weights and their data order, so that a seed shifts all of them. An arm
     whose variance is an outlier is left out of the model and compared by Welch's test, with a variance of its own.
-
-    Attributes:
-        runs: columns ``arm``, ``seed`` and ``accuracy``, one row a run.
-        unsteady: arms with a variance of their own.
-        freedom: degrees of freedom of the pooled variance.
-        variance: pooled variance of a run, or NaN if there is one seed.
     """
 
     def __init__(self, runs: pd.DataFrame, blocks: bool = True):
         """Fit the model. Without ``blocks``, seeds are independent, as in an analysis of variance with one factor."""
-        self.runs = runs
-        self.unsteady: set[str] = set()
-        worst: str | None = ""
-        while worst is not None:
-            self.unsteady |= {worst} - {""}
+        self.runs = runs  # columns arm, seed and accuracy, one row a run
+        self.unsteady: set[str] = set()  # arms with a variance of their own
+        while True:
             steady = runs[~runs["arm"].isin(self.unsteady)]
             seeds = pd.get_dummies(steady["seed"] if blocks else 0 * steady["seed"], dtype=float)
             design = pd.concat([pd.get_dummies(steady["arm"], dtype=float), seeds], axis=1)
             matrix, accuracy = design.to_numpy(), steady["accuracy"].to_numpy(float)
-            self._columns, self._inverse = [*design], np.linalg.pinv(matrix.T @ matrix)
+            self._columns, self._inverse = np.array([*design], object), np.linalg.pinv(matrix.T @ matrix)
             self._rows = self._inverse @ matrix.T @ matrix  # projects on what the runs can tell
             self._solution = self._inverse @ matrix.T @ accuracy
             residuals = pd.Series(accuracy - matrix @ self._solution, steady["arm"].to_numpy())
             self.freedom = len(steady) - round(np.trace(self._rows))
+            # Pooled over the steady arms, and NaN if there is one seed.
             self.variance = float((residuals**2).sum()) / self.freedom if self.freedom > 0 else np.nan
-            worst = find_outlier(residuals)
+            if (outlier := find_outlier(residuals)) is None:
+                break
+            self.unsteady.add(outlier)
+
+    def accuracies(self, arm: str) -> np.ndarray:
+        """Return the accuracy of each run of an arm."""
+        return self.runs.loc[self.runs["arm"] == arm, "accuracy"].to_numpy(float)
 
     def difference(self, first: str, second: str, level: float = LEVEL) -> Difference:
         """Compare two arms, with an interval of 1 - ``level`` for this difference alone."""
-        samples = [self.runs.loc[self.runs["arm"] == arm, "accuracy"].to_numpy(float) for arm in (first, second)]
+        samples = [self.accuracies(arm) for arm in (first, second)]
         if not all(map(len, samples)):
             return Difference(reason="not run")
         value = float(samples[0].mean() - samples[1].mean())
@@ -80,7 +69,7 @@ class Fit:
             test = stats.ttest_ind(*samples, equal_var=False)
             low, high = test.confidence_interval(1 - level)
             return Difference(value, value / test.statistic, test.df, low, high, test.pvalue)
-        weights = self._weights(first, second)
+        weights = (self._columns == first) * 1.0 - (self._columns == second)
         if self.freedom < 1:
             return Difference(value, reason="one seed")
         if not np.allclose(self._rows @ weights, weights, atol=1e-6):
@@ -102,20 +91,15 @@ class Fit:
         steady = [arm for arm, each in zip(arms, alone, strict=True) if not each.reason and arm not in self.unsteady]
         if len(steady) < 2 or control in self.unsteady:
             return alone
-        weights = np.array([self._weights(arm, control) for arm in steady])
+        weights = np.array([(self._columns == arm) * 1.0 - (self._columns == control) for arm in steady])
         covariance = weights @ self._inverse @ weights.T
         scale = np.sqrt(np.diagonal(covariance))
         factor = _dunnett_factor(covariance / np.outer(scale, scale), self.freedom, 1 - LEVEL * len(steady) / len(arms))
-        return [
-            each._replace(low=each.value - factor * each.error, high=each.value + factor * each.error)
-            if arm in steady
-            else each
-            for arm, each in zip(arms, alone, strict=True)
-        ]
-
-    def _weights(self, first: str, second: str) -> np.ndarray:
-        """Return the weights of the coefficients in a difference of two arms."""
-        return np.array([(column == first) * 1.0 - (column == second) for column in self._columns])
+        for place, each in enumerate(alone):
+            if arms[place] in steady:
+                half = factor * each.error
+                alone[place] = each._replace(low=each.value - half, high=each.value + half)
+        return alone
 
 
 def _dunnett_factor(correlation: np.ndarray, freedom: int, confidence: float) -> float:
@@ -134,15 +118,11 @@ def _dunnett_factor(correlation: np.ndarray, freedom: int, confidence: float) ->
 
 
 def find_outlier(residuals: pd.Series) -> str | None:
-    """Return the arm with the largest variance if it is an outlier by Cochran's test at 5%, else None.
-
-    Args:
-        residuals: residuals of runs, indexed by arm.
-    """
-    groups = residuals.groupby(level=0)
+    """Return the arm whose residuals have an outlying variance by Cochran's test at 5%, or None."""
+    groups = (residuals**2).groupby(level=0)
     freedom = groups.size() - 1
     freedom = freedom[freedom > 0]
-    squares = groups.agg(lambda group: float((group**2).sum()))[freedom.index]
+    squares = groups.sum()[freedom.index]
     if len(freedom) < 3 or squares.sum() < 1e-12:
         return None
     worst = (squares / freedom).idxmax()
@@ -155,9 +135,8 @@ def correct(p_values: Sequence[float]) -> np.ndarray:
     """Return p values with Holm's correction for having computed all of them."""
     p = np.asarray(p_values, float)
     order = np.argsort(p)
-    corrected = np.empty_like(p)
-    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return corrected
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected[np.argsort(order)]
 
 
 def detectable(each: Difference, level: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from jaxresnet.config import Experiment, changed_fields, load_experiment
+from jaxresnet.config import Experiment, changed_fields, flatten, load_experiment
 from jaxresnet.data.cifar import NUM_TRAIN
 from jaxresnet.report.statistics import LEVEL, Difference, Fit, correct, detectable
 from jaxresnet.system.errors import UserError
@@ -24,17 +24,7 @@ FOLLOWING = {
 
 
 class Table:
-    """A config file with a title and arms.
-
-    Attributes:
-        name: name of the file, without its ending.
-        title: title.
-        configs: config by arm.
-        control: arm that ``get_config`` returns without an argument, with which the others are compared.
-        claims: the file's ``CLAIMS``, each with ``text`` and ``pairs`` of arms, as in ``configs/arms.py``.
-        note: the file's ``NOTE`` in Markdown.
-        words: what each arm is in words, or an empty text.
-    """
+    """A config file with a title, arms and claims, which have ``text`` and ``pairs`` as in ``configs/arms.py``."""
 
     def __init__(self, experiment: Experiment):
         """Read a table from its config file.
@@ -44,23 +34,22 @@ class Table:
         """
         self.name, self.title = experiment.path.stem, experiment.title
         self.configs = {arm: experiment.get_config(arm) for arm in experiment.arms}
+        self.names: dict[str, str] = {arm: config.name for arm, config in self.configs.items()}
+        # The accuracy that the paper reports, or NaN.
+        self.paper = {arm: float(config.paper.accuracy or np.nan) for arm, config in self.configs.items()}
         self.claims: Sequence[Any] = experiment.contents.get("CLAIMS", ())
-        self.note = str(experiment.contents.get("NOTE", "")).strip()
+        self.note = str(experiment.contents.get("NOTE", "")).strip()  # Markdown
         arms = experiment.contents["ARMS"]
         self.words = {arm: str(getattr(arms[arm], "words", "")) if isinstance(arms, dict) else "" for arm in arms}
         for claim in self.claims:
             if unknown := {arm for pair in claim.pairs for arm in pair} - self.configs.keys():
                 raise UserError(f"{experiment.path}: CLAIMS name {unknown.pop()!r}, which ARMS does not have")
+        # The others are compared with the arm that get_config returns without an argument.
         try:
             control = experiment.get_config("").name
         except UserError:  # a get_config that needs an arm
             control = None
-        self.control = next((arm for arm, each in self.configs.items() if each.name == control), experiment.arms[0])
-
-    def paper(self, arm: str) -> float:
-        """Return the accuracy that the paper reports for an arm, or NaN."""
-        accuracy = self.configs[arm].paper.accuracy
-        return np.nan if accuracy is None else float(accuracy)
+        self.control = next((arm for arm, name in self.names.items() if name == control), experiment.arms[0])
 
 
 def load_tables(path: pathlib.Path) -> list[Table]:
@@ -70,155 +59,118 @@ def load_tables(path: pathlib.Path) -> list[Table]:
         UserError: there is no table.
     """
     files = sorted(path.glob("*.py")) if path.is_dir() else [path]
-    titled = [file for file in files if not path.is_dir() or "\nTITLE = " in file.read_text(encoding="utf-8")]
-    experiments = [load_experiment(file) for file in titled]
-    tables = [Table(each) for each in experiments if each.title and "ARMS" in each.contents]
+    titled = [file for file in files if file == path or "\nTITLE = " in file.read_text(encoding="utf-8")]
+    tables = [Table(each) for each in map(load_experiment, titled) if each.title and "ARMS" in each.contents]
     if not tables:
         raise UserError(f"--configs={path}: there is no table in it, which is a config file with TITLE and ARMS")
     return sorted(tables, key=lambda table: table.title)
 
 
 class Study(NamedTuple):
-    """Runs that differ in the same way from the configs of their arms.
+    """Runs that differ in the same way from the configs of their arms."""
 
-    Attributes:
-        setting: these differences in words; empty if there are none.
-        is_smaller: True if the networks are smaller than the arms'.
-        runs: runs by name of the experiment.
-        fit: model of the accuracies after the last epoch, with the names of experiments as arms.
-    """
+    setting: str  # these differences in words; empty if there are none
+    is_smaller: bool  # True if the networks are smaller than the arms'
+    runs: dict[str, list[Run]]  # by name of the experiment
+    fit: Fit  # model of the accuracies after the last epoch, with the names of experiments as arms
 
-    setting: str
-    is_smaller: bool
-    runs: dict[str, list[Run]]
-    fit: Fit
-
-    def accuracies(self, name: str) -> np.ndarray:
-        """Return the accuracy of each finished run of an experiment, in %, after the last epoch."""
-        return np.array([run.summary["last"]["accuracy"] for run in self.runs.get(name, ()) if run.summary])
+    def has_diverged(self, name: str) -> bool:
+        """Return True if a run of an experiment diverged."""
+        return any(run.failure for run in self.runs.get(name, ()))
 
 
 def group_runs(runs: list[Run], tables: list[Table]) -> list[Study]:
     """Group runs by how they differ from the configs of their arms. The studies with the most arms come first."""
     configs = {config.name: config for table in tables for config in table.configs.values()}
-    groups: dict[str, dict[str, list[Run]]] = {}
-    smaller: dict[str, bool] = {}
+    groups: dict[str, dict[str, dict[int, Run]]] = {}
+    smaller = set()
     for run in runs:
-        own = configs.get(run.config.get("name"))
-        if own is None:
-            continue
-        setting = describe_setting(run.config, own)
-        group = groups.setdefault(setting, {}).setdefault(own.name, [])
-        smaller[setting] = smaller.get(setting, False) or sum(run.config.model.channels) < sum(own.model.channels)
-        if run.config.seed not in [other.config.seed for other in group]:  # A run that is kept twice counts once.
-            group.append(run)
-    studies = [Study(setting, smaller[setting], group, _fit(group)) for setting, group in groups.items()]
+        if own := configs.get(run.config.get("name")):
+            setting = describe_setting(run.config, own)
+            group = groups.setdefault(setting, {}).setdefault(own.name, {})
+            group.setdefault(run.config.seed, run)  # A run that is kept twice counts once.
+            if sum(run.config.model.channels) < sum(own.model.channels):
+                smaller.add(setting)
+    studies = []
+    for setting, seeds in groups.items():
+        rows = [
+            (name, seed, float(run.summary["last"]["accuracy"]))
+            for name, group in seeds.items()
+            for seed, run in group.items()
+            if run.summary
+        ]
+        fit = Fit(pd.DataFrame(rows, columns=["arm", "seed", "accuracy"]))
+        studies.append(Study(setting, setting in smaller, {name: [*seeds[name].values()] for name in seeds}, fit))
     return sorted(studies, key=lambda study: (-study.fit.runs["arm"].nunique(), study.setting))
-
-
-def _fit(group: dict[str, list[Run]]) -> Fit:
-    rows = [
-        (name, run.config.seed, float(run.summary["last"]["accuracy"]))
-        for name, runs in group.items()
-        for run in runs
-        if run.summary and np.isfinite(run.summary["last"]["accuracy"])
-    ]
-    return Fit(pd.DataFrame(rows, columns=["arm", "seed", "accuracy"]))
 
 
 def describe_setting(config: ConfigDict, own: ConfigDict) -> str:
     """Return in words how a run's config differs from its arm's. Lengths and widths are relative to the arm's."""
     changed = changed_fields(config, own)
-    for field in ("seed", "eval_every_epochs"):
-        changed.pop(field, None)
-    for field, others in FOLLOWING.items():
-        for other in others if field in changed else ():
-            changed.pop(other, None)
+    passed = {"seed", "eval_every_epochs"}.union(*(FOLLOWING.get(field, ()) for field in changed))
+    changed = {field: value for field, value in changed.items() if field not in passed}
     words = []
     if "dataset.validation_size" in changed and config.dataset.name in ("cifar10", "cifar100"):
         words.append(f"{NUM_TRAIN - changed.pop('dataset.validation_size'):,} training images")
     for field, name in (("num_epochs", "epochs"), ("model.channels", "channels")):
         if field in changed:
-            share = np.sum(changed.pop(field)) / np.sum(_field(own, field))
+            share = np.sum(changed.pop(field)) / np.sum(flatten(own.to_dict())[field])
             words.append(f"{100 * share:.3g}% of the {name}")
     return ", ".join([*words, *(f"{field}={value}" for field, value in changed.items())])
 
 
-def _field(config: ConfigDict, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
-
-
 class Row(NamedTuple):
-    """Comparison of two arms for a claim.
-
-    Attributes:
-        table: the table.
-        claim: the claim.
-        first: arm that should score higher, or the same.
-        second: other arm.
-        difference: our difference.
-        paper: the paper's difference, or NaN.
-        verdict: one of ``VERDICTS``.
-        reason: why it is not testable or not judged; or what an inconclusive comparison could have found.
-    """
+    """Comparison of two arms for a claim."""
 
     table: Table
     claim: Any
-    first: str
+    first: str  # arm that should score higher, or the same
     second: str
-    difference: Difference
-    paper: float
-    verdict: str = ""
-    reason: str = ""
+    difference: Difference  # ours
+    paper: float  # the paper's difference, or NaN
+    verdict: str  # one of ``VERDICTS``
+    reason: str  # why it is not testable or not judged; or what an inconclusive comparison could have found
+    runs: frozenset[str]  # setting and names of the runs; comparisons of the same runs are corrected for once
 
 
-def choose_study(table: Table, studies: list[Study]) -> Study | None:
-    """Return the study with finished runs of the most arms of a table, or None if no arm has been run."""
-    names = {config.name for config in table.configs.values()}
-    best = max(studies, key=lambda study: len(names & set(study.fit.runs["arm"])), default=None)
-    return best if best and names & set(best.fit.runs["arm"]) else None
+def choose_study(table: Table, studies: list[Study]) -> Study:
+    """Return the study with finished runs of the most arms of a table."""
+    return max(studies, key=lambda study: len({*table.names.values()} & {*study.fit.runs["arm"]}))
 
 
 def keep_compared(tables: list[Table], studies: list[Study]) -> list[Table]:
     """Return the tables with runs of more than the control, which other tables share, or else the first with any."""
     run = {name for study in studies for name in study.fit.runs["arm"]}
-    names = [{config.name for config in table.configs.values()} & run for table in tables]
-    controls = [table.configs[table.control].name for table in tables]
-    kept = [table for table, own, control in zip(tables, names, controls, strict=True) if own - {control}]
-    return kept or [table for table, own in zip(tables, names, strict=True) if own][:1]
+    finished = [table for table in tables if run & {*table.names.values()}]
+    compared = [table for table in finished if run & {*table.names.values()} - {table.names[table.control]}]
+    return compared or finished[:1]
 
 
 def judge(tables: list[Table], studies: list[Study]) -> list[Row]:
     """Judge all claims of tables that have runs, with Holm's correction over all different pairs of arms."""
-    rows, keys = [], []
+    rows = []
     for table in tables:
         study = choose_study(table, studies)
-        assert study is not None  # tables without runs are not kept
-        for claim in table.claims:
-            for first, second in claim.pairs:
-                row, key = _compare(table, claim, first, second, study)
-                rows.append(row)
-                keys.append(key)
-    p_values = {key: row.difference.p for row, key in zip(rows, keys, strict=True) if not row.verdict}
+        rows += [_compare(table, claim, pair, study) for claim in table.claims for pair in claim.pairs]
+    p_values = {row.runs: row.difference.p for row in rows if not row.verdict}
     corrected = dict(zip(p_values, correct([*p_values.values()]), strict=True))
     # The level at which Holm's correction stopped, and so the one that a further difference would have had to pass.
     level = LEVEL / max(1, sum(p >= LEVEL for p in corrected.values()))
-    return [row if row.verdict else _decide(row, corrected[key], level) for row, key in zip(rows, keys, strict=True)]
+    return [row if row.verdict else _decide(row, corrected[row.runs], level) for row in rows]
 
 
-def _compare(table: Table, claim: Any, first: str, second: str, study: Study) -> tuple[Row, frozenset[Any]]:
-    names = [table.configs[arm].name for arm in (first, second)]
-    difference = study.fit.difference(*names)
-    row = Row(table, claim, first, second, difference, table.paper(first) - table.paper(second))
-    if difference.reason:
-        diverged = [name for name in names if any(run.failure for run in study.runs.get(name, ()))]
-        reason = "diverged" if diverged and difference.reason == "not run" else difference.reason
-        row = row._replace(verdict="not judged", reason=reason)
+def _compare(table: Table, claim: Any, pair: tuple[str, str], study: Study) -> Row:
+    first, second = pair
+    names = [table.names[first], table.names[second]]
+    difference = study.fit.difference(names[0], names[1])
+    verdict, reason = "", difference.reason
+    if reason:
+        verdict = "not judged"
+        reason = "diverged" if reason == "not run" and any(map(study.has_diverged, names)) else reason
     elif study.is_smaller and claim.not_testable:
-        row = row._replace(verdict="not testable", reason=claim.not_testable)
-    return row, frozenset([study.setting, *names])
+        verdict, reason = "not testable", claim.not_testable
+    paper = table.paper[first] - table.paper[second]
+    return Row(table, claim, first, second, difference, paper, verdict, reason, frozenset([study.setting, *names]))
 
 
 def _decide(row: Row, p: float, level: float) -> Row:
@@ -230,7 +182,7 @@ def _decide(row: Row, p: float, level: float) -> Row:
     return row._replace(verdict="inconclusive", reason=f"{detectable(each, level):.1f}")
 
 
-def list_doubts(studies: list[Study], runs: list[Run]) -> Iterator[str]:
+def list_doubts(studies: list[Study]) -> Iterator[str]:
     """Yield a sentence for each property of the runs that a reader should know before trusting a comparison."""
     for study in studies:
         finished = [run.summary for each in study.runs.values() for run in each if run.summary]
@@ -242,8 +194,8 @@ def list_doubts(studies: list[Study], runs: list[Run]) -> Iterator[str]:
         if study.fit.unsteady:
             arms = ", ".join(f"`{arm}`" for arm in sorted(study.fit.unsteady))
             yield f"The seeds of {arms}{where} differ much more than others', so these arms have wide intervals."
-    failed = [f"`{run.config.name}` with seed {run.config.seed}" for run in runs if run.failure]
-    if failed:
+    runs = [run for study in studies for each in study.runs.values() for run in each]
+    if failed := [f"`{run.config.name}` with seed {run.config.seed}" for run in runs if run.failure]:
         yield f"{len(failed)} runs diverged and count nowhere: {', '.join(failed)}."
     if unfinished := sum(run.summary is None and not run.failure for run in runs):
         yield f"{unfinished} runs have not finished and count nowhere."

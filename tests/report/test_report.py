@@ -11,6 +11,7 @@ from configs.arms import Arm, getter
 from jaxresnet.report.__main__ import write_report
 from jaxresnet.report.figures import Mark, draw_forest, to_svg
 from jaxresnet.report.page import to_markdown
+from jaxresnet.report.statistics import Difference
 from jaxresnet.report.study import describe_setting, group_runs, judge, load_tables
 from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.runs import read_runs
@@ -214,12 +215,14 @@ def test_wrong_folders(tmp_path):
 def test_forest_has_every_row():
     marks = [
         Mark("A claim"),
-        Mark("a over b", 1.0, 0.5, 1.5, 2.0, "supported"),
-        Mark("c over d", -90, -99, 1, verdict="inconclusive"),
+        Mark("a over b", Difference(1.0, low=0.5, high=1.5), 2.0, "supported"),
+        Mark("c over d", Difference(-90, low=-99, high=1), verdict="inconclusive"),
     ]
-    svg = to_svg(draw_forest(marks, "points", "printed"))
-    assert all(f">{text}</text>" in svg for text in ("A claim", "a over b", "c over d", "supported", "printed"))
-    assert "not testable" not in svg and "currentColor" in to_svg(draw_forest(marks, "points", "printed"), inline=True)
+    svg = to_svg(draw_forest(marks, "points"))
+    assert all(
+        f">{text}</text>" in svg for text in ("A claim", "a over b", "c over d", "supported", "the paper's difference")
+    )
+    assert "not testable" not in svg and "currentColor" in to_svg(draw_forest(marks, "points"), inline=True)
 
 
 def test_markdown_escapes_bars():
