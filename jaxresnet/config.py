@@ -258,7 +258,8 @@ def _expected(name: str, value: Any) -> str:
     elif kind is str:  # a path cannot hold a null
         valid, words = isinstance(value, str) and "\0" not in value and len(value) < 4096, "text"
     elif name == "augment.small_images":
-        valid, words = _are_small_images(value), "pairs of a side of 1 to 32 pixels and a rising share of the epochs"
+        valid = _are_small_images(value)
+        words = "pairs of a side from 1 to 32 pixels and a rising share of the epochs in (0, 1]"
     else:
         # A tuple of whole numbers, such as one entry a stage, may have any length. Others have the default's.
         is_tuple = kind is tuple
