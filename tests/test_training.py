@@ -110,7 +110,7 @@ def test_tensorboard_holds_the_metrics(finished):
 def test_evaluate_repeats_the_logged_scores(finished):
     _, workdir, summary = finished
     for name in ("last", "best"):
-        step, scores, _ = evaluate_run(str(workdir), name)
+        step, scores = evaluate_run(str(workdir), name)
         sums = scores.sums
         assert step == summary[name]["step"]
         assert sums.means("test")["test_accuracy"] == summary[name]["accuracy"]
