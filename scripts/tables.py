@@ -75,37 +75,28 @@ def growth() -> str:
 
 def accelerators() -> str:
     """Return the costs of the final model's training step in bfloat16 on devices that it was compiled for."""
-    header = ("devices", "memory", "read and written in a step", "roofline of a step", "200 epochs")
-    return markdown_table(
-        header,
-        (
-            (
-                step["target"],
-                f"{step['peak_bytes'] / 1e6:,.0f} MB",
-                f"{step['bytes'] / 1e9:.1f} GB",
-                f"{1000 * step['roofline_seconds']:.1f} ms",
-                f"{minutes:.1f} min",
-            )
-            for step, minutes in _compiled("compiled", "roofline_seconds")
-            if step["dtype"] == "bfloat16"
-        ),
-    )
+    return _device_table("compiled", "roofline_seconds", "roofline of a step")
 
 
 def full_effort() -> str:
     """Return libtpu's own estimates of the training step."""
-    header = ("devices", "memory", "read and written in a step", "a step", "200 epochs")
+    return _device_table("full-effort", "estimate_seconds", "a step")
+
+
+def _device_table(report: str, seconds: str, title: str) -> str:
+    """Return a row for each compiled step in bfloat16, with the column ``title`` for the field ``seconds``."""
     return markdown_table(
-        header,
+        ("devices", "memory", "read and written in a step", title, "200 epochs"),
         (
             (
                 step["target"],
                 f"{step['peak_bytes'] / 1e6:,.0f} MB",
                 f"{step['bytes'] / 1e9:.1f} GB",
-                f"{1000 * step['estimate_seconds']:.1f} ms",
+                f"{1000 * step[seconds]:.1f} ms",
                 f"{minutes:.1f} min",
             )
-            for step, minutes in _compiled("full-effort", "estimate_seconds")
+            for step, minutes in _compiled(report, seconds)
+            if step["dtype"] == "bfloat16"
         ),
     )
 
