@@ -77,6 +77,17 @@ def twins(suffix: str, *arms: str, of: str = "") -> tuple[tuple[str, str], ...]:
     return tuple((f"{arm}{suffix}", f"{arm}{of}") for arm in arms)
 
 
+def choose(arms: dict[str, Any], name: str) -> Any:
+    """Return the arm ``name``.
+
+    Raises:
+        ValueError: there is no such arm. The message lists all arms.
+    """
+    if name not in arms:
+        raise ValueError(f"there is no arm {name!r}; expected one of {', '.join(arms)}")
+    return arms[name]
+
+
 def getter(
     table: str, arms: dict[str, Arm], base: Callable[[], ConfigDict] = baseline.get_config
 ) -> Callable[..., ConfigDict]:
@@ -98,9 +109,7 @@ def getter(
         Raises:
             ValueError: there is no such arm. The message lists all arms.
         """
-        if arm not in arms:
-            raise ValueError(f"there is no arm {arm!r}; expected one of {', '.join(arms)}")
-        row = arms[arm]
+        row = choose(arms, arm)
         config = (row.base or base)()
         if row.changes:
             config.name = row.shares_runs_with or f"{table}/{arm}"

@@ -10,6 +10,7 @@ Measured here: `docs/skips.md`.
 """
 
 from configs import default
+from configs.arms import choose
 
 ARMS = {
     "20": {"model.blocks": (3, 3, 3)},
@@ -25,8 +26,6 @@ def get_config(arm: str = "56"):
     Raises:
         ValueError: there is no such arm. The message lists all arms.
     """
-    if arm not in ARMS:
-        raise ValueError(f"there is no arm {arm!r}; expected one of {', '.join(ARMS)}")
     config = default.get_config()
     config.name = f"skips/{arm}"
     config.num_epochs = 8
@@ -36,5 +35,5 @@ def get_config(arm: str = "56"):
     config.model.pooling = "global"
     config.schedule.step_per = "step"
     config.log_every_steps = 0
-    config.update_from_flattened_dict(ARMS[arm])
+    config.update_from_flattened_dict(choose(ARMS, arm))
     return config

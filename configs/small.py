@@ -27,6 +27,8 @@ Paper: no such experiment. Measured here: results/report/README.md.
 import importlib
 import pathlib
 
+from configs.arms import choose
+
 # Every config file with a title is a table. In the order of their titles, the models of Table 1 come first.
 _FILES = sorted(pathlib.Path(__file__).parent.glob("*.py"))
 TABLES = sorted(
@@ -59,9 +61,7 @@ def get_config(arm: str = "baseline"):
     Raises:
         ValueError: there is no such arm. The message lists all arms.
     """
-    if arm not in ARMS:
-        raise ValueError(f"there is no arm {arm!r}; expected one of {', '.join(ARMS)}")
-    table, name = ARMS[arm]
+    table, name = choose(ARMS, arm)
     config = table.get_config(name)
     shrink(config)
     return config
