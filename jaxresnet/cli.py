@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from absl import logging as absl_logging
 
 import jaxresnet
-from jaxresnet import extensions
+from jaxresnet import extensions, released
 from jaxresnet.system import malloc
 from jaxresnet.system.errors import Interrupted, UsageError, UserError
 
@@ -53,7 +53,8 @@ class Parser(argparse.ArgumentParser):
 
     def add_run(self) -> None:
         """Add the flags of a command that reads a trained run."""
-        self.add_argument("--workdir", required=True, help="run directory or release")
+        text = f"run directory, release, or one of {', '.join(released.MODELS)} (default: {released.DEFAULT})"
+        self.add_argument("--workdir", type=released.resolve, default=released.DEFAULT, help=text)
         text = '"last" (default), "best", or the step number of a checkpoint that was kept'
         self.add_argument("--checkpoint", default="last", help=text)
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
+from jaxresnet import released
 from jaxresnet.config import load_config
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
@@ -24,7 +25,7 @@ from jaxresnet.core.state import TrainState, begin_with, create_model, create_tr
 from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.extensions import check_used
-from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.errors import UserError
 from jaxresnet.weights import from_state_dict
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, SUMMARY_FILE, WEIGHTS_FILE, read_class_names, read_summary
@@ -130,9 +131,17 @@ class Classifier:
         return _compiled_forward(self.variables, padded, self.model, self.transform, self.mesh)
 
 
-def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
-    """Load the classifier that a run has trained. Arguments and errors are those of ``restore_run``."""
-    folder = user_path(workdir)
+def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int = "last") -> Classifier:
+    """Load the classifier that a run has trained, or by default the one that comes with the package.
+
+    Args:
+        workdir: run directory, release, or name of a released model such as ``"pretrained:cifar10"``.
+        checkpoint: ``"best"``, ``"last"``, or a step number.
+
+    Raises:
+        UserError: missing or damaged run, checkpoint or weights.
+    """
+    folder = released.resolve(workdir)
     config, _, state, mesh = restore_run(folder, checkpoint)
     names = read_class_names(folder, config)
     transform = create_transform(config)

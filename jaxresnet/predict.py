@@ -1,6 +1,7 @@
 """Classify images with a run or a release. Without images, classify the run's own test set, and count the right ones.
 
-    python -m jaxresnet.predict --workdir=runs/final cat.jpg photos/
+    jaxresnet predict cat.jpg photos/
+    jaxresnet predict --workdir=runs/final cat.jpg
 
 Images that are not 32x32 are cropped to their central square and resized, with a note. Files that are not images are
 skipped with a warning. --out=submission.csv writes ID,Labels. An ID is the name of an image file without its ending, or
@@ -274,15 +275,14 @@ def run(arguments: argparse.Namespace) -> None:
     set_up_jax()
     out = arguments.out and output_file("--out", arguments.out, arguments.force, (".csv", ".jsonl"))
     grid = arguments.grid and output_file("--grid", arguments.grid, arguments.force, PICTURES)
-    workdir = user_path(arguments.workdir)
-    config, files = load_config(workdir), find_files(arguments.images)
+    config, files = load_config(arguments.workdir), find_files(arguments.images)
     if files and arguments.data_dir:
         raise UserError("--data_dir names the run's test set, but images are given, so it is not read; leave it out")
     images: Iterator[Image] | None = None
     if not files:
         data_dir = config.dataset.data_dir if arguments.data_dir is None else arguments.data_dir
         dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
-        check_class_names(workdir, config, dataset.class_names)
+        check_class_names(arguments.workdir, config, dataset.class_names)
         images = images_of_array("test", dataset.test.images, dataset.test.labels)
     classifier = load(arguments.workdir, arguments.checkpoint)
 

@@ -20,6 +20,12 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxresnet"
 
 
+def shipped_folder(name: str) -> pathlib.Path:
+    """Return a folder that comes with the package: in a clone beside it, when installed from a wheel inside of it."""
+    package = pathlib.Path(__file__).parents[1]
+    return (package if (package / name).is_dir() else package.parent) / name
+
+
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Write ``content`` to ``path`` atomically, over what is there."""
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
