@@ -39,7 +39,7 @@ from jaxresnet.config import CONFIG_FILE, save_config
 from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import Classifier, load, restore_run
-from jaxresnet.kernels import convolution, cpu
+from jaxresnet.kernels import convolution
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UsageError, UserError, user_path
 from jaxresnet.system.files import output_file, write_whole
@@ -54,7 +54,7 @@ def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Ar
     """Return a pure function from pixels to probabilities, and the shape and dtype of its input."""
     (batch,) = jax.export.symbolic_shape("batch")
     # Kernels for CPUs are replaced by the functions that they compute, so that the file suits any platform.
-    generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, cpu.relu: jax.nn.relu}
+    generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, convolution.relu: jax.nn.relu}
     used = {name: getattr(classifier.model, name) for name in ("conv_general_dilated", "relu")}
     model = classifier.model.clone(**{name: generic.get(function, function) for name, function in used.items()})
     constants = dataclasses.replace(classifier, model=model, variables=jax.device_get(classifier.variables))

@@ -16,7 +16,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.config import check_config, eval_split_name
-from jaxresnet.core.costs import flop_until
 from jaxresnet.core.evaluation import Sums, evaluate
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.programs import (
@@ -35,13 +34,12 @@ from jaxresnet.core.steps import Metrics, create_loss
 from jaxresnet.data.cifar import CIFAR10
 from jaxresnet.data.loading import Dataset, hold_out, load_dataset
 from jaxresnet.extensions import use_all
-from jaxresnet.system import devices, processes, signals
+from jaxresnet.system import devices, processes
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
 from jaxresnet.workdir import folder as files
-from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.checkpoint import Checkpointer, Progress
 from jaxresnet.workdir.log import MetricsWriter, NoWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
-from jaxresnet.workdir.progress import Progress
 
 if TYPE_CHECKING:
     from jaxresnet.inference import Classifier
@@ -146,13 +144,14 @@ class _Trainer:
         self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
         self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
         self.saved, self.save_time = (step, self.progress.epoch), time.monotonic()
-        # Progress is counted in FLOP, because a step on smaller images does less work.
-        epochs = np.arange(self.steps_per_epoch * self.config.num_epochs + 1) / self.steps_per_epoch
-        self.display = ProgressDisplay(self.config.num_epochs, flop_until(self.config, image_shape, epochs), step)
+        # Progress is counted in pixels, because a step on smaller images does less work.
+        sides = [create_transform(self.config, epoch).side or image_shape[0] for epoch in range(self.config.num_epochs)]
+        work = np.cumsum([0, *np.repeat(np.square(sides), self.steps_per_epoch)])
+        self.display = ProgressDisplay(self.config.num_epochs, work, step)
         with (
             contextlib.closing(self._open_log()) as self.log,
             contextlib.closing(self.display),
-            signals.stop_signal() as self.stop_signal,
+            processes.stop_signal() as self.stop_signal,
         ):
             while self.progress.epoch < self.config.num_epochs:
                 self._train_epoch()

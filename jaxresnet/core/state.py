@@ -15,7 +15,7 @@ from jaxresnet.core.augment import STAGES, Stage, Transform, bind
 from jaxresnet.core.model import BLOCKS, ResNet
 from jaxresnet.core.optim import create_optimizer
 from jaxresnet.extensions import find
-from jaxresnet.kernels import convolution, cpu
+from jaxresnet.kernels import convolution
 from jaxresnet.system.errors import UserError
 
 
@@ -56,7 +56,10 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
         fields["pooling"] = int(fields["pooling"])
     fields["block"] = find(BLOCKS, "model.block", fields.get("block", "basic"))
     return _model(
-        **fields, dtype=jnp.dtype(dtype), conv_general_dilated=convolution.conv_general_dilated, relu=cpu.relu
+        **fields,
+        dtype=jnp.dtype(dtype),
+        conv_general_dilated=convolution.conv_general_dilated,
+        relu=convolution.relu,
     )
 
 
