@@ -92,11 +92,6 @@ def flop_by_epoch(config: ConfigDict, image_shape: tuple[int, int, int]) -> Floa
     return np.array([6.0 * multiply_adds(model, (side or height, side or width, channels)) for side in sides])
 
 
-def flop_per_image(config: ConfigDict, image_shape: tuple[int, int, int]) -> float:
-    """Return the mean of ``flop_by_epoch``."""
-    return float(np.mean(flop_by_epoch(config, image_shape)))
-
-
 def flop_until(
     config: ConfigDict, image_shape: tuple[int, int, int], epochs: Float[np.ndarray, " times"]
 ) -> Float[np.ndarray, " times"]:

@@ -38,11 +38,6 @@ class Run(NamedTuple):
         """Last line of each evaluated epoch."""
         return [line for line in self.lines if is_epoch_line(line)]
 
-    @property
-    def epochs_done(self) -> int:
-        """Number of whole epochs trained."""
-        return int(self.lines[-1]["epoch"]) if self.lines else 0
-
 
 def read_runs(folder: pathlib.Path) -> list[Run]:
     """Return all runs in ``folder`` and below, sorted by path. Name those that cannot be read on stderr.
