@@ -16,23 +16,14 @@ from jaxresnet.core.state import create_model, create_transform
 
 
 class Layer(NamedTuple):
-    """One layer of a model.
+    """One layer of a model."""
 
-    Attributes:
-        path: path of the module, such as ``layer2_0/conv1``.
-        kind: ``"conv"``, ``"norm"``, ``"pool"``, ``"dropout"`` or ``"linear"``.
-        output_shape: shape of the output for one image.
-        parameters: number of trainable parameters.
-        multiply_adds: multiply-adds per image in the forward pass. As usual, only convolutions and linear layers count.
-        output_bytes: size of the output for one image.
-    """
-
-    path: str
-    kind: str
-    output_shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-    output_bytes: int
+    path: str  # path of the module, such as ``layer2_0/conv1``
+    kind: str  # ``"conv"``, ``"norm"``, ``"pool"``, ``"dropout"`` or ``"linear"``
+    output_shape: tuple[int, ...]  # for one image
+    parameters: int  # trainable ones
+    multiply_adds: int  # per image in the forward pass; as usual, only convolutions and linear layers count
+    output_bytes: int  # for one image
 
 
 _KINDS = {
