@@ -46,17 +46,15 @@ def evaluate_run(
     from jaxresnet.core.evaluation import evaluate
     from jaxresnet.core.programs import jit_steps, put_on_devices
     from jaxresnet.core.state import create_transform
-    from jaxresnet.data.loading import load_dataset
     from jaxresnet.inference import restore_run
     from jaxresnet.system.terminal import image_bar
-    from jaxresnet.workdir.folder import check_class_names
+    from jaxresnet.workdir.folder import check_class_names, load_data
 
     folder = released.resolve(workdir)
     config, step, state, mesh = restore_run(folder, checkpoint)
     if mirror and not config.augment.flip:
         raise UserError("--mirror: this run was trained without mirror images (augment.flip=False); leave out --mirror")
-    data_dir = config.dataset.data_dir if data_dir is None else data_dir
-    dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
+    dataset = load_data(config, folder, data_dir)
     check_class_names(folder, config, dataset.class_names)
     test = dataset.test
     steps = jit_steps(create_transform(config), mesh, mirror=mirror)

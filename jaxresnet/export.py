@@ -36,7 +36,6 @@ from ml_collections import ConfigDict
 
 from jaxresnet import cli, released
 from jaxresnet.config import CONFIG_FILE, save_config
-from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import Classifier, load, restore_run
 from jaxresnet.kernels import convolution
@@ -58,7 +57,7 @@ def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Ar
     used = {name: getattr(classifier.model, name) for name in ("conv_general_dilated", "relu")}
     model = classifier.model.clone(**{name: generic.get(function, function) for name, function in used.items()})
     constants = dataclasses.replace(classifier, model=model, variables=jax.device_get(classifier.variables))
-    images = jax.ShapeDtypeStruct((batch, *IMAGE_SHAPE), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, classifier.image_size, classifier.image_size, 3), jnp.uint8)
     return lambda pixels: jax.nn.softmax(constants.forward(pixels)), images
 
 

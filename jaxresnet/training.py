@@ -32,7 +32,7 @@ from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.core.steps import Metrics, create_loss
 from jaxresnet.data.cifar import CIFAR10
-from jaxresnet.data.loading import Dataset, hold_out, load_dataset
+from jaxresnet.data.loading import Dataset, hold_out
 from jaxresnet.extensions import use_all
 from jaxresnet.system import devices, processes
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
@@ -72,9 +72,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return summary
 
     print(f"reading {config.dataset.data_dir or config.dataset.name} ...", flush=True)
-    dataset = processes.first_before_others(
-        lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
-    )
+    dataset = processes.first_before_others(lambda: files.load_data(config, folder))
     trainer = _Trainer(config, dataset, folder)  # Before the workdir is written, because it can fail.
     with (
         files.opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
@@ -182,6 +180,7 @@ class _Trainer:
 
     def _open_log(self) -> MetricsWriter:
         files.write_class_names(self.dataset.class_names, self.workdir)
+        files.write_test_files(self.dataset.test_files, self.workdir)
         tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
         return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
 
