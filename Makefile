@@ -36,7 +36,7 @@ endef
 .PHONY: quickstart test reliability reliability-quick lock audit clean
 
 quickstart: .venv/installed
-	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/jaxresnet train --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/installed-test .venv-onnx/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Import PyTorch weights as a run.
 
-    python -m jaxresnet.convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
+    jaxresnet convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
 
 The file is a .safetensors file, a state dict, or a checkpoint as the authors' code saves it. No code in it is executed.
 """
@@ -208,7 +208,7 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     return (
         f"{workdir}: {count_parameters(state.params):,} parameters, counted as trained for {epochs} of "
         f"{config.num_epochs} epochs{claims}.\nThe file does not say how images were normalised or features pooled. To "
-        f"check the config, run: python -m jaxresnet.evaluate --workdir={workdir}"
+        f"check the config, run: jaxresnet evaluate --workdir={workdir}"
     )
 
 

@@ -1,6 +1,6 @@
 """Draw loss, accuracy and learning rate of a run, over the authors' own run if the config names one.
 
-    python -m jaxresnet.plot --workdir=runs/final
+    jaxresnet plot --workdir=runs/final
 
 The horizontal axis is the epoch or, with --x=pflop, the compute so far. The run need not have ended.
 """

@@ -1,6 +1,6 @@
 """Classify images with a run or a release. Without images, classify the run's own test set, and count the right ones.
 
-    python -m jaxresnet.predict --workdir=runs/final cat.jpg photos/
+    jaxresnet predict --workdir=runs/final cat.jpg photos/
 
 Images that are not 32x32 are cropped to their central square and resized, with a note. Files that are not images are
 skipped with a warning. --out=submission.csv writes ID,Labels. An ID is the name of an image file without its ending, or
@@ -11,7 +11,6 @@ import argparse
 import csv
 import io
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -30,7 +29,7 @@ from jaxresnet.data.batches import PickledImages, load_pickle
 from jaxresnet.data.images import read_images
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.files import PICTURES, output_file
+from jaxresnet.system.files import PICTURES, output_file, to_json
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.folder import check_class_names
 
@@ -87,7 +86,7 @@ def find_files(paths: Sequence[str]) -> list[pathlib.Path]:
 
     for given in paths:
         path = user_path(given)
-        if not given or not path.exists():
+        if not path.exists():
             raise UserError(f"{given!r}: there is no such file or folder")
         inside = [path] if path.is_file() else []
         for parent, folders, names in os.walk(path, onerror=fail) if path.is_dir() else ():
@@ -224,7 +223,7 @@ def to_json_lines(predictions: Sequence[Prediction], class_names: Sequence[str])
         top = [{"class": class_names[label], "probability": chance} for label, chance in pairs]
         line = {"image": name, "id": id_, "label": classes[0], **top[0], "top": top}
         line |= {} if truth is None else {"true_class": class_names[truth]}
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        lines.append(to_json(line) + "\n")
     return "".join(lines)
 
 

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "convert": {"system", "core", "config", "weights", "workdir", "cli"},
     "export": {"system", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "config", "cli"},
+    "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
     "__main__": {"system.errors", "cli"},
     "__init__": {"system", "config", "core", "inference", "training"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
 WITHOUT_JAX = (
     *("__main__", "cli", "config", "main"),
-    *("evaluate", "predict", "plot", "summary", "sweep", "convert"),
+    *("evaluate", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
     "data",
 )
 

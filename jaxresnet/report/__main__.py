@@ -1,7 +1,7 @@
 """Report on tables of experiments from their finished runs.
 
-    python -m jaxresnet.report --workdir=results --out=report
-    python -m jaxresnet.report --workdir=runs --configs=my_table.py --out=report
+    jaxresnet report --workdir=results --out=report
+    jaxresnet report --workdir=runs --configs=my_table.py --out=report
 
 The report opens with what the runs say of each claim and then has every table, as a page, index.html, that needs no
 network, as Markdown, and in tables/ as Markdown, LaTeX and CSV to paste. Tables, arms and claims come from the config

@@ -56,7 +56,7 @@ def _keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache, if it is writable and ``JAX_COMPILATION_CACHE_DIR`` is not set."""
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds it at run time
         return
-    with contextlib.suppress(OSError, RuntimeError):  # there is no home folder, or it is not writable
+    with contextlib.suppress(OSError):  # there is no home folder, or it is not writable
         folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

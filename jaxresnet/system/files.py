@@ -1,11 +1,13 @@
 """Write files atomically: a crash leaves either the old content or the new."""
 
 import io
+import json
+import math
 import os
 import pathlib
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxresnet.system.errors import UserError, user_path
 
@@ -17,7 +19,9 @@ PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 def cache_folder() -> pathlib.Path:
     """Return the folder for data that can be recreated: ``$XDG_CACHE_HOME/jaxresnet``, or ``~/.cache/jaxresnet``."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxresnet"
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    # Without a home folder, as in some containers, "~" stays. Nothing can be kept below /dev/null, so callers go without.
+    return pathlib.Path(os.devnull if folder.startswith("~") else folder, "jaxresnet")
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
@@ -30,9 +34,22 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def to_json(fields: Any, **options: Any) -> str:
+    """Return JSON for any reader, in which NaN and infinity are null: JSON has no such numbers."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [*map(finite, value)]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(fields), allow_nan=False, ensure_ascii=False, **options)
+
+
 def remove_leftovers(folder: pathlib.Path) -> None:
     """Delete temporary files left by killed writers. The caller must hold the folder's lock."""
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
         leftover.unlink(missing_ok=True)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from jaxresnet.config import CONFIG_FILE, changed_fields, load_config, restore_config
 from jaxresnet.core.state import TrainState
 from jaxresnet.system import processes
 from jaxresnet.system.errors import Diverged, UserError, one_line
@@ -94,6 +95,8 @@ class Checkpointer:
                 f"parameters became NaN or infinite at step {step:,}: "
                 f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
+        if (self._workdir / CONFIG_FILE).exists():
+            fields["config"] = load_config(self._workdir).to_dict()
         fields["checksum"] = _checksum(arrays, fields)
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(fields))
         try:
@@ -101,6 +104,8 @@ class Checkpointer:
                 processes.in_first(lambda: shutil.rmtree(self._folder / str(step)), "checkpoint without result deleted")
                 self._manager.reload()
             self._manager.save(step, args=args)
+            if not (self._folder / str(step) / "state" / "manifest.ocdbt").exists():
+                raise OSError("orbax wrote it without a manifest, so it cannot be read")
         except jax.errors.JaxRuntimeError:  # another process has ended, so the caller ends this one too
             raise
         except Exception as error:  # orbax and tensorstore raise many types
@@ -116,7 +121,7 @@ class Checkpointer:
 
         Raises:
             DamagedCheckpoint: the checkpoint is not what was saved.
-            UserError: the checkpoint cannot be accessed, or its weights do not fit ``state``.
+            UserError: the checkpoint cannot be accessed, is of another run, or its weights do not fit ``state``.
         """
         folder = self._folder / str(step)
         _check_fits(state.params, folder)
@@ -124,15 +129,16 @@ class Checkpointer:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
             with _quiet():
-                restored = self._manager.restore(step, args=args)
-            arrays, fields = restored["state"], restored["progress"]
+                stored = self._manager.restore(step, args=args)
+            arrays, fields = stored["state"], stored["progress"]
             expected = fields.pop("checksum")
             if _checksum(arrays, fields) != expected:
                 raise ValueError("its checksum is wrong")
             if int(arrays["step"]) != step:
                 raise ValueError(f"it is that of step {int(arrays['step'])}")
+            config = fields.pop("config", None)  # Older checkpoints have none.
             best = arrays.pop("best") if fields["best"] else None
-            return state.replace(**{name: arrays[name] for name in _SAVED}), Progress.from_json(fields, best)
+            restored = state.replace(**{name: arrays[name] for name in _SAVED}), Progress.from_json(fields, best)
         except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
             raise
         except Exception as error:  # as in save
@@ -141,6 +147,10 @@ class Checkpointer:
                     f"the checkpoint {folder} cannot be read ({one_line(error)}); fix that, and run the same command"
                 ) from error
             raise DamagedCheckpoint(f"the checkpoint {folder} is damaged ({one_line(error)})") from error
+        if config and (changes := changed_fields(restore_config(config), load_config(self._workdir))):
+            fields = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+            raise UserError(f"the checkpoint {folder} is of another run ({fields}); restore that of this run")
+        return restored
 
     def restore_newest(self, state: TrainState) -> tuple[TrainState, Progress] | None:
         """Restore the newest undamaged checkpoint. Return None if there is no checkpoint.
