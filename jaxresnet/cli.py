@@ -143,7 +143,7 @@ def _settle_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # closed, so that the next file to be opened would get its number and its output
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
-            setattr(sys, name, open(number, "r+" if number else "r", closefd=False, encoding="utf-8"))
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False, encoding="utf-8"))
     if isinstance(sys.stdout, io.TextIOWrapper):  # A notebook's is another type.
         sys.stdout.reconfigure(errors="replace")
 

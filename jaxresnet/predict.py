@@ -29,7 +29,7 @@ from jaxresnet.data.batches import PickledImages, load_pickle
 from jaxresnet.data.images import read_images
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.files import PICTURES, output_file, to_json
+from jaxresnet.system.files import PICTURES, default_style, output_file, to_json
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.folder import check_class_names
 
@@ -91,6 +91,9 @@ def find_files(paths: Sequence[str]) -> list[pathlib.Path]:
         inside = [path] if path.is_file() else []
         for parent, folders, names in os.walk(path, onerror=fail) if path.is_dir() else ():
             folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in folders:
+                if os.path.islink(os.path.join(parent, name)):  # It may lead back here, and the walk would never end.
+                    print(f"skipped: {parent}/{name}: is a link to a folder; give it by name", file=sys.stderr)
             inside += [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
         inside = [file for file in inside if not file.is_fifo()]  # Reading a pipe would never end.
         if not inside:
@@ -310,7 +313,8 @@ def run(arguments: argparse.Namespace) -> None:
         out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
         print(out.path)
     if grid:
-        grid.write_figure(draw(choose(shown), classifier.class_names))
+        with default_style():
+            grid.write_figure(draw(choose(shown), classifier.class_names))
         print(grid.path)
 
 

@@ -1,12 +1,15 @@
 """Write files atomically: a crash leaves either the old content or the new."""
 
+import contextlib
 import io
 import json
 import math
 import os
 import pathlib
 import secrets
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxresnet.system.errors import UserError, user_path
@@ -20,7 +23,7 @@ PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 def cache_folder() -> pathlib.Path:
     """Return the folder for data that can be recreated: ``$XDG_CACHE_HOME/jaxresnet``, or ``~/.cache/jaxresnet``."""
     folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    # Without a home folder, as in some containers, "~" stays. Nothing can be kept below /dev/null, so callers go without.
+    # Without a home folder, as in some containers, "~" stays. Nothing can be kept below /dev/null, so nothing is.
     return pathlib.Path(os.devnull if folder.startswith("~") else folder, "jaxresnet")
 
 
@@ -51,6 +54,19 @@ def remove_leftovers(folder: pathlib.Path) -> None:
     """Delete temporary files left by killed writers. The caller must hold the folder's lock."""
     for leftover in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def default_style() -> Iterator[None]:
+    """Draw as matplotlib does by default, whatever the user's matplotlibrc says, which could ask for LaTeX."""
+    os.environ["MPLBACKEND"] = "agg"  # A mistyped one would fail, and no window is opened.
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings(record=True) as caught:
+        matplotlib.rcdefaults()
+        yield
+    if caught:  # one for each character that the font lacks
+        print(f"note: in a picture: {' '.join(str(caught[0].message).split())}", file=sys.stderr)
 
 
 class OutputFile(NamedTuple):

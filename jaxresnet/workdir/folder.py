@@ -80,8 +80,8 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
         except filelock.Timeout as error:
             # On file systems without locks, the file is the lock: it names its process and host, and outlives a crash.
             holder = " on ".join((workdir / LOCK_FILE).read_text(encoding="utf-8").split()[:2])
-            stale = f" ({holder}; if that has ended, delete {workdir / LOCK_FILE})" if holder else ""
-            raise UserError(f"{workdir} is in use by another process{stale}; wait, or give another --workdir") from error
+            who = f"process {holder} (if it has ended, delete {workdir / LOCK_FILE})" if holder else "another process"
+            raise UserError(f"{workdir} is in use by {who}; wait, or give another --workdir") from error
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
         try:

@@ -13,6 +13,7 @@ class Progress:
     Attributes:
         data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
             of the epochs before are not known then.
+        settings: ``devices.settings()`` of the session; empty in older checkpoints.
         first_step: first step that this run takes itself. Not 0 if imported weights count as trained for epochs.
         epoch: running epoch, from 0.
         sums: sums of the training metrics over the steps of the running epoch.
@@ -25,6 +26,7 @@ class Progress:
     """
 
     data_fingerprint: str | None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     first_step: int = 0
     epoch: int = 0
     sums: Sums = dataclasses.field(default_factory=Sums)

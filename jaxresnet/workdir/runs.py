@@ -55,7 +55,8 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
     """
     runs: list[Run] = []
     walk = os.walk(folder, onerror=lambda error: print(f"skipped: {error}", file=sys.stderr))
-    for file in [pathlib.Path(parent, name) for parent, _, names in walk for name in names] or [folder]:
+    inside = (pathlib.Path(parent, name) for parent, _, names in walk for name in names)
+    for file in [folder] if folder.is_file() else inside:
         with _skipping(file):
             if file.name == CONFIG_FILE:
                 runs.append(_read_folder(file.parent))
