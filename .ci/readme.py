@@ -1,4 +1,4 @@
-"""Run the README's commands and its Python as a user does after ``make quickstart``, with the core dependencies alone."""
+"""Run the README's commands and its Python as after ``make quickstart``: with the core dependencies alone."""
 
 import doctest
 import importlib.util

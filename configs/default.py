@@ -35,11 +35,13 @@ def get_config() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # or "cifar100", or "digits", which needs no files
-    # A tfds folder, a cifar-10-batches-py folder, a folder with train/CLASS/ and test/CLASS/, or a .npz file. None:
-    # tfds's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets. The data are downloaded to it if they are missing.
+    # A folder of tfds, cifar-10-batches-py, a folder with CLASS/ or with train/CLASS/ and test/CLASS/, or a .npz file.
+    # None: tfds's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets, to which missing data are downloaded.
     config.dataset.data_dir = config_dict.placeholder(str)
     # Number of training images held out to choose the best epoch. 0: choose it on the test set, as in the paper.
     config.dataset.validation_size = 0
+    config.dataset.image_size = 32  # height and width to which own images are resized; above 32: global pooling only
+    config.dataset.split_seed = 0  # seed that draws a fifth of each class as test images, where there is no test/
 
     config.augment = ConfigDict()
     config.augment.stages = ""  # stages of an own file, as in "mine.py:jitter,mine.py:erase"

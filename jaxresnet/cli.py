@@ -28,8 +28,7 @@ from typing import Any, NoReturn
 from absl import logging as absl_logging
 
 import jaxresnet
-from jaxresnet import extensions
-from jaxresnet.system import malloc
+from jaxresnet import extensions, released
 from jaxresnet.system.errors import Interrupted, UsageError, UserError
 
 
@@ -54,7 +53,8 @@ class Parser(argparse.ArgumentParser):
 
     def add_run(self) -> None:
         """Add the flags of a command that reads a trained run."""
-        self.add_argument("--workdir", required=True, help="run directory or release")
+        text = f"run directory, release, or one of {', '.join(released.MODELS)} (default: {released.DEFAULT})"
+        self.add_argument("--workdir", type=released.resolve, default=released.DEFAULT, help=text)
         text = '"last" (default), "best", or the step number of a checkpoint that was kept'
         self.add_argument("--checkpoint", default="last", help=text)
 
@@ -98,10 +98,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
     """
     with command():
         arguments = parser.parse(argv)
-        if argv is None and "jax" not in sys.modules:  # After an import of JAX, a second start would cost too much.
-            malloc.restart_with_large_pages()
-            if sys.stderr.isatty():
-                print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
+        if sys.stderr.isatty() and "jax" not in sys.modules:
+            print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
         for file in arguments.own_files:
             extensions.use(file)
         main(arguments)

@@ -27,13 +27,11 @@ from ml_collections import ConfigDict
 
 from jaxresnet.extensions import use_all
 from jaxresnet.system.errors import UsageError, UserError, one_line, user_path
-from jaxresnet.system.files import write_whole
+from jaxresnet.system.files import shipped_folder, write_whole
 
 CONFIG_FILE = "config.json"  # in every run directory
 
-# The config files of this project: in a clone beside the package, when installed from a wheel inside of it.
-_PACKAGE = pathlib.Path(__file__).parent
-CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
+CONFIGS = shipped_folder("configs")
 
 # Fields that may change when a run resumes: names, where files lie, when they are written, how much is computed at a
 # time, and the paper's figures. The data are compared by checksum instead.
@@ -57,6 +55,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("schedule.total_epochs", "schedule.power"), (_TINY, _HUGE)),
     "seed": (0, 2**32 - 1),
     "model.num_classes": (2, 1000),  # the confusion matrix grows with its square
+    "dataset.image_size": (32, 512),
+    "dataset.split_seed": (0, 2**32 - 1),
     "augment.crop_padding": (0, 32),  # with more, a crop could show nothing of the image
     "augment.mean": (0, 1),
     "paper.accuracy": (0, 100),

@@ -182,9 +182,8 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     from jaxresnet.core.schedules import create_hyperparams_fn
     from jaxresnet.core.state import begin_with
     from jaxresnet.weights import from_state_dict
-    from jaxresnet.workdir.checkpoint import Checkpointer
+    from jaxresnet.workdir.checkpoint import Checkpointer, Progress
     from jaxresnet.workdir.folder import IMPORTED_FILE, write_class_names, write_json
-    from jaxresnet.workdir.progress import Progress
 
     check_config(config)
     create_hyperparams_fn(config, steps_per_epoch=1)

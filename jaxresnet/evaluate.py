@@ -7,10 +7,11 @@ With --mirror, the scores are of the mean over each image and its mirror image.
 
 import argparse
 import functools
+import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxresnet import cli
-from jaxresnet.system.errors import UserError, user_path
+from jaxresnet import cli, released
+from jaxresnet.system.errors import UserError
 
 if TYPE_CHECKING:
     from jaxresnet.core.evaluation import Scores
@@ -28,11 +29,13 @@ class Evaluation(NamedTuple):
     scores: "Scores"
 
 
-def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mirror: bool = False) -> Evaluation:
+def evaluate_run(
+    workdir: str | pathlib.Path, checkpoint: str, data_dir: str | None = None, mirror: bool = False
+) -> Evaluation:
     """Score a checkpoint on the whole test set, whatever split the run was evaluated on in training.
 
     Args:
-        workdir: run directory or release.
+        workdir: run directory, release, or name of a released model.
         checkpoint: ``"best"``, ``"last"``, or a step number.
         data_dir: folder of the data, or ``None`` for the one in the run's config.
         mirror: whether to average the logits of each image and its mirror image.
@@ -43,17 +46,16 @@ def evaluate_run(workdir: str, checkpoint: str, data_dir: str | None = None, mir
     from jaxresnet.core.evaluation import evaluate
     from jaxresnet.core.programs import jit_steps, put_on_devices
     from jaxresnet.core.state import create_transform
-    from jaxresnet.data.loading import load_dataset
     from jaxresnet.inference import restore_run
     from jaxresnet.system.terminal import image_bar
-    from jaxresnet.workdir.folder import check_class_names
+    from jaxresnet.workdir.folder import check_class_names, load_data
 
-    config, step, state, mesh = restore_run(user_path(workdir), checkpoint)
+    folder = released.resolve(workdir)
+    config, step, state, mesh = restore_run(folder, checkpoint)
     if mirror and not config.augment.flip:
         raise UserError("--mirror: this run was trained without mirror images (augment.flip=False); leave out --mirror")
-    data_dir = config.dataset.data_dir if data_dir is None else data_dir
-    dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
-    check_class_names(user_path(workdir), config, dataset.class_names)
+    dataset = load_data(config, folder, data_dir)
+    check_class_names(folder, config, dataset.class_names)
     test = dataset.test
     steps = jit_steps(create_transform(config), mesh, mirror=mirror)
     with image_bar(len(test)) as bar:

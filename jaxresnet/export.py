@@ -34,12 +34,11 @@ import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from jaxresnet import cli
+from jaxresnet import cli, released
 from jaxresnet.config import CONFIG_FILE, save_config
-from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import Classifier, load, restore_run
-from jaxresnet.kernels import convolution, cpu
+from jaxresnet.kernels import convolution
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UsageError, UserError, user_path
 from jaxresnet.system.files import output_file, write_whole
@@ -54,11 +53,11 @@ def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Ar
     """Return a pure function from pixels to probabilities, and the shape and dtype of its input."""
     (batch,) = jax.export.symbolic_shape("batch")
     # Kernels for CPUs are replaced by the functions that they compute, so that the file suits any platform.
-    generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, cpu.relu: jax.nn.relu}
+    generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, convolution.relu: jax.nn.relu}
     used = {name: getattr(classifier.model, name) for name in ("conv_general_dilated", "relu")}
     model = classifier.model.clone(**{name: generic.get(function, function) for name, function in used.items()})
     constants = dataclasses.replace(classifier, model=model, variables=jax.device_get(classifier.variables))
-    images = jax.ShapeDtypeStruct((batch, *IMAGE_SHAPE), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, classifier.image_size, classifier.image_size, 3), jnp.uint8)
     return lambda pixels: jax.nn.softmax(constants.forward(pixels)), images
 
 
@@ -119,7 +118,9 @@ def in_half_precision(state_dict: Mapping[str, np.ndarray]) -> StateDict:
     return halves
 
 
-def write_release(workdir: str, out: str, note: str, license: str, data_dir: str | None) -> dict[str, Any]:
+def write_release(
+    workdir: str | pathlib.Path, out: str, note: str, license: str, data_dir: str | None
+) -> dict[str, Any]:
     """Make a release of a finished run, and score it on the test set from the released files.
 
     Args:
@@ -135,7 +136,7 @@ def write_release(workdir: str, out: str, note: str, license: str, data_dir: str
     Raises:
         UserError: unfinished run, missing last checkpoint, existing ``out``, or unreadable data.
     """
-    run_folder, folder = user_path(workdir), user_path(out)
+    run_folder, folder = released.resolve(workdir), user_path(out)
     summary = files.read_summary(run_folder)
     if summary is None:
         raise UserError(f"{run_folder} holds no finished run; train it to its end first")
@@ -252,11 +253,12 @@ def export(arguments: argparse.Namespace) -> None:
         return
     if arguments.note or arguments.license != "unknown" or arguments.data_dir:
         raise UsageError("--note, --license and --data_dir are for --format=release; leave them out")
-    folder = user_path(arguments.workdir)
+    folder = arguments.workdir
     if not folder.is_dir():
         raise UserError(f"{folder} holds no run: there is no such folder")
     ending = "pth" if arguments.format == "torch" else arguments.format
-    out = output_file("--out", arguments.out or str(folder / f"model.{ending}"), arguments.force)
+    beside = pathlib.Path() if folder in released.MODELS.values() else folder
+    out = output_file("--out", arguments.out or str(beside / f"model.{ending}"), arguments.force)
     convert = to_safetensors if out.path.suffix == ".safetensors" else FORMATS[arguments.format]
     content = convert(load(arguments.workdir, arguments.checkpoint))
     out.write(content)
@@ -268,8 +270,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser("export", __doc__)
     parser.add_run()
     parser.add_argument("--format", required=True, choices=[*FORMATS, "release"], help="what to write")
-    text = "file to write (default: WORKDIR/model.FORMAT), or new folder of a release; --format=torch also writes "
-    parser.add_argument("--out", help=f"{text}.safetensors")
+    text = "file to write (default: model.FORMAT in the workdir; in the current folder for a released model), or new "
+    parser.add_argument("--out", help=f"{text}folder of a release; --format=torch also writes .safetensors")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file; a release never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
     parser.add_argument("--license", default="unknown", help="license of a release's weights, for the card")

@@ -16,15 +16,16 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
+from jaxresnet import released
 from jaxresnet.config import load_config
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
 from jaxresnet.core.programs import ambient, create_mesh, replicate
 from jaxresnet.core.state import TrainState, begin_with, create_model, create_train_state, create_transform, split_seed
-from jaxresnet.data.cifar import IMAGE_SHAPE
+from jaxresnet.data.cifar import IMAGE_SHAPE, IMAGE_SIZE
 from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.extensions import check_used
-from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.errors import UserError
 from jaxresnet.weights import from_state_dict
 from jaxresnet.workdir.checkpoint import Checkpointer
 from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, SUMMARY_FILE, WEIGHTS_FILE, read_class_names, read_summary
@@ -89,9 +90,10 @@ class Classifier:
     class_names: tuple[str, ...]  # one per logit
     batch_size: int  # largest number of images per batch
     mesh: Mesh  # devices that share each batch
+    image_size: int = IMAGE_SIZE  # height and width of the model's input
 
     def forward(self, images: jax.Array) -> jax.Array:
-        """Compute logits (batch, classes) of pixels (batch, 32, 32, 3) uint8. Pure, for jit and export."""
+        """Compute logits (batch, classes) of pixels (batch, size, size, 3) uint8. Pure, for jit and export."""
         return _forward(self.variables, images, self.model, self.transform)
 
     def logits(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size classes"]:
@@ -99,13 +101,13 @@ class Classifier:
 
         Args:
             images: one image or a sequence of them. An image is the path of a file, a PIL image, or pixels (height,
-                width, 3) uint8. An array (size, height, width, 3) is a sequence. Images of other sizes than 32x32 are
-                cropped to their central square and resized.
+                width, 3) uint8. An array (size, height, width, 3) is a sequence. Images of another size than the
+                model's input are cropped to their central square and resized.
 
         Raises:
             UserError: an entry is not an image, or cannot be read.
         """
-        pixels = to_pixels(images)
+        pixels = to_pixels(images, self.image_size)
         if not len(pixels):
             return np.zeros((0, len(self.class_names)), np.float32)
         size = min(self.batch_size, len(pixels))
@@ -125,18 +127,27 @@ class Classifier:
 
         The rows after those of the images are padding. Reading the result waits for the devices.
         """
-        padding = np.zeros((batch_size - len(images), *IMAGE_SHAPE), np.uint8)
+        padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
         padded = np.concatenate([images, padding]) if len(padding) else images
         return _compiled_forward(self.variables, padded, self.model, self.transform, self.mesh)
 
 
-def load(workdir: str, checkpoint: str | int = "last") -> Classifier:
-    """Load the classifier that a run has trained. Arguments and errors are those of ``restore_run``."""
-    folder = user_path(workdir)
+def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int = "last") -> Classifier:
+    """Load the classifier that a run has trained, or by default the one that comes with the package.
+
+    Args:
+        workdir: run directory, release, or name of a released model such as ``"pretrained:cifar10"``.
+        checkpoint: ``"best"``, ``"last"``, or a step number.
+
+    Raises:
+        UserError: missing or damaged run, checkpoint or weights.
+    """
+    folder = released.resolve(workdir)
     config, _, state, mesh = restore_run(folder, checkpoint)
     names = read_class_names(folder, config)
     transform = create_transform(config)
-    return Classifier(create_model(config), state.variables, transform, names, config.eval_batch_size, mesh)
+    model, size = create_model(config), config.dataset.image_size
+    return Classifier(model, state.variables, transform, names, config.eval_batch_size, mesh, size)
 
 
 def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform) -> jax.Array:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxresnet import cli
+from jaxresnet import cli, released
 from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.data.cifar import CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
@@ -142,7 +142,7 @@ def draw(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = cli.Parser("plot", __doc__)
-    parser.add_argument("--workdir", required=True, help="run directory")
+    parser.add_argument("--workdir", required=True, type=released.resolve, help="run directory")
     parser.add_argument("--out", help="picture to write (default: WORKDIR/curves.png, which is overwritten)")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")
     parser.add_argument("--x", choices=("epoch", "pflop"), default="epoch", help="unit of the horizontal axis")

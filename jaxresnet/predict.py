@@ -1,10 +1,11 @@
 """Classify images with a run or a release. Without images, classify the run's own test set, and count the right ones.
 
-    jaxresnet predict --workdir=runs/final cat.jpg photos/
+    jaxresnet predict cat.jpg photos/
+    jaxresnet predict --workdir=runs/final cat.jpg
 
-Images that are not 32x32 are cropped to their central square and resized, with a note. Files that are not images are
-skipped with a warning. --out=submission.csv writes ID,Labels. An ID is the name of an image file without its ending, or
-the id or else the position of an image in a pickle. A label is the number of a class.
+Images of another size than the model's input are cropped to their central square and resized, with a note. Files that
+are not images are skipped with a warning. --out=submission.csv writes ID,Labels. An ID is the name of an image file
+without its ending, or the id or else the position of an image in a pickle. A label is the number of a class.
 """
 
 import argparse
@@ -26,12 +27,12 @@ from tqdm import tqdm
 from jaxresnet import cli
 from jaxresnet.config import load_config
 from jaxresnet.data.batches import PickledImages, load_pickle
-from jaxresnet.data.images import read_images
-from jaxresnet.data.loading import load_dataset
+from jaxresnet.data.cifar import IMAGE_SIZE
+from jaxresnet.data.images import read_images, to_pixels
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import PICTURES, default_style, output_file, to_json
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.folder import check_class_names
+from jaxresnet.workdir.folder import check_class_names, load_data
 
 if TYPE_CHECKING:  # JAX takes seconds to import, so a mistyped flag is reported before that.
     import jax
@@ -50,7 +51,7 @@ class Image(NamedTuple):
 
     name: str  # to be shown, such as cat.png or test_batch[17]
     id: str  # for a submission
-    pixels: np.ndarray  # (32, 32, 3) uint8
+    pixels: np.ndarray  # (size, size, 3) uint8
     label: int | None  # true class, if it is known
 
 
@@ -102,18 +103,19 @@ def find_files(paths: Sequence[str]) -> list[pathlib.Path]:
     return list(dict.fromkeys(files))
 
 
-def read_files(files: Sequence[pathlib.Path], num_classes: int, bar: tqdm) -> Iterator[Image]:
+def read_files(files: Sequence[pathlib.Path], num_classes: int, bar: tqdm, size: int = IMAGE_SIZE) -> Iterator[Image]:
     """Yield the images in ``files``. Those that cannot be read are skipped with a line on stderr.
 
     Args:
         files: image files, and pickles such as CIFAR-10's.
         num_classes: number of classes, which labels in pickles must be below.
         bar: bar whose total counts each file as one image. It is corrected where a file holds none or more.
+        size: height and width of the yielded images.
     """
     notes: dict[str, list[str]] = {}
     for is_pickle, group in itertools.groupby(files, _is_pickle):
         some = list(group)
-        results = (_read_pickle(file, num_classes) for file in some) if is_pickle else read_images(some)
+        results = (_read_pickle(file, num_classes) for file in some) if is_pickle else read_images(some, size)
         for file, result in zip(some, results, strict=True):
             if isinstance(result, UserError):
                 bar.total -= 1
@@ -122,7 +124,7 @@ def read_files(files: Sequence[pathlib.Path], num_classes: int, bar: tqdm) -> It
                 write(f"skipped: {_printable(str(result))}", file=sys.stderr)
             elif isinstance(result, PickledImages):
                 bar.total += len(result.images) - 1
-                yield from images_of_array(_printable(file), *result)
+                yield from images_of_array(_printable(file), to_pixels(result.images, size), result.labels, result.ids)
             else:
                 for note in result[1]:
                     notes.setdefault(note, []).append(_printable(file))
@@ -135,7 +137,7 @@ def read_files(files: Sequence[pathlib.Path], num_classes: int, bar: tqdm) -> It
 def images_of_array(
     name: str, pixels: np.ndarray, labels: np.ndarray | None, ids: Sequence[str] | None = None
 ) -> Iterator[Image]:
-    """Yield images (size, 32, 32, 3) uint8 as ``name[0]``, ``name[1]`` and so on, whose ids default to positions."""
+    """Yield images (n, size, size, 3) uint8 as ``name[0]``, ``name[1]`` and so on, whose ids default to positions."""
     for position, image in enumerate(pixels):
         label = None if labels is None else int(labels[position])
         yield Image(f"{name}[{position}]", str(position) if ids is None else ids[position], image, label)
@@ -276,15 +278,13 @@ def run(arguments: argparse.Namespace) -> None:
     set_up_jax()
     out = arguments.out and output_file("--out", arguments.out, arguments.force, (".csv", ".jsonl"))
     grid = arguments.grid and output_file("--grid", arguments.grid, arguments.force, PICTURES)
-    workdir = user_path(arguments.workdir)
-    config, files = load_config(workdir), find_files(arguments.images)
+    config, files = load_config(arguments.workdir), find_files(arguments.images)
     if files and arguments.data_dir:
         raise UserError("--data_dir names the run's test set, but images are given, so it is not read; leave it out")
     images: Iterator[Image] | None = None
     if not files:
-        data_dir = config.dataset.data_dir if arguments.data_dir is None else arguments.data_dir
-        dataset = load_dataset(config.dataset.name, data_dir, config.model.num_classes)
-        check_class_names(workdir, config, dataset.class_names)
+        dataset = load_data(config, arguments.workdir, arguments.data_dir)
+        check_class_names(arguments.workdir, config, dataset.class_names)
         images = images_of_array("test", dataset.test.images, dataset.test.labels)
     classifier = load(arguments.workdir, arguments.checkpoint)
 
@@ -292,7 +292,9 @@ def run(arguments: argparse.Namespace) -> None:
     shown: list[tuple[np.ndarray, Prediction]] = []
     start = time.monotonic()
     with image_bar(len(files) or len(dataset.test)) as bar:
-        for pair in predict(classifier, images or read_files(files, config.model.num_classes, bar)):
+        for pair in predict(
+            classifier, images or read_files(files, config.model.num_classes, bar, classifier.image_size)
+        ):
             predictions.append(pair[1])
             if grid:
                 shown = shown if len(shown) < 2 * GRID else choose(shown)  # Other pixels are not kept.

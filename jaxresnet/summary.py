@@ -18,9 +18,8 @@ def print_layers(arguments: argparse.Namespace) -> None:
 
     from jaxresnet.core.costs import Layer, describe_layers
     from jaxresnet.core.state import create_model
-    from jaxresnet.data.cifar import IMAGE_SHAPE
 
-    layers = describe_layers(create_model(config), IMAGE_SHAPE)
+    layers = describe_layers(create_model(config), (config.dataset.image_size, config.dataset.image_size, 3))
     total = Layer("in all", "", (), *(sum(column) for column in list(zip(*layers, strict=True))[3:]))
     rows = [
         (

@@ -27,19 +27,12 @@ MAX_SEEDS = 1000
 
 
 class Job(NamedTuple):
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-        label: arm and seed, for display.
-        config: config with seed and overrides applied.
-        workdir: run directory, relative if the sweep's is.
-        arguments: arguments of ``jaxresnet train`` for this run, with paths that another host may have, too.
-    """
-
-    label: str
-    config: ConfigDict
-    workdir: pathlib.Path
-    arguments: tuple[str, ...]
+    label: str  # arm and seed, for display
+    config: ConfigDict  # config with seed and overrides applied
+    workdir: pathlib.Path  # run directory, relative if the sweep's is
+    arguments: tuple[str, ...]  # of ``jaxresnet train``, with paths that another host may have, too
 
     def is_finished(self) -> bool:
         """Return True if the run is there and complete.

@@ -17,7 +17,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.config import check_config, eval_split_name
-from jaxresnet.core.costs import flop_until
 from jaxresnet.core.evaluation import Sums, evaluate
 from jaxresnet.core.model import count_parameters
 from jaxresnet.core.programs import (
@@ -34,15 +33,14 @@ from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.core.steps import Metrics, create_loss
 from jaxresnet.data.cifar import CIFAR10
-from jaxresnet.data.loading import Dataset, hold_out, load_dataset
+from jaxresnet.data.loading import Dataset, hold_out
 from jaxresnet.extensions import use_all
-from jaxresnet.system import devices, processes, signals
+from jaxresnet.system import devices, processes
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
 from jaxresnet.workdir import folder as files
-from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.log import MetricsWriter, NoWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
-from jaxresnet.workdir.progress import Progress
+from jaxresnet.workdir.checkpoint import Checkpointer, Progress
+from jaxresnet.workdir.log import MetricsWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
 
 if TYPE_CHECKING:
     from jaxresnet.inference import Classifier
@@ -75,9 +73,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return summary
 
     print(f"reading {config.dataset.data_dir or config.dataset.name} ...", flush=True)
-    dataset = processes.first_before_others(
-        lambda: load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
-    )
+    dataset = processes.first_before_others(lambda: files.load_data(config, folder))
     trainer = _Trainer(config, dataset, folder)  # Before the workdir is written, because it can fail.
     with (
         files.opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
@@ -147,13 +143,14 @@ class _Trainer:
         self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
         self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
         self.saved, self.save_time = (step, self.progress.epoch), time.monotonic()
-        # Progress is counted in FLOP, because a step on smaller images does less work.
-        epochs = np.arange(self.steps_per_epoch * self.config.num_epochs + 1) / self.steps_per_epoch
-        self.display = ProgressDisplay(self.config.num_epochs, flop_until(self.config, image_shape, epochs), step)
+        # Progress is counted in pixels, because a step on smaller images does less work.
+        sides = [create_transform(self.config, epoch).side or image_shape[0] for epoch in range(self.config.num_epochs)]
+        work = np.cumsum([0, *np.repeat(np.square(sides), self.steps_per_epoch)])
+        self.display = ProgressDisplay(self.config.num_epochs, work, step)
         with (
-            contextlib.closing(self._open_log()) as self.log,
+            contextlib.closing(self._open_log()) if processes.is_first() else contextlib.nullcontext() as self.log,
             contextlib.closing(self.display),
-            signals.stop_signal() as self.stop_signal,
+            processes.stop_signal() as self.stop_signal,
         ):
             while self.progress.epoch < self.config.num_epochs:
                 self._train_epoch()
@@ -186,10 +183,9 @@ class _Trainer:
                 f"{fingerprint}); give another --workdir, or the data that this run was started with"
             )
 
-    def _open_log(self) -> MetricsWriter | NoWriter:
-        if not processes.is_first():
-            return NoWriter()
+    def _open_log(self) -> MetricsWriter:
         files.write_class_names(self.dataset.class_names, self.workdir)
+        files.write_test_files(self.dataset.test_files, self.workdir)
         tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
         return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
 
@@ -227,7 +223,7 @@ class _Trainer:
         sums.add(metrics, self.read_time - start)
         self.display.update(number, dispatched.after, sums.means("train"), sums.images_per_second)
         is_due = every > 0 and dispatched.after // every > dispatched.before // every
-        if is_due and dispatched.after < number * self.steps_per_epoch:
+        if self.log and is_due and dispatched.after < number * self.steps_per_epoch:
             self.log.write(self._metrics_line(dispatched.after))
 
     def _record_all(self) -> None:
@@ -262,7 +258,8 @@ class _Trainer:
             if progress.best is None or line[f"{self.eval_name}_accuracy"] > progress.best["accuracy"]:
                 progress.best = progress.last_scores(self.eval_name)
                 progress.best_variables = _copy(self.state.variables)  # the next step overwrites the state's arrays
-        self.log.write(line)
+        if self.log:
+            self.log.write(line)
         text = f"{format_epoch(line, self.config.num_epochs, self.eval_name)}, {format_seconds(seconds)}"
         self.display.say(text)
         progress.epoch, progress.sums = number, Sums()

@@ -10,9 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxresnet.core.state import TrainState, create_train_state
-from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.checkpoint import Checkpointer, Progress
 from jaxresnet.workdir.folder import CONFUSION_FILE, METRICS_FILE, SUMMARY_FILE
-from jaxresnet.workdir.progress import Progress
 
 # These fields differ between any two runs.
 TIMINGS = ("seconds", "images_per_second", "train_seconds", "eval_seconds", "wall_seconds")

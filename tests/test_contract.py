@@ -10,6 +10,7 @@ import venv
 import zipfile
 
 import pytest
+from PIL import Image
 
 import jaxresnet
 from jaxresnet import __main__
@@ -101,7 +102,7 @@ def wheel(tmp_path_factory):
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
-    for name in ("jaxresnet", "configs"):
+    for name in ("jaxresnet", "configs", "pretrained"):
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}", str(source)]
     subprocess.run(build, check=True, timeout=300)
@@ -115,8 +116,9 @@ def test_a_wheel_holds_the_whole_package(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("jaxresnet/")}
     files = [path for path in (REPOSITORY / "jaxresnet").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    configs = {f"jaxresnet/configs/{path.name}" for path in (REPOSITORY / "configs").glob("*.py")}
-    assert held == {path.relative_to(REPOSITORY).as_posix() for path in files} | configs
+    beside = [*(REPOSITORY / "configs").glob("*.py"), *(REPOSITORY / "pretrained").glob("*/*")]
+    inside = {f"jaxresnet/{path.relative_to(REPOSITORY).as_posix()}" for path in beside}
+    assert held == {path.relative_to(REPOSITORY).as_posix() for path in files} | inside
 
 
 @pytest.mark.reliability
@@ -158,3 +160,5 @@ def test_wheel_trains_without_a_clone(wheel, tmp_path, subprocess_environment):
     assert "epoch 1/1" in run("train", "--config=mine.py", "--workdir=own")
     assert "test accuracy" in run("evaluate", "--workdir=own")
     assert (elsewhere / "run" / "summary.json").is_file()
+    Image.new("RGB", (32, 32)).save(elsewhere / "cat.png")
+    assert "1 image" in run("predict", "cat.png")

@@ -14,22 +14,23 @@ PACKAGE = REPOSITORY / "jaxresnet"
 MAY_IMPORT = {
     "system": set(),
     "kernels": set(),
+    "released": {"system"},
     "extensions": {"system.errors"},
     "core": {"system.errors", "kernels", "extensions"},
     "data": {"system"},
     "weights": {"system", "core", "data"},
     "config": {"system", "extensions"},
-    "cli": {"system", "extensions"},
+    "cli": {"system", "released", "extensions"},
     "workdir": {"system", "core", "data", "config"},
-    "inference": {"system", "extensions", "core", "data", "config", "weights", "workdir"},
+    "inference": {"system", "released", "extensions", "core", "data", "config", "weights", "workdir"},
     "training": {"system", "extensions", "core", "data", "config", "workdir", "inference"},
-    "evaluate": {"system", "core", "data", "workdir", "cli", "inference"},
+    "evaluate": {"system", "released", "core", "data", "workdir", "cli", "inference"},
     "sweep": {"system", "config", "workdir", "cli", "training"},
     "report": {"system", "core", "data", "config", "workdir", "cli"},
-    "plot": {"system", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
+    "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
     "convert": {"system", "core", "config", "weights", "workdir", "cli"},
-    "export": {"system", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
+    "export": {"system", "released", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "config", "cli"},
     "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
 WITHOUT_JAX = (
-    *("__main__", "cli", "config", "main"),
+    *("__main__", "cli", "config", "main", "released"),
     *("evaluate", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
     "data",
 )

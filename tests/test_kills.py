@@ -14,7 +14,7 @@ import pytest
 from configs import quickstart
 from jaxresnet import cli
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system import signals
+from jaxresnet.system import processes
 from jaxresnet.system.errors import Interrupted
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
@@ -153,7 +153,7 @@ def undisturbed(fields, tmp_path_factory):
     return config, read_outcome(config, workdir)
 
 
-@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("number", processes.SIGNALS)
 @pytest.mark.parametrize("moment", ["step", "evaluation"])
 def test_signal_saves_and_ends_run(start, fields, undisturbed, tmp_path, count, moment, number):
     """The exit status is the one of a shell for that signal, so a scheduler starts the run again."""
@@ -210,7 +210,7 @@ def test_interrupted_command_has_signal_status(capsys):
 def test_ignored_signals_stay_ignored():
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with signals.stop_signal() as received:
+        with processes.stop_signal() as received:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
             while not received:

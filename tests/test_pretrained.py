@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pathlib
 
 import jax.export
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import jaxresnet
-from jaxresnet import evaluate, export, predict
+from jaxresnet import evaluate, export, predict, released
 from jaxresnet.core.model import count_parameters
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.weights import to_state_dict
@@ -29,7 +30,7 @@ needs_cifar10 = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def classifier():
-    return jaxresnet.load(str(PRETRAINED))
+    return jaxresnet.load()
 
 
 @pytest.fixture
@@ -44,10 +45,26 @@ def test_shipped_model_is_the_papers(classifier):
     assert classifier.model.channels == (64, 128, 256) and classifier.model.blocks == (4, 4, 3)
 
 
-def test_predict_needs_no_data(picture, capsys):
-    predict.main([f"--workdir={PRETRAINED}", str(picture)])
+@pytest.mark.parametrize("workdir", [[], [f"--workdir={PRETRAINED}"], ["--workdir=pretrained:cifar10"]])
+def test_predict_needs_no_data(picture, capsys, monkeypatch, workdir):
+    monkeypatch.chdir(picture.parent)
+    predict.main([*workdir, "cat.jpg"])
     printed = capsys.readouterr().out
     assert "cat" in printed and "1 image" in printed
+
+
+def test_unknown_model_lists_the_names(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main(["--workdir=pretrained:cifar11"])
+    line = "jaxresnet: there is no released model 'pretrained:cifar11'; expected one of pretrained:cifar10\n"
+    assert capsys.readouterr().err == line
+
+
+def test_default_export_spares_the_release(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    export.main(["--format=safetensors"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    assert released.resolve("~/x") == pathlib.Path("~/x").expanduser()
 
 
 def test_stablehlo_of_the_shipped_model(classifier, tmp_path):

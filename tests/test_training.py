@@ -122,7 +122,7 @@ def test_evaluate_repeats_the_logged_scores(finished):
 def test_finished_run_is_not_trained_again(finished, monkeypatch, capsys):
     config, workdir, summary = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
-    monkeypatch.delattr("jaxresnet.training.load_dataset")
+    monkeypatch.delattr("jaxresnet.training.files.load_data")
     assert train_and_evaluate(config, str(workdir)) == summary
     assert "finished" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}

@@ -189,7 +189,7 @@ class ResNet(nn.Module):
         param_dtype: dtype of parameters and BatchNorm statistics.
         conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``. Models of
             a config get that of ``kernels.convolution``.
-        relu: activation function. Models of a config get that of ``kernels.cpu``.
+        relu: activation function. Models of a config get that of ``kernels.convolution``.
     """
 
     channels: Sequence[int] = (64, 128, 256)

@@ -15,7 +15,7 @@ from jaxresnet.core.augment import STAGES, Stage, Transform, bind
 from jaxresnet.core.model import BLOCKS, ResNet
 from jaxresnet.core.optim import create_optimizer
 from jaxresnet.extensions import find
-from jaxresnet.kernels import convolution, cpu
+from jaxresnet.kernels import convolution
 from jaxresnet.system.errors import UserError
 
 
@@ -56,7 +56,10 @@ def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -
         fields["pooling"] = int(fields["pooling"])
     fields["block"] = find(BLOCKS, "model.block", fields.get("block", "basic"))
     return _model(
-        **fields, dtype=jnp.dtype(dtype), conv_general_dilated=convolution.conv_general_dilated, relu=cpu.relu
+        **fields,
+        dtype=jnp.dtype(dtype),
+        conv_general_dilated=convolution.conv_general_dilated,
+        relu=convolution.relu,
     )
 
 
@@ -68,13 +71,18 @@ def create_transform(config: ConfigDict, epoch: int = 0) -> Transform:
     """Create the image transform that ``config.augment`` describes for an epoch, counted from 0.
 
     Raises:
-        UserError: images are shrunk, but the model's linear layer fits only one image size.
+        UserError: images do not have 32x32 pixels, or are shrunk, but the model's linear layer fits only that size.
     """
     augment = config.augment
     if augment.small_images and config.model.pooling != "global":
         raise UserError(
             f"augment.small_images={augment.small_images}: needs model.pooling='global'. With a window of "
             f"{config.model.pooling}, the linear layer fits only one image size"
+        )
+    if config.dataset.image_size != 32 and config.model.pooling != "global":
+        raise UserError(
+            f"dataset.image_size={config.dataset.image_size}: needs model.pooling=global, as a window of "
+            f"{config.model.pooling} is for images of 32x32 pixels"
         )
     sides = (side for side, until in augment.small_images if epoch < round(until * config.num_epochs))
     own: list[Stage] = [find({}, "augment.stages", name) for name in augment.stages.split(",") if name]

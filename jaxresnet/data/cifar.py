@@ -24,7 +24,8 @@ from tqdm import tqdm
 from jaxresnet.system.errors import UserError, one_line, user_path
 from jaxresnet.system.files import cache_folder, write_whole
 
-IMAGE_SHAPE = (32, 32, 3)  # of every data set, because others are resized to CIFAR's
+IMAGE_SIZE = 32  # height and width of its images, and of others unless a config says otherwise
+IMAGE_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
 TIMEOUT_SECONDS = 20.0  # for connecting, and for each read
 

@@ -1,7 +1,8 @@
-"""Image files of any kind, alone or in folders, as the network's input: 32x32 pixels of red, green and blue."""
+"""Image files of any kind, alone or in folders, as the network's input: squares of red, green and blue pixels."""
 
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import warnings
@@ -12,56 +13,109 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 from tqdm import tqdm
 
-from jaxresnet.data.cifar import IMAGE_SHAPE, Arrays
+from jaxresnet.data.cifar import IMAGE_SIZE, Arrays
 from jaxresnet.system.errors import UserError, one_line
 
 # A small file can claim enough pixels to fill the memory. JPEGs may be larger, as they are decoded at reduced size.
 MAX_PIXELS = 50_000_000
 SPLITS = ("train", "test")  # folders of a data set
+TEST_SHARE = 0.2  # of the images of each class, where they are drawn
 
 # An image file's path, a PIL image, or pixels (height, width, 3) uint8.
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
-_SIZE = (IMAGE_SHAPE[1], IMAGE_SHAPE[0])
 # How to turn a photograph upright, by the orientation that its camera recorded.
 _TURNS = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 
 
-def load_folders(folder: pathlib.Path) -> tuple[Arrays, tuple[str, ...]]:
-    """Read all images of a folder such as ``train/cat/1.png``, ``train/dog/2.jpg``, ``test/cat/3.png``.
-
-    Classes and files are sorted by name. Names that begin with a dot are left out. Images of other sizes are cropped to
-    their central square and resized to 32x32.
+def load_folders(
+    folder: pathlib.Path, size: int = IMAGE_SIZE, test: int | Sequence[str] = 0
+) -> tuple[Arrays, tuple[str, ...], tuple[str, ...] | None]:
+    """Read the images that ``find_images`` finds. Others than squares of ``size`` pixels are cropped and resized.
 
     Returns:
-        The arrays in ``ARRAYS``, and the class names.
+        The arrays in ``ARRAYS``, the class names, and the test files if they were drawn.
 
     Raises:
-        UserError: the splits differ in their classes, there are fewer than two, one has no images, or a file cannot be
-            read as an image.
+        UserError: as ``find_images``, or a file cannot be read as an image.
     """
-    for split in SPLITS:
-        if not (folder / split).is_dir():
-            raise UserError(f"{folder} holds no {split}/; images are needed in train/ and in test/")
-    classes = [path.name for path in _inside(folder / "train")]
-    if only := {*classes} ^ {path.name for path in _inside(folder / "test")}:
-        there, other = SPLITS if min(only) in classes else SPLITS[::-1]
-        raise UserError(f"{folder}: {min(only)!r} is in {there}/ and not in {other}/; every class needs images in both")
-    if len(classes) < 2:
-        raise UserError(f"{folder}/train: expected a folder of images for each of two or more classes, found {classes}")
+    splits, drawn = find_images(folder, test)
     arrays: Arrays = {}
-    for split in SPLITS:
-        files = {name: _files_of_class(folder / split / name) for name in classes}
-        labels = [label for label, name in enumerate(classes) for _ in files[name]]
+    for split, files in splits.items():
+        labels = [label for label, name in enumerate(files) for _ in files[name]]
         arrays[f"{split}_labels"] = np.array(labels, np.int32)
-        images = read_images([file for name in classes for file in files[name]])
+        images = read_images([*itertools.chain.from_iterable(files.values())], size)
         pixels = []
         for image in tqdm(images, f"reading {split} images", len(labels), leave=False, disable=None):
             if isinstance(image, UserError):
                 raise UserError(f"{image}; training skips no files: fix or remove it") from image
             pixels.append(image[0])
         arrays[f"{split}_images"] = np.stack(pixels)
-    return arrays, tuple(classes)
+    return arrays, tuple(splits["train"]), drawn
+
+
+def find_images(
+    folder: pathlib.Path, test: int | Sequence[str] = 0
+) -> tuple[dict[str, dict[str, list[pathlib.Path]]], tuple[str, ...] | None]:
+    """List the files of a folder such as ``train/cat/1.png``, ``train/dog/2.jpg``, ``test/cat/3.png``.
+
+    Where it has neither ``train/`` nor ``test/``, as in ``cat/1.png``, test images are drawn: ``TEST_SHARE`` of each
+    class, at least one. Classes and files are sorted by name. Names that begin with a dot are left out.
+
+    Args:
+        folder: folder of the data set.
+        test: seed of that draw, or the files that an earlier one has drawn.
+
+    Returns:
+        The files of each split by class, and those that were drawn, such as ``"cat/1.png"``, or None.
+
+    Raises:
+        UserError: the splits differ in their classes, there are fewer than two, names differ by case only, a class has
+            no images for a split, or a file that was drawn is gone.
+    """
+    places = [folder / split for split in SPLITS if (folder / split).is_dir()] or [folder]
+    if len(places) == 1 and places != [folder]:
+        (missing,) = {*SPLITS} - {places[0].name}
+        raise UserError(f"{folder} holds no {missing}/; images are needed in train/ and in test/")
+    classes, others = ([path.name for path in _inside(place)] for place in (places[0], places[-1]))
+    if only := {*classes} ^ {*others}:
+        there, other = SPLITS if min(only) in classes else SPLITS[::-1]
+        raise UserError(f"{folder}: {min(only)!r} is in {there}/ and not in {other}/; every class needs images in both")
+    if len(classes) < 2:
+        raise UserError(f"{places[0]}: expected a folder of images for each of two or more classes, found {classes}")
+    for one, twin in itertools.pairwise(sorted(classes, key=str.casefold)):
+        if one.casefold() == twin.casefold():
+            raise UserError(f"{places[0]}: the classes {one!r} and {twin!r} differ by case only; rename or merge them")
+    found = [{name: _files_of_class(place / name) for name in classes} for place in places]
+    if len(found) == 2:
+        return dict(zip(SPLITS, found, strict=True)), None
+    names = {f"{name}/{file.name}": file for name, files in found[0].items() for file in files}
+    drawn = _draw(found[0], test) if isinstance(test, int) else tuple(test)
+    if gone := {*drawn} - names.keys():
+        raise UserError(f"{folder} holds no {min(gone)}, which is a test image of this run; put it back")
+    held_out = {names[name] for name in drawn}
+    train, tested = (
+        {name: [file for file in files if (file in held_out) == is_test] for name, files in found[0].items()}
+        for is_test in (False, True)
+    )
+    return {"train": train, "test": tested}, drawn
+
+
+def _draw(found: dict[str, list[pathlib.Path]], seed: int) -> tuple[str, ...]:
+    drawn = []
+    for name, files in found.items():
+        if len(files) < 2:
+            raise UserError(f"{files[0].parent} holds one image only; a class needs one to train on and one to test on")
+        # RandomState's stream is frozen by NumPy's compatibility policy; default_rng's is not.
+        order = np.random.RandomState(seed).permutation(len(files))
+        drawn += [f"{name}/{files[at].name}" for at in order[: max(1, round(TEST_SHARE * len(files)))]]
+    return tuple(sorted(drawn))
+
+
+def holds_classes(folder: pathlib.Path) -> bool:
+    """Return True if a folder in ``folder`` holds a file that is named like an image."""
+    endings = Image.registered_extensions()
+    return any(file.suffix.lower() in endings for path in _inside(folder) if path.is_dir() for file in _inside(path))
 
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -76,32 +130,34 @@ def _files_of_class(folder: pathlib.Path) -> list[pathlib.Path]:
         if not path.is_file():  # a folder, or a pipe, which would be read without end
             raise UserError(f"{path} is not a file; put images straight into {folder}, and remove it")
     if not files:
-        raise UserError(f"{folder} holds no images; every class needs some in train/ and in test/")
+        raise UserError(f"{folder} holds no images; every class needs some to train on and to test on")
     return files
 
 
-def read_images(files: Sequence[pathlib.Path]) -> Iterator[tuple[np.ndarray, list[str]] | UserError]:
+def read_images(
+    files: Sequence[pathlib.Path], size: int = IMAGE_SIZE
+) -> Iterator[tuple[np.ndarray, list[str]] | UserError]:
     """Decode image files in several threads, and yield in their order what ``read_image`` returns or raises."""
     with ThreadPoolExecutor(4) as pool:
         for start in range(0, len(files), 256):  # a bound for what is decoded ahead
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow's are redundant: read_image has notes and limits.
-                decoded = list(pool.map(_read_or_error, files[start : start + 256]))
+                decoded = list(pool.map(functools.partial(_read_or_error, size=size), files[start : start + 256]))
             yield from decoded
 
 
-def _read_or_error(path: pathlib.Path) -> tuple[np.ndarray, list[str]] | UserError:
+def _read_or_error(path: pathlib.Path, size: int) -> tuple[np.ndarray, list[str]] | UserError:
     try:
-        return read_image(path)
+        return read_image(path, size)
     except UserError as error:
         return error
 
 
-def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
+def read_image(path: pathlib.Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, list[str]]:
     """Decode an image file.
 
     Returns:
-        Pixels (32, 32, 3) uint8, and notes on conversions such as ``"resized to 32x32"``.
+        Pixels (size, size, 3) uint8, and notes on conversions such as ``"resized to 32x32"``.
 
     Raises:
         UserError: the file is not an image, is damaged, has too many pixels, or cannot be shown as RGB.
@@ -109,14 +165,14 @@ def read_image(path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
     try:
         with _open(path) as image:
             width, height = image.size
-            image.draft("RGB", (4 * _SIZE[0], 4 * _SIZE[1]))  # reduces the decoding of JPEGs to what is needed
+            image.draft("RGB", (4 * size, 4 * size))  # reduces the decoding of JPEGs to what is needed
             if not image.info.get("progressive"):  # which are decoded whole before they are reduced
                 width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(f"{width}x{height} pixels are too many")
             # A phone's MPO is a photograph with an embedded preview.
             animated = getattr(image, "is_animated", False) and image.format != "MPO"
-            return _to_network(image, ["animated: only the first frame is used"] if animated else [])
+            return _to_network(image, ["animated: only the first frame is used"] if animated else [], size)
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: is not an image") from error
     except Exception as error:  # a damaged file can raise anything
@@ -132,33 +188,33 @@ def _open(path: pathlib.Path) -> Image.Image:
         raise
 
 
-def to_pixels(images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-    """Convert one image or a sequence of images to pixels (size, 32, 32, 3) uint8.
+def to_pixels(images: ImageLike | Sequence[ImageLike], size: int = IMAGE_SIZE) -> np.ndarray:
+    """Convert one image or a sequence of images to pixels (number, size, size, 3) uint8.
 
     Raises:
         UserError: something is not an image, or a file cannot be read.
     """
-    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == IMAGE_SHAPE:
+    if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (size, size, 3):
         return images
     if isinstance(images, str | os.PathLike | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    pixels = [_one_to_pixels(image) for image in images]
-    return np.stack(pixels) if pixels else np.zeros((0, *IMAGE_SHAPE), np.uint8)
+    pixels = [_one_to_pixels(image, size) for image in images]
+    return np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
 
 
-def _one_to_pixels(image: ImageLike) -> np.ndarray:
+def _one_to_pixels(image: ImageLike, size: int) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        return read_image(pathlib.Path(image))[0]
+        return read_image(pathlib.Path(image), size)[0]
     if isinstance(image, Image.Image):
         try:
-            return _to_network(image, [])[0]
+            return _to_network(image, [], size)[0]
         except Exception as error:  # a truncated file can raise anything
             raise UserError(f"an image of mode {image.mode} cannot be read ({one_line(error)})") from error
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         found = f"{array.dtype} of shape {array.shape}"
         raise UserError(f"an image is {found}: expected uint8 of shape (height, width, 3), a PIL image or path")
-    return _to_network(Image.fromarray(array), [])[0]
+    return _to_network(Image.fromarray(array), [], size)[0]
 
 
 @functools.cache
@@ -170,7 +226,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name not in ("EPS", "WMF"))
 
 
-def _to_network(image: Image.Image, notes: list[str]) -> tuple[np.ndarray, list[str]]:
+def _to_network(image: Image.Image, notes: list[str], size: int) -> tuple[np.ndarray, list[str]]:
     image.load()  # A PNG's metadata may follow its pixels.
     with contextlib.suppress(Exception):  # Damaged metadata can raise anything, and the pixels are whole.
         # ImageOps.exif_transpose would also write all metadata again, which fails if one entry is unusual.
@@ -193,9 +249,9 @@ def _to_network(image: Image.Image, notes: list[str]) -> tuple[np.ndarray, list[
         notes = [*notes, "transparent: put on a white background"]
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if image.size != _SIZE:
+    if image.size != (size, size):
         square = "" if image.width == image.height else " from its central square"
         # Cropped, not stretched: the network was trained on true proportions.
-        image = ImageOps.fit(image, _SIZE, Image.Resampling.BICUBIC)
-        notes = [*notes, f"resized to {_SIZE[0]}x{_SIZE[1]}{square}"]
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        notes = [*notes, f"resized to {size}x{size}{square}"]
     return np.array(image), notes

@@ -3,13 +3,14 @@
 import dataclasses
 import pathlib
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxresnet.data.batches import BATCHES_FOLDER, find_batches, load_batches
-from jaxresnet.data.cifar import ARRAYS, CIFAR10_CLASSES, IMAGE_SHAPE, SETS, Arrays, find_tfds, load_cifar, read_npz
-from jaxresnet.data.images import SPLITS, load_folders
+from jaxresnet.data.cifar import ARRAYS, CIFAR10_CLASSES, IMAGE_SIZE, SETS, Arrays, find_tfds, load_cifar, read_npz
+from jaxresnet.data.images import SPLITS, holds_classes, load_folders
 from jaxresnet.system.errors import UserError, one_line, user_path
 
 
@@ -26,11 +27,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A training and a test split, and a name for each class."""
+    """A training and a test split, a name for each class, and the files of the test split if they were drawn."""
 
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    test_files: tuple[str, ...] | None = None
 
     def fingerprint(self) -> str:
         """Return a checksum of every image and label, in order. A resumed run must see the same data."""
@@ -41,21 +43,33 @@ class Dataset:
         return f"{crc:08x}"
 
 
-def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
+def load_dataset(
+    name: str,
+    data_dir: str | None,
+    num_classes: int,
+    image_size: int = IMAGE_SIZE,
+    test_files: int | Sequence[str] = 0,
+) -> Dataset:
     """Read a whole data set into memory.
 
     Args:
         name: ``"cifar10"``, ``"cifar100"``, or ``"digits"`` for scikit-learn's 1,797 handwritten digits, without any
             files.
         data_dir: source of the images, unless digits: a tfds folder, a ``cifar-10-batches-py`` folder, a folder of
-            images by class (see ``load_folders``), or a ``.npz`` file with the arrays in ``ARRAYS`` and, if the classes
+            images by class (see ``find_images``), or a ``.npz`` file with the arrays in ``ARRAYS`` and, if the classes
             have names, ``class_names``. ``None`` means tfds's own folder (see ``load_cifar``).
         num_classes: number of classes of the model. Labels must be smaller.
+        image_size: height and width of the images. Files in folders are resized to it.
+        test_files: seed that draws the test images of a folder without ``test/``, or their names.
 
     Raises:
         UserError: the data are missing, damaged, or of another kind.
     """
-    names: tuple[str, ...] | None = None  # Digits are named by their numbers.
+    names, drawn = None, None  # Digits are named by their numbers.
+    if data_dir is None and image_size != IMAGE_SIZE:
+        raise UserError(
+            f"dataset.image_size={image_size}: images of {name} have {IMAGE_SIZE}; only own ones are resized"
+        )
     if name == "digits":
         if data_dir is not None:
             raise UserError(
@@ -68,7 +82,7 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
     elif data_dir is None:
         arrays, names = load_cifar(SETS[name])
     else:
-        arrays, names = _load_from(data_dir, name)
+        arrays, names, drawn = _load_from(data_dir, name, image_size, test_files)
     origin = data_dir or name
     if names is not None and len(names) != num_classes:
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
@@ -76,28 +90,31 @@ def load_dataset(name: str, data_dir: str | None, num_classes: int) -> Dataset:
             f"{origin} has {len(names)} classes ({shown}), but model.num_classes={num_classes}; give "
             f"--config.model.num_classes={len(names)}"
         )
-    train, test = (_checked_split(arrays, split, origin, num_classes) for split in SPLITS)
-    return Dataset(train, test, names or tuple(map(str, range(num_classes))))
+    train, test = (_checked_split(arrays, split, origin, num_classes, image_size) for split in SPLITS)
+    return Dataset(train, test, names or tuple(map(str, range(num_classes))), drawn)
 
 
-def _load_from(data_dir: str, name: str) -> tuple[Arrays, tuple[str, ...] | None]:
+def _load_from(
+    data_dir: str, name: str, size: int, test: int | Sequence[str]
+) -> tuple[Arrays, tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Return arrays, class names if there are any, and test files if they were drawn."""
     path = user_path(data_dir)
     try:
         path.stat()
     except OSError as error:
         raise UserError(f"dataset.data_dir={data_dir!r} does not exist or cannot be read ({error.strerror})") from error
     if path.is_file():
-        return _load_npz(path)
+        return *_load_npz(path), None
     if folder := find_tfds(path, name):
-        return load_cifar(SETS[name], folder)
+        return *load_cifar(SETS[name], folder), None
     if name == "cifar10" and (folder := find_batches(path)):
-        return load_batches(folder), CIFAR10_CLASSES
-    if any((path / split).is_dir() for split in SPLITS):
-        return load_folders(path)
+        return load_batches(folder), CIFAR10_CLASSES, None
+    if any((path / split).is_dir() for split in SPLITS) or holds_classes(path):
+        return load_folders(path, size, test)
     raise UserError(
         f"dataset.data_dir={data_dir!r} holds no {name} and no images by class: expected a tfds folder with {name}/ in "
-        f"it, a {BATCHES_FOLDER} folder, a folder with train/CLASS/ and test/CLASS/, or a .npz file with "
-        f"{', '.join(ARRAYS)}"
+        f"it, a {BATCHES_FOLDER} folder, a folder with CLASS/ or with train/CLASS/ and test/CLASS/, or a .npz file "
+        f"with {', '.join(ARRAYS)}"
     )
 
 
@@ -142,11 +159,12 @@ def _load_digits() -> Arrays:
     return dict(zip(("train_images", "test_images", "train_labels", "test_labels"), split, strict=True))
 
 
-def _checked_split(arrays: Arrays, split: str, origin: str, num_classes: int) -> Split:
+def _checked_split(arrays: Arrays, split: str, origin: str, num_classes: int, size: int) -> Split:
     images, labels, origin = arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{origin}, {split}"
-    if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE or not len(images):
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
         raise UserError(
-            f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape (any size, 32, 32, 3)"
+            f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape (any size, {size}, "
+            f"{size}, 3)"
         )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(

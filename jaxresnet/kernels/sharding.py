@@ -1,9 +1,10 @@
 """The devices of the ambient mesh (``core.programs.ambient``), and computations that they divide by images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float
@@ -65,6 +66,39 @@ def convolution(
 
     convolve.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), gradients)
     return convolve
+
+
+def conv_general_dilated(
+    lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Any, **options: Any
+) -> jax.Array:
+    """Compute ``lax.conv_general_dilated`` with XLA.
+
+    With a bfloat16 kernel, XLA would sum the kernel's gradient over several GPUs or TPUs in bfloat16. This sums it in
+    float32.
+    """
+    if platform() == "cpu" or jax.sharding.get_abstract_mesh().size <= 1 or lhs.dtype != jnp.bfloat16:
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+
+    def forward(x: Images, kernel: Kernel) -> Images:
+        return lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+
+    def backward(x: Images, kernel: Kernel, grad: Images, dtype: Any = lhs.dtype) -> tuple[Images, Kernel]:
+        (dx,) = jax.linear_transpose(lambda x: forward(x, kernel), x)(grad)
+        x, kernel, grad = (array.astype(dtype) for array in (x, kernel, grad))
+        # Not preferred_element_type=float32: for that, GPUs convert all images to float32 first.
+        (dkernel,) = jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)(grad)
+        return dx, dkernel.astype(jnp.float32)
+
+    def backward_of_all(saved: tuple[Images, Kernel], grad: Images) -> tuple[Images, Kernel]:
+        dx, dkernel = backward(*saved, grad, dtype=jnp.float32)
+        return dx, dkernel.astype(rhs.dtype)
+
+    if divides(len(lhs)):
+        return convolution(forward, backward)(lhs, rhs)
+    # The compiler pads a batch that does not divide, and sums its gradients in the type that they are computed in.
+    convolve = jax.custom_vjp(forward)
+    convolve.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward_of_all)
+    return convolve(lhs, rhs)
 
 
 def _shardings() -> tuple[AbstractMesh, PartitionSpec, PartitionSpec]:

@@ -27,6 +27,12 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.devnull if folder.startswith("~") else folder, "jaxresnet")
 
 
+def shipped_folder(name: str) -> pathlib.Path:
+    """Return a folder that comes with the package: in a clone beside it, when installed from a wheel inside of it."""
+    package = pathlib.Path(__file__).parents[1]
+    return (package if (package / name).is_dir() else package.parent) / name
+
+
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Write ``content`` to ``path`` atomically, over what is there."""
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
@@ -112,8 +118,6 @@ def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) 
         raise UserError(f"{flag}={file} exists; give another name, or --force to overwrite it")
     if os.path.lexists(file) and not file.is_file():
         raise UserError(f"{flag}={path} is a folder or a device, not a file; give another name")
-    if not file.parent.is_dir():
-        raise UserError(f"{flag}={path}: there is no folder {file.parent}")
-    if not os.access(file.parent, os.W_OK):
-        raise UserError(f"{flag}={path}: the folder {file.parent} cannot be written")
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise UserError(f"{flag}={path}: the folder {file.parent} does not exist or cannot be written")
     return OutputFile(file, flag)

@@ -1,16 +1,18 @@
-"""Train one run with several processes, on one or many hosts, by ``jax.distributed``.
+"""Stop on signals, and train one run with several processes, on one or many hosts, by ``jax.distributed``.
 
-All run the same program on the same workdir and data. Their devices exchange what a step needs. Processes must agree on
-decisions that depend on their own clocks and signals. Only the first writes files and prints to stdout.
+All processes run the same program on the same workdir and data. Their devices exchange what a step needs. They must
+agree on decisions that depend on their own clocks and signals. Only the first writes files and prints to stdout.
 """
 
 import contextlib
 import faulthandler
 import os
 import re
+import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +24,9 @@ T = TypeVar("T")
 
 # A process that is silent for this long counts as dead, and the others end.
 HEARTBEAT_SECONDS = 30
+
+_HANGUP = getattr(signal, "SIGHUP", None)  # None on Windows
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *filter(None, [_HANGUP]))
 
 
 def connect(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
@@ -114,3 +119,44 @@ def largest(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[list[signal.Signals]]:
+    """Yield a list that receives the first of ``SIGNALS``, in time to save a run.
+
+    A second signal has its default effect, except SIGHUP.
+    Ignored signals stay ignored, such as Ctrl-C in a background job of a shell, and SIGHUP under nohup.
+    """
+    received: list[signal.Signals] = []
+    previous: dict[signal.Signals, Any] = {}
+
+    def receive(number: int, frame: object) -> None:
+        received.append(signal.Signals(number))
+        if number == _HANGUP:
+            _leave_terminal()
+        for other, handler in previous.items():
+            signal.signal(other, handler)
+        if number == _HANGUP:  # a shell and its terminal each send one
+            signal.signal(number, signal.SIG_IGN)
+
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, receive)
+    except ValueError:  # outside of the main thread, as in some notebooks, signals stay as they are
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave_terminal() -> None:
+    """Send what would go to a terminal to /dev/null, because writing to a closed terminal is an error."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the stream is closed, or has no file
+            # isatty() is False for a terminal that was closed.
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,6 +1,7 @@
 """The folder of a run: names of its files, contents of the small ones, and its lock.
 
 ``config.json`` describes the run, ``metrics.jsonl`` is its log, and ``classes.json`` lists the class names.
+``split.json`` lists the test images, if they were drawn.
 ``summary.json`` and ``confusion.csv`` hold the results of a finished run. ``failure.txt`` says why a run diverged.
 ``imported.json`` records the file that the first weights were imported from.
 """
@@ -19,12 +20,14 @@ from ml_collections import ConfigDict
 
 from jaxresnet.config import CONFIG_FILE, check_same_training, save_config
 from jaxresnet.data.cifar import CIFAR10_CLASSES
+from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system.errors import Diverged, UserError
 from jaxresnet.system.files import remove_leftovers, to_json, write_whole
 from jaxresnet.system.terminal import format_seconds
 
 # Every run.
 CLASSES_FILE = "classes.json"
+SPLIT_FILE = "split.json"
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -179,6 +182,23 @@ def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] |
         return names, [[int(count) for count in row[1:]] for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); move it away") from error
+
+
+def load_data(config: ConfigDict, workdir: pathlib.Path, data_dir: str | None = None) -> Dataset:
+    """Read the data of the run in ``workdir``, with the test images that it has drawn, or of one that will begin there.
+
+    ``data_dir`` is where the data lie now, if not where the config says. Errors are those of ``load_dataset``.
+    """
+    fields, split = config.dataset, read_json(workdir / SPLIT_FILE, "restore it from a copy")
+    test = fields.split_seed if split is None else split["test"]
+    place = fields.data_dir if data_dir is None else data_dir
+    return load_dataset(fields.name, place, config.model.num_classes, fields.image_size, test)
+
+
+def write_test_files(names: Sequence[str] | None, workdir: pathlib.Path) -> None:
+    """Write ``split.json`` atomically, unless ``names`` is None because nothing was drawn."""
+    if names is not None:
+        write_json(workdir / SPLIT_FILE, {"test": [*names]})
 
 
 def write_class_names(names: Sequence[str], workdir: pathlib.Path) -> None:

@@ -17,8 +17,7 @@ from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_model, create_train_state, create_transform
 from jaxresnet.data.loading import Split
 from jaxresnet.report.paper_curves import read_paper_curve
-from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.progress import Progress
+from jaxresnet.workdir.checkpoint import Checkpointer, Progress
 from tests.conftest import REPOSITORY
 
 TABLES = {table.__name__.rpartition(".")[2]: table for table in small.TABLES}

@@ -259,6 +259,68 @@ def test_folders_need_two_classes(tmp_path):
         load(save_folders(tmp_path / "two"), num_classes=10)
 
 
+def save_classes(folder, counts):
+    """Write images of 40x32 pixels, each of its own colour, into a folder for each class, and return the folder."""
+    for label, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (40, 32), (50 * label, 10 * number, 0)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_classes_are_split_by_seed(tmp_path):
+    save_classes(tmp_path, {"cat": 10, "dog": 20, "fox": 2})
+    dataset, same, other = (loading.load_dataset("cifar10", str(tmp_path), 3, test_files=seed) for seed in (0, 0, 1))
+    assert np.bincount(dataset.train.labels).tolist() == [8, 16, 1]
+    assert np.bincount(dataset.test.labels).tolist() == [2, 4, 1]
+    assert same.fingerprint() == dataset.fingerprint() != other.fingerprint()
+    pixels = [tuple(image[0, 0]) for split in (dataset.train, dataset.test) for image in split.images]
+    assert len(pixels) == len({*pixels}) == 32  # none is in both splits
+    expected = [(50 * ("cat", "dog", "fox").index(name[:3]), 10 * int(name[4:-4]), 0) for name in dataset.test_files]
+    assert {tuple(image[0, 0].tolist()) for image in dataset.test.images} == {*expected}
+
+
+def test_recorded_test_images_stay_so(tmp_path):
+    first = loading.load_dataset("cifar10", str(save_classes(tmp_path, {"cat": 10, "dog": 10})), 2)
+    for name in ("cat", "dog"):
+        shutil.copy(tmp_path / name / "0.png", tmp_path / name / "00.png")
+    again = loading.load_dataset("cifar10", str(tmp_path), 2, test_files=first.test_files)
+    np.testing.assert_array_equal(again.test.images, first.test.images)
+    assert len(again.train) == len(first.train) + 2
+    (tmp_path / first.test_files[0]).unlink()
+    with pytest.raises(UserError, match=f"holds no {first.test_files[0]}, which is a test image of this run"):
+        loading.load_dataset("cifar10", str(tmp_path), 2, test_files=first.test_files)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: [file.unlink() for file in (folder / "cat").glob("[1-9].png")], "cat holds one image only"),
+        (lambda folder: shutil.copytree(folder / "cat", folder / "Cat"), "classes 'Cat' and 'cat' differ by case only"),
+        (lambda folder: (folder / "cat" / "1.png").write_bytes(b"x"), "cat/1.png: is not an image; training skips"),
+        (lambda folder: (folder / "notes.txt").touch(), "notes.txt is in no class"),
+        (lambda folder: shutil.rmtree(folder / "dog"), r"two or more classes, found \['cat'\]"),
+        (lambda folder: [shutil.rmtree(path) for path in folder.iterdir()], "holds no cifar10 and no images by class"),
+    ],
+)
+def test_classes_with_mistakes_are_refused(tmp_path, change, message):
+    change(save_classes(tmp_path, {"cat": 3, "dog": 3}))
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, num_classes=2)
+
+
+def test_images_have_the_asked_size(tmp_path):
+    folder = save_classes(tmp_path / "classes", {"cat": 3, "dog": 3})
+    for data_dir in (folder, save_folders(tmp_path / "splits")):
+        dataset = loading.load_dataset("cifar10", str(data_dir), 2, image_size=48)
+        assert dataset.train.images.shape[1:] == dataset.test.images.shape[1:] == (48, 48, 3)
+    with pytest.raises(UserError, match=r"expected uint8 of shape .any size, 48, 48, 3"):
+        loading.load_dataset("cifar10", str(save_npz(tmp_path)), 10, image_size=48)
+    for name in ("cifar10", "digits"):
+        with pytest.raises(UserError, match=f"images of {name} have 32"):
+            loading.load_dataset(name, None, 10, image_size=48)
+
+
 # Downloading and preparing.
 
 # Labels, as tfds calls them, and the archive's folder, files of class names, and files of each split.

@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from jaxresnet.core.model import ResNet
-from jaxresnet.kernels import cpu
-from jaxresnet.kernels.cpu import conv_general_dilated, paired, pointwise_strided, rows, strided, winograd_3x3
+from jaxresnet.kernels import convolution
+from jaxresnet.kernels.convolution import conv_general_dilated, paired, pointwise_strided, rows, strided, winograd_3x3
 
 # Algorithms, with kernel size, stride and padding.
 ALGORITHMS = {
@@ -49,7 +49,7 @@ SHAPES = [(1, 2, 2, 1, 1), (7, 4, 6, 3, 5), (6, 8, 8, 5, 2), (13, 16, 16, 4, 4),
 @pytest.mark.parametrize("values", [1, 3000, 2**30])
 def test_in_float64_the_algorithms_are_exact(name, shape, values, monkeypatch):
     """Chunks hold one image, a few, or all."""
-    monkeypatch.setattr(cpu, "CHUNK_VALUES", values)
+    monkeypatch.setattr(convolution, "CHUNK_VALUES", values)
     algorithm, size, stride, padding = ALGORITHMS[name]
     with jax.enable_x64(True):
         inputs = arrays(*shape, size, stride, np.float64)
@@ -82,7 +82,7 @@ def test_float32_is_exact_as_xla(name, shape):
 @pytest.mark.parametrize("values", [1, 3000, 2**30])
 def test_bfloat16_rounds_only_the_result(shape, values, monkeypatch):
     """Sums are float32. The only error is the rounding of values and gradients to bfloat16, half a unit of 2**-8."""
-    monkeypatch.setattr(cpu, "CHUNK_VALUES", values)
+    monkeypatch.setattr(convolution, "CHUNK_VALUES", values)
     inputs = [jnp.asarray(array, jnp.bfloat16) for array in arrays(*shape, 3, 1, np.float32)]
     actual = jax.jit(lambda *a: value_and_gradients(rows, *a))(*inputs)
     expected = value_and_gradients(reference(1, 1), *(each.astype(jnp.float32) for each in inputs))
@@ -168,9 +168,9 @@ def test_other_devices_use_xla(monkeypatch, name, value):
         return str(jax.make_jaxpr(forward)(jnp.zeros((2, 32, 32, 3))))
 
     plain = ResNet(channels=(64, 128), blocks=(1, 1), conv_general_dilated=lax.conv_general_dilated)
-    on_cpu = traced(plain.clone(conv_general_dilated=conv_general_dilated, relu=cpu.relu))
+    on_cpu = traced(plain.clone(conv_general_dilated=conv_general_dilated, relu=convolution.relu))
     monkeypatch.setattr(jax, name, lambda *arguments: value)
-    elsewhere = traced(plain.clone(conv_general_dilated=conv_general_dilated, relu=cpu.relu))
+    elsewhere = traced(plain.clone(conv_general_dilated=conv_general_dilated, relu=convolution.relu))
     assert elsewhere == traced(plain)
     assert "custom_vjp" in on_cpu and "optimization_barrier" in on_cpu and "optimization_barrier" not in traced(plain)
     assert "optimization_barrier" not in elsewhere
@@ -183,12 +183,12 @@ def test_relu_output_is_a_separate_array(channels):
 
     x = np.random.default_rng(0).normal(size=(24, 32, 32, channels)).astype(np.float32)
     x[:, :2] = np.arccos(0)  # here ReLU's input is about 0, on the side with gradient 0
-    actual = jax.jit(jax.value_and_grad(sum_of(cpu.relu)))(x)
+    actual = jax.jit(jax.value_and_grad(sum_of(convolution.relu)))(x)
     expected = jax.jit(jax.value_and_grad(sum_of(jax.nn.relu)))(x)
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     # XLA fuses nothing with a loop. It removes a barrier before it fuses.
-    assert ("while" in jax.jit(cpu.relu).lower(x).compile().as_text()) == (channels == 16)
+    assert ("while" in jax.jit(convolution.relu).lower(x).compile().as_text()) == (channels == 16)
 
 
 ON_SEVERAL_DEVICES = """
@@ -196,7 +196,7 @@ import json
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxresnet.kernels.cpu import conv_general_dilated
+from jaxresnet.kernels.convolution import conv_general_dilated
 from jaxresnet.core.programs import ambient, create_mesh
 from tests.kernels.test_cpu import BY_DTYPE, DIMENSIONS, arrays, value_and_gradients
 

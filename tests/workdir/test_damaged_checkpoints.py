@@ -16,10 +16,9 @@ from jaxresnet.core.state import create_train_state
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
-from jaxresnet.workdir.checkpoint import Checkpointer
+from jaxresnet.workdir.checkpoint import Checkpointer, Progress
 from jaxresnet.workdir.folder import DAMAGED_FOLDER
 from jaxresnet.workdir.log import read_metrics
-from jaxresnet.workdir.progress import Progress
 from tests.conftest import REPOSITORY, make_tiny_config
 
 pytestmark = pytest.mark.reliability
