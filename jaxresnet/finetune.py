@@ -45,7 +45,6 @@ def choose_config(
     size = sum(map(len, classes.values()))
     place = workdir if (workdir / CONFIG_FILE).exists() else released.resolve(init_from)
     source = load_config(released.resolve(released.DEFAULT) if place.is_file() else place)
-    image_size = source.dataset.image_size
     fields = {f"model.{name}": value for name, value in source.model.items()} | {
         "name": "finetune",
         "init_from": init_from,
@@ -55,10 +54,9 @@ def choose_config(
         "num_epochs": max(10, min(60, 40_000 // size)),
         "eval_batch_size": 128,
         "dataset.data_dir": str(photos.resolve()),
-        "dataset.image_size": image_size,
+        "dataset.image_size": source.dataset.image_size,
         "augment.mean": source.augment.mean,
         "augment.std": source.augment.std,
-        "augment.crop_padding": min(32, image_size // 8),
         "schedule.learning_rate": 0.1 if freeze == "all-but-head" else 0.02,
         "schedule.step_per": "step",
     }
@@ -66,6 +64,8 @@ def choose_config(
     with config.ignore_type():
         config.update_from_flattened_dict(fields)
     apply(config, overrides)
+    if "augment.crop_padding" not in overrides:
+        config.augment.crop_padding = min(32, config.dataset.image_size // 8)
     return config
 
 

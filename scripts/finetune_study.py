@@ -45,7 +45,7 @@ def pretrain(data: Dataset, folder: pathlib.Path) -> None:
     for split in ("train", "test"):
         images, labels = getattr(data, split).images, getattr(data, split).labels
         arrays |= {f"{split}_images": images[labels < KNOWN], f"{split}_labels": labels[labels < KNOWN]}
-    np.savez(folder / "known.npz", class_names=np.array(data.class_names[:KNOWN]), **arrays)
+    np.savez(folder / "known.npz", allow_pickle=False, class_names=np.array(data.class_names[:KNOWN]), **arrays)
     fields = {"dataset.data_dir": str(folder / "known.npz"), "model.num_classes": str(KNOWN), "num_epochs": "2"}
     train_and_evaluate(get_config("cpu", fields), str(folder / "pretrained"))
 
