@@ -28,7 +28,6 @@ from absl import logging as absl_logging
 
 import jaxresnet
 from jaxresnet import extensions, released
-from jaxresnet.system import malloc
 from jaxresnet.system.errors import Interrupted, UsageError, UserError
 
 
@@ -101,10 +100,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
     """
     with command():
         arguments = parser.parse(argv)
-        if argv is None and "jax" not in sys.modules:  # After an import of JAX, a second start would cost too much.
-            malloc.restart_with_large_pages()
-            if sys.stderr.isatty():
-                print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
+        if sys.stderr.isatty() and "jax" not in sys.modules:
+            print("jaxresnet: starting ...", file=sys.stderr)  # JAX takes seconds to import.
         for file in arguments.own_files:
             extensions.use(file)
         main(arguments)

@@ -27,19 +27,12 @@ MAX_SEEDS = 1000
 
 
 class Job(NamedTuple):
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Attributes:
-        label: arm and seed, for display.
-        config: config with seed and overrides applied.
-        workdir: run directory, relative if the sweep's is.
-        arguments: arguments of ``jaxresnet.main`` for this run.
-    """
-
-    label: str
-    config: ConfigDict
-    workdir: pathlib.Path
-    arguments: tuple[str, ...]
+    label: str  # arm and seed, for display
+    config: ConfigDict  # config with seed and overrides applied
+    workdir: pathlib.Path  # run directory, relative if the sweep's is
+    arguments: tuple[str, ...]  # arguments of ``jaxresnet.main`` for this run
 
     def is_finished(self) -> bool:
         """Return True if the run is there and complete.

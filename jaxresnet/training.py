@@ -39,7 +39,7 @@ from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
 from jaxresnet.workdir import folder as files
 from jaxresnet.workdir.checkpoint import Checkpointer, Progress
-from jaxresnet.workdir.log import MetricsWriter, NoWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
+from jaxresnet.workdir.log import MetricsWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
 
 if TYPE_CHECKING:
     from jaxresnet.inference import Classifier
@@ -156,7 +156,7 @@ class _Trainer:
         work = np.cumsum([0, *np.repeat(np.square(sides), self.steps_per_epoch)])
         self.display = ProgressDisplay(self.config.num_epochs, work, step)
         with (
-            contextlib.closing(self._open_log()) as self.log,
+            contextlib.closing(self._open_log()) if processes.is_first() else contextlib.nullcontext() as self.log,
             contextlib.closing(self.display),
             processes.stop_signal() as self.stop_signal,
         ):
@@ -187,9 +187,7 @@ class _Trainer:
                 f"{fingerprint}); give another --workdir, or the data that this run was started with"
             )
 
-    def _open_log(self) -> MetricsWriter | NoWriter:
-        if not processes.is_first():
-            return NoWriter()
+    def _open_log(self) -> MetricsWriter:
         files.write_class_names(self.dataset.class_names, self.workdir)
         files.write_test_files(self.dataset.test_files, self.workdir)
         tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
@@ -229,7 +227,7 @@ class _Trainer:
         sums.add(metrics, self.read_time - start)
         self.display.update(number, dispatched.after, sums.means("train"), sums.images_per_second)
         is_due = every > 0 and dispatched.after // every > dispatched.before // every
-        if is_due and dispatched.after < number * self.steps_per_epoch:
+        if self.log and is_due and dispatched.after < number * self.steps_per_epoch:
             self.log.write(self._metrics_line(dispatched.after))
 
     def _record_all(self) -> None:
@@ -264,7 +262,8 @@ class _Trainer:
             if progress.best is None or line[f"{self.eval_name}_accuracy"] > progress.best["accuracy"]:
                 progress.best = progress.last_scores(self.eval_name)
                 progress.best_variables = _copy(self.state.variables)  # the next step overwrites the state's arrays
-        self.log.write(line)
+        if self.log:
+            self.log.write(line)
         text = f"{format_epoch(line, self.config.num_epochs, self.eval_name)}, {format_seconds(seconds)}"
         self.display.say(text)
         progress.epoch, progress.sums = number, Sums()

@@ -29,7 +29,6 @@ from ml_collections import ConfigDict
 from jaxresnet import cli
 from jaxresnet.config import check_config, get_config, save_config
 from jaxresnet.data.loading import load_dataset
-from jaxresnet.system import malloc
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import output_file
 from jaxresnet.system.terminal import format_seconds
@@ -39,7 +38,6 @@ TORCH = {
     "cpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, channels_last, our malloc settings"),
     "gpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, tuned"),
 }
-WITH_OUR_MALLOC = (OURS, XLA, EVALUATION, TORCH["cpu"][2])
 
 # Live processes at a time, including this project's. With more, their memory decides who is fast.
 AT_ONCE = 4
@@ -61,8 +59,6 @@ class Process:
         self._kind, self._stderr = kind, tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         # Several processes share a GPU, and by default JAX's first would take most of its memory.
         variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
-        if kind in WITH_OUR_MALLOC:
-            variables = malloc.with_large_pages(variables)
         with tempfile.TemporaryDirectory() as folder:
             save_config(config, pathlib.Path(folder))
             command = [sys.executable, str(pathlib.Path(__file__).with_name("contenders.py")), folder, kind]

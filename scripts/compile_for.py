@@ -26,13 +26,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for s
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from configs import final
 from jaxresnet import cli
-from jaxresnet.core.costs import flop_per_image
+from jaxresnet.core.costs import flop_by_epoch
 from jaxresnet.core.programs import DeviceSplit, create_mesh, jit_steps
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
@@ -251,7 +252,7 @@ def _seconds(cycles: int | None, kind: Kind) -> float | None:
 
 def flop_of(config: ConfigDict, program: Program) -> float:
     """Return the floating-point operations of a step: two per multiply-add, and three times as many in training."""
-    per_image = flop_per_image(config, IMAGE_SHAPE)
+    per_image = np.mean(flop_by_epoch(config, IMAGE_SHAPE))
     return program.batch * (per_image if program.name == "train" else per_image / 3)
 
 

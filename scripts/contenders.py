@@ -42,9 +42,9 @@ from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform
 from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.data.loading import Dataset, Split, load_dataset
-from jaxresnet.system import devices, malloc
+from jaxresnet.system import devices
 from jaxresnet.system.errors import UserError, one_line
-from scripts.benchmark import EVALUATION, TORCH, WITH_OUR_MALLOC, XLA, Turn
+from scripts.benchmark import EVALUATION, TORCH, XLA, Turn
 
 # A function that runs a number of steps and returns when they are done, that number, and facts for the report.
 Contender = tuple[Callable[[], None], int, dict[str, Any]]
@@ -59,8 +59,8 @@ def create_contender(config: ConfigDict, kind: str) -> Contender:
     is_torch = kind.startswith("PyTorch")
     if not is_torch:
         devices.set_up_jax()
-    elif kind in WITH_OUR_MALLOC:
-        malloc.keep_freed_blocks()
+    elif kind == TORCH["cpu"][2]:
+        devices.keep_freed_memory()
     start = time.perf_counter()
     dataset = load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes)
     load_seconds = time.perf_counter() - start

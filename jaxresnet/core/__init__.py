@@ -1,4 +1,4 @@
 """Model, augmentation, optimizers, schedules and training step: everything that determines the results.
 
-``layers`` and ``flop`` only describe a model.
+``costs`` only describes a model.
 """

@@ -113,19 +113,12 @@ STAGES: tuple[Stage, ...] = (crop, flip, cutout, cutmix, smooth_labels)
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """Image preprocessing. Hashable, so that it can be a static argument of jitted functions.
+    """Image preprocessing. Hashable, so that it can be a static argument of jitted functions."""
 
-    Attributes:
-        stages: stages of training with their options, as pairs of name and value (see ``bind``).
-        mean: channel means, subtracted after scaling to [0, 1].
-        std: channel divisors, applied after the means are subtracted.
-        side: side in pixels to which training images are shrunk, with antialiasing; ``None`` keeps their size.
-    """
-
-    stages: tuple[tuple[Stage, tuple[tuple[str, Any], ...]], ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    side: int | None = None
+    stages: tuple[tuple[Stage, tuple[tuple[str, Any], ...]], ...]  # of training, with options, as ``bind`` returns
+    mean: tuple[float, ...]  # channel means, subtracted after scaling to [0, 1]
+    std: tuple[float, ...]  # channel divisors, applied after the means are subtracted
+    side: int | None = None  # pixels, to which training images are shrunk with antialiasing; None keeps their size
 
     def train(
         self, rng: Rng, images: UInt8[Array, "batch height width channels"], labels: Int[Array, " batch"]

@@ -16,23 +16,14 @@ from jaxresnet.core.state import create_model, create_transform
 
 
 class Layer(NamedTuple):
-    """One layer of a model.
+    """One layer of a model."""
 
-    Attributes:
-        path: path of the module, such as ``layer2_0/conv1``.
-        kind: ``"conv"``, ``"norm"``, ``"pool"``, ``"dropout"`` or ``"linear"``.
-        output_shape: shape of the output for one image.
-        parameters: number of trainable parameters.
-        multiply_adds: multiply-adds per image in the forward pass. As usual, only convolutions and linear layers count.
-        output_bytes: size of the output for one image.
-    """
-
-    path: str
-    kind: str
-    output_shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-    output_bytes: int
+    path: str  # path of the module, such as ``layer2_0/conv1``
+    kind: str  # ``"conv"``, ``"norm"``, ``"pool"``, ``"dropout"`` or ``"linear"``
+    output_shape: tuple[int, ...]  # for one image
+    parameters: int  # trainable ones
+    multiply_adds: int  # per image in the forward pass; as usual, only convolutions and linear layers count
+    output_bytes: int  # for one image
 
 
 _KINDS = {
@@ -90,11 +81,6 @@ def flop_by_epoch(config: ConfigDict, image_shape: tuple[int, int, int]) -> Floa
     model, (height, width, channels) = create_model(config).clone(dropout_rate=0.0), image_shape
     sides = [create_transform(config, epoch).side for epoch in range(config.num_epochs)]
     return np.array([6.0 * multiply_adds(model, (side or height, side or width, channels)) for side in sides])
-
-
-def flop_per_image(config: ConfigDict, image_shape: tuple[int, int, int]) -> float:
-    """Return the mean of ``flop_by_epoch``."""
-    return float(np.mean(flop_by_epoch(config, image_shape)))
 
 
 def flop_until(

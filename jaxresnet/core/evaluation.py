@@ -15,19 +15,12 @@ from jaxresnet.core.state import TrainState
 
 @dataclasses.dataclass
 class Sums:
-    """Sums over images. Means are taken once, at the end.
+    """Sums over images. Means are taken once, at the end."""
 
-    Attributes:
-        loss: total cross entropy.
-        correct: number of images whose largest logit is that of their label.
-        count: number of images.
-        seconds: time spent on the images.
-    """
-
-    loss: float = 0.0
-    correct: int = 0
-    count: int = 0
-    seconds: float = 0.0
+    loss: float = 0.0  # total cross entropy
+    correct: int = 0  # number of images whose largest logit is that of their label
+    count: int = 0  # number of images
+    seconds: float = 0.0  # time spent on the images
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
         """Add the metrics of several steps in float64, in order, so that resumed and uninterrupted sums are equal."""
@@ -48,15 +41,10 @@ class Sums:
 
 
 class Scores(NamedTuple):
-    """Result of an evaluation.
-
-    Attributes:
-        sums: sums over the images.
-        confusion: number of images by true class (row) and predicted class (column), shape (classes, classes).
-    """
+    """Result of an evaluation."""
 
     sums: Sums
-    confusion: Int[np.ndarray, "classes classes"]
+    confusion: Int[np.ndarray, "classes classes"]  # images by true class (row) and predicted class (column)
 
 
 def evaluate(

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from jaxresnet.core.optim import takes_momentum
 from jaxresnet.system.errors import UserError
 
-MAX_STEPS = 2**31  # The device counts steps in int32.
 WARMUP_START_FACTOR = 0.01
 # OneCycleLR's defaults.
 ONE_CYCLE_PCT_START = 0.3
@@ -91,18 +90,11 @@ class _Clock:
         schedule = config.schedule
         ticks_per_epoch = steps_per_epoch if schedule.step_per == "step" else 1
         self._steps_per_tick = steps_per_epoch // ticks_per_epoch
-        if config.num_epochs * steps_per_epoch >= MAX_STEPS:
-            raise UserError(
-                f"num_epochs={config.num_epochs}: with {steps_per_epoch:,} steps per epoch, expected fewer than "
-                f"{MAX_STEPS:,} steps in total; give fewer epochs"
-            )
         self.warmup = schedule.warmup_epochs * ticks_per_epoch
         if schedule.total_epochs is None:
             self.length = config.num_epochs * ticks_per_epoch - self.warmup
         else:
             self.length = schedule.total_epochs * ticks_per_epoch
-            if self.length * self._steps_per_tick < 1:
-                raise UserError(f"schedule.total_epochs={schedule.total_epochs}: shorter than a step; give more")
         if self.length <= 0:
             raise UserError(
                 f"schedule.total_epochs={schedule.total_epochs}, schedule.warmup_epochs={schedule.warmup_epochs}: "

@@ -66,8 +66,7 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
         # Keys are bytes in pickles of Python 2, but strings in those of Python 3.
         batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
         data, labels, ids = batch[b"data"], batch.get(b"labels"), batch.get(b"ids")
-        if not isinstance(data, np.ndarray):
-            raise ValueError("b'data' is not an array")
+        data = np.asarray(data)
         if labels is not None:
             labels = np.asarray(labels)
         if ids is not None:

@@ -1,6 +1,7 @@
 """Set up JAX, and describe the devices and software of a run."""
 
 import contextlib
+import ctypes
 import importlib.metadata
 import os
 import pathlib
@@ -10,7 +11,6 @@ from typing import Any
 
 import jax
 
-from jaxresnet.system import malloc
 from jaxresnet.system.files import cache_folder
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
@@ -19,21 +19,43 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jax
 # Each device holds a copy of the data set, 180 MB for CIFAR-10.
 MAX_CPU_DEVICES = 8
 
+# Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. One arena for all threads
+# (M_ARENA_MAX=1) saves no time, and one process of three still grew with the steps.
+KEPT_BLOCK = 2**27  # bytes
+_MOST_BEFORE_2_35 = 2**25  # bytes: the highest threshold that glibc accepts before version 2.35
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
+
 
 def set_up_jax() -> None:
     """Set up JAX as the commands that train, score or predict do. Scripts and notebooks may call it.
 
     Call it before JAX computes anything, because JAX counts its devices once. It turns CPU cores into devices
     (``JAX_NUM_CPU_DEVICES`` overrides how many). It keeps compiled programs in the user's cache folder
-    (``JAX_COMPILATION_CACHE_DIR`` overrides where), and freed memory in the process (see ``malloc.py``). Importing
-    ``jaxresnet`` changes none of this.
+    (``JAX_COMPILATION_CACHE_DIR`` overrides where), and freed memory in the process. Importing ``jaxresnet`` changes
+    none of this.
     """
-    malloc.keep_freed_blocks()
+    keep_freed_memory()
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_collective_call" not in flags:  # XLA would end the process if a core is 40 s late, on a busy machine
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
     _use_all_cores()
     _keep_compiled_programs()
+
+
+def keep_freed_memory() -> None:
+    """Keep freed blocks below ``KEPT_BLOCK`` bytes in this process, unless ``JAXRESNET_TUNE_MALLOC=0`` is set.
+
+    Every training step needs the same memory. By default glibc returns a large block to the system when it is freed,
+    and the system provides it again, zeroed, page by page: half a million page faults per step of the final model.
+    Larger blocks still go back. The few that a step takes would not always fit where they were, and the process would
+    grow by gigabytes. ``docs/performance.md`` has the measurements.
+    """
+    if platform.libc_ver()[0] != "glibc" or os.environ.get("JAXRESNET_TUNE_MALLOC") == "0":
+        return
+    set_option = ctypes.CDLL(None).mallopt
+    # The threshold comes first, because either setting stops glibc from raising it by itself.
+    if set_option(_M_MMAP_THRESHOLD, KEPT_BLOCK) or set_option(_M_MMAP_THRESHOLD, _MOST_BEFORE_2_35):
+        set_option(_M_TRIM_THRESHOLD, -1)
 
 
 def _use_all_cores() -> None:

@@ -85,8 +85,6 @@ def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) 
         raise UserError(f"{flag}={file} exists; give another name, or --force to overwrite it")
     if os.path.lexists(file) and not file.is_file():
         raise UserError(f"{flag}={path} is a folder or a device, not a file; give another name")
-    if not file.parent.is_dir():
-        raise UserError(f"{flag}={path}: there is no folder {file.parent}")
-    if not os.access(file.parent, os.W_OK):
-        raise UserError(f"{flag}={path}: the folder {file.parent} cannot be written")
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise UserError(f"{flag}={path}: the folder {file.parent} does not exist or cannot be written")
     return OutputFile(file, flag)

@@ -67,16 +67,6 @@ class MetricsWriter:
                 stack.callback(file.close)
 
 
-class NoWriter:
-    """Stand-in for ``MetricsWriter`` in all processes but the first."""
-
-    def write(self, line: dict[str, float | int]) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 class _TensorBoard:
     """Writer of TensorBoard's files in ``folder``, of a session that begins after ``step`` steps."""
 

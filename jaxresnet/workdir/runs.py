@@ -15,33 +15,19 @@ from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
 
 class Run(NamedTuple):
-    """A run, finished or not.
+    """A run, finished or not."""
 
-    Attributes:
-        path: run directory.
-        config: config of the run.
-        lines: lines of ``metrics.jsonl``.
-        summary: content of ``summary.json``, or None if the run has not finished.
-        confusion: class names, and confusion matrix of the last epoch, or None if the run has not finished.
-        failure: reason why the run diverged, or None.
-    """
-
-    path: pathlib.Path
-    config: ConfigDict
-    lines: list[dict[str, Any]]
-    summary: dict[str, Any] | None
-    confusion: tuple[list[str], list[list[int]]] | None
-    failure: str | None
+    path: pathlib.Path  # run directory
+    config: ConfigDict  # config of the run
+    lines: list[dict[str, Any]]  # lines of ``metrics.jsonl``
+    summary: dict[str, Any] | None  # content of ``summary.json``; None, as ``confusion``, if the run has not finished
+    confusion: tuple[list[str], list[list[int]]] | None  # class names, and matrix of the last epoch
+    failure: str | None  # reason why the run diverged, or None
 
     @property
     def epoch_lines(self) -> list[dict[str, Any]]:
         """Last line of each evaluated epoch."""
         return [line for line in self.lines if is_epoch_line(line)]
-
-    @property
-    def epochs_done(self) -> int:
-        """Number of whole epochs trained."""
-        return int(self.lines[-1]["epoch"]) if self.lines else 0
 
 
 def read_runs(folder: pathlib.Path) -> list[Run]:

@@ -1,16 +1,15 @@
-"""Settings of glibc's malloc: the page faults that they save, and cases where they stay unchanged."""
+"""Settings of glibc's malloc: the page faults that they save."""
 
-import ctypes
 import json
+import platform
 import subprocess
 import sys
 
 import pytest
 
-from jaxresnet.system import malloc
 from tests.conftest import REPOSITORY
 
-needs_glibc = pytest.mark.skipif(not malloc._glibc_version(), reason="only glibc on Linux has these settings")
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc on Linux has these settings")
 
 MEMORY = """
 import json, resource, sys
@@ -60,49 +59,3 @@ def test_freed_blocks_are_kept(page_faults):
 def test_importing_the_package_sets_nothing_up(page_faults):
     faults, devices, compiled = page_faults("only import")
     assert min(faults) > 30_000 and devices == 1 and compiled is None
-
-
-@pytest.fixture
-def give_large_pages(monkeypatch, tmp_path):
-    def give(setting):
-        (tmp_path / "enabled").write_text(setting)
-        monkeypatch.setattr(malloc, "_TRANSPARENT_HUGE_PAGES", tmp_path / "enabled")
-
-    return give
-
-
-@pytest.mark.reliability
-@needs_glibc
-def test_commands_start_again_with_large_pages(subprocess_environment, tmp_path):
-    """The restart keeps the process ID and the command line, and happens once."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nprint(os.getpid(), sys.orig_argv[1:], os.environ.get('GLIBC_TUNABLES'), file=sys.stderr)\n"
-    )
-    variables = subprocess_environment | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
-    words = ["-m", "jaxresnet.evaluate", "--workdir=a folder that is not there"]
-    process = subprocess.Popen([sys.executable, *words], env=variables, stderr=subprocess.PIPE, text=True)
-    lines = process.communicate()[1].splitlines()
-    starts = [f"{process.pid} {words} None"]
-    if malloc.with_large_pages({}):
-        starts.append(f"{process.pid} {words} glibc.malloc.hugetlb=1")
-    assert lines[:-1] == starts and lines[-1].startswith("jaxresnet: ")
-
-
-@needs_glibc
-@pytest.mark.parametrize(("setting", "changes"), [("[madvise]", True), ("[always]", False), ("[never]", False)])
-def test_large_pages_are_requested(give_large_pages, setting, changes):
-    give_large_pages(f"always madvise never {setting}")
-    assert malloc.with_large_pages({"A": "b"}) == {"A": "b"} | (
-        {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if changes else {}
-    )
-
-
-@needs_glibc
-def test_the_users_own_settings_stay(give_large_pages, monkeypatch):
-    give_large_pages("always [madvise] never")
-    own = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
-    assert malloc.with_large_pages(own) == own
-    monkeypatch.setenv("JAXRESNET_TUNE_MALLOC", "0")
-    monkeypatch.setattr(ctypes, "CDLL", None)  # fails if it is called
-    malloc.keep_freed_blocks()
-    assert malloc.with_large_pages({}) == {}
