@@ -8,6 +8,7 @@ from jaxresnet.system.errors import UsageError
 
 COMMANDS = {
     "train": ("main", "train what a config describes, or resume it"),
+    "finetune": ("finetune", "train a model further on pictures of your own"),
     "evaluate": ("evaluate", "score a run or a release on its test set"),
     "predict": ("predict", "classify images"),
     "plot": ("plot", "draw a run's curves over the paper's"),

@@ -35,6 +35,8 @@ from jaxresnet.system.errors import Interrupted, UsageError, UserError
 class Parser(argparse.ArgumentParser):
     """A parser of flags. ``--data-dir`` means ``--data_dir``, and ``--config.FIELD=VALUE`` goes to ``overrides``."""
 
+    takes_fields = False  # True to accept --config.FIELD=VALUE
+
     def __init__(self, command: str, description: str | None):
         """Create the parser of ``jaxresnet COMMAND``, or of a script as in ``scripts.benchmark``."""
         super().__init__(
@@ -49,6 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_config(self, text: str = "config file, or its name such as final") -> None:
         """Add ``--config`` and the overrides of its fields."""
+        self.takes_fields = True
         self.add_argument("--config", required=True, help=f"{text}; single fields as in --config.batch_size=64")
 
     def add_run(self) -> None:
@@ -64,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         for word in map(_spell, sys.argv[1:] if argv is None else argv):
             flag, equals, value = word.partition("=")
-            if flag.startswith("--config.") and "--config" in known:
+            if flag.startswith("--config.") and self.takes_fields:
                 if not equals:
                     self.error(f"{flag}: expected {flag}=VALUE")
                 overrides[flag.removeprefix("--config.")] = value

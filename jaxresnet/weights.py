@@ -69,7 +69,7 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], model_config: Mapping[
         UserError: keys or shapes are not those of the model, and the message lists all that differ, or weights are not
             floating-point numbers, not finite in float32, or negative variances.
     """
-    arrays = {key: array for key, array in _unwrap(state_dict).items() if not key.endswith(_COUNTERS)}
+    arrays = {key: array for key, array in unwrap(state_dict).items() if not key.endswith(_COUNTERS)}
     model, images = model_from_fields(model_config), jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), np.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     paths = {torch_key(path): path for path in traverse_util.flatten_dict(dict(variables))}
@@ -106,7 +106,7 @@ def _to_flax(key: str, array: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Remove what DataParallel, torch.compile, averaging or Lightning put before all keys, and other things' keys."""
     prefixes = [key.removesuffix(_LAST) for key in state_dict if key.endswith(_LAST)]
     prefix = prefixes[0] if len(prefixes) == 1 else ""

@@ -3,7 +3,7 @@
 ``config.json`` describes the run, ``metrics.jsonl`` is its log, and ``classes.json`` lists the class names.
 ``split.json`` lists the test images, if they were drawn.
 ``summary.json`` and ``confusion.csv`` hold the results of a finished run. ``failure.txt`` says why a run diverged.
-``imported.json`` records the file that the first weights were imported from.
+``imported.json`` records the file or the run that the first weights were imported from.
 """
 
 import contextlib
@@ -63,6 +63,11 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
         check_same_training(config, workdir)
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
+
+
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Return True if a checkpoint was saved, damaged or not."""
+    return any(path.name.isdecimal() for path in (workdir / CHECKPOINTS_FOLDER).glob("*"))
 
 
 @contextlib.contextmanager
