@@ -15,6 +15,7 @@ import asyncio.log
 import contextlib
 import difflib
 import inspect
+import io
 import logging
 import os
 import re
@@ -37,9 +38,9 @@ class Parser(argparse.ArgumentParser):
     takes_fields = False  # True to accept --config.FIELD=VALUE
 
     def __init__(self, command: str, description: str | None):
-        """Create the parser of ``python -m jaxresnet.COMMAND``."""
+        """Create the parser of ``jaxresnet COMMAND``, or of a script as in ``scripts.benchmark``."""
         super().__init__(
-            prog=f"python -m {command if '.' in command else f'jaxresnet.{command}'}",
+            prog=f"python -m {command}" if "." in command else f"jaxresnet {command}",
             description=(description or "").strip().replace("``", ""),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -109,7 +110,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """Report errors as ``run`` does."""
+    """Report errors as ``run`` does, also those of imports and of printing."""
+    _settle_streams()
     _silence_libraries()
     try:
         try:
@@ -135,6 +137,16 @@ def _end(status: int, message: str = "") -> NoReturn:
     except OSError:  # Python flushes again when it exits, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _settle_streams() -> None:
+    """Make what a terminal or a daemon decides the same everywhere: open streams, and no character that fails."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed, so that the next file to be opened would get its number and its output
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A notebook's is another type.
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _silence_libraries() -> None:

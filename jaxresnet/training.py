@@ -7,6 +7,7 @@ methods in the order in which they are called.
 import contextlib
 import pathlib
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,7 +130,7 @@ class _Trainer:
 
             state, self.imported = begin_from(state, config, dataset.class_names)
         self.state = replicate(state, self.mesh)
-        self.progress = Progress(data_fingerprint=dataset.fingerprint())
+        self.progress = Progress(data_fingerprint=dataset.fingerprint(), settings=devices.settings())
         self.unread: _Dispatch | None = None
         self.read_time = 0.0  # monotonic time at which metrics were last read
 
@@ -171,6 +172,10 @@ class _Trainer:
         if restored is None:
             return
         fingerprint, (self.state, self.progress) = self.progress.data_fingerprint, restored
+        before, self.progress.settings = self.progress.settings, devices.settings()
+        for name, value in before.items() if processes.is_first() else ():
+            if (now := self.progress.settings.get(name)) != value:
+                print(f"note: {name} was {value!r} and is {now!r}, which may change the numbers", file=sys.stderr)
         if self.progress.data_fingerprint is None:  # Imported weights, whose step depends on the data.
             if self.progress.epoch >= self.config.num_epochs:
                 raise UserError(

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
     "export": {"system", "released", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "config", "cli"},
+    "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
     "__main__": {"system.errors", "cli"},
     "__init__": {"system", "config", "core", "inference", "training"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
 WITHOUT_JAX = (
     *("__main__", "cli", "config", "main", "released"),
-    *("evaluate", "finetune", "predict", "plot", "summary", "sweep", "convert"),
+    *("evaluate", "finetune", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
     "data",
 )
 
