@@ -17,7 +17,10 @@ import PIL.Image
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
 # What would take hours gets a few images.
-FEW = {"train": ["--config.dataset.data_dir=cifar10.npz", "--config.num_epochs=1", "--config.batch_size=20"]}
+FEW = {
+    "finetune": ["--config.num_epochs=1"],
+    "train": ["--config.dataset.data_dir=cifar10.npz", "--config.num_epochs=1", "--config.batch_size=20"],
+}
 
 
 def commands():
@@ -40,8 +43,13 @@ def main():
         images, labels = rng.integers(0, 256, (40, 32, 32, 3), np.uint8), np.arange(40) % 10
         arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
         np.savez("cifar10.npz", **arrays)
-        pathlib.Path("photos").mkdir()
-        for name in ("cat.jpg", "photos/dog.png"):
+        for place in ("photos", "pets/cat", "pets/dog"):
+            pathlib.Path(place).mkdir(parents=True)
+        for name in (
+            "cat.jpg",
+            "photos/dog.png",
+            *(f"pets/{kind}/{i}.jpg" for kind in ("cat", "dog") for i in range(5)),
+        ):
             PIL.Image.fromarray(images[0]).resize((200, 150)).save(name)
         environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
         found = commands()
