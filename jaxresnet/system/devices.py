@@ -70,9 +70,9 @@ def keep_freed_memory() -> None:
     jax.monitoring.register_event_duration_secs_listener(_return_compilers_memory)
 
 
-def _return_compilers_memory(event: str, seconds: float, **_: Any) -> None:
+def _return_compilers_memory(event: str, duration_secs: float, **_: Any) -> None:
     """Return the memory of a long compilation to the system, a quarter of the quick start's."""
-    if event == "/jax/core/compile/backend_compile_duration" and seconds > 0.5:
+    if event == "/jax/core/compile/backend_compile_duration" and duration_secs > 0.5:
         ctypes.CDLL(None).malloc_trim(0)
 
 
