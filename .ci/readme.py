@@ -18,6 +18,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
 # What would take minutes or hours gets a few images, by the command's first words.
 FEW = {
+    "jaxresnet finetune": ["--config.num_epochs=1"],
     "jaxresnet train": ["--config.dataset.data_dir=cifar10.npz", "--config.num_epochs=1", "--config.batch_size=20"],
     "jaxresnet evaluate": ["--data_dir=cifar10.npz"],
     "jaxresnet predict --grid": ["--data_dir=cifar10.npz"],
@@ -39,14 +40,19 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for path in REPOSITORY.iterdir():
-            if path.name != "runs" and not path.name.startswith("."):
+            if path.name not in ("runs", "report") and not path.name.startswith("."):
                 pathlib.Path(path.name).symlink_to(path)
         rng = np.random.default_rng(0)
         images, labels = rng.integers(0, 256, (40, 32, 32, 3), np.uint8), np.arange(40) % 10
         arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
         np.savez("cifar10.npz", **arrays)
-        pathlib.Path("photos").mkdir()
-        for name in ("cat.jpg", "photos/dog.png"):
+        for place in ("photos", "pets/cat", "pets/dog"):
+            pathlib.Path(place).mkdir(parents=True)
+        for name in (
+            "cat.jpg",
+            "photos/dog.png",
+            *(f"pets/{kind}/{i}.jpg" for kind in ("cat", "dog") for i in range(5)),
+        ):
             PIL.Image.fromarray(images[0]).resize((200, 150)).save(name)
         environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
         found = commands()
