@@ -152,9 +152,14 @@ def split_arm(name: str | pathlib.Path) -> tuple[pathlib.Path, str]:
     if not os.path.isfile(path) and path.parent in (pathlib.Path(), pathlib.Path("configs")):
         path = CONFIGS / f"{path.name.removesuffix('.py')}.py"
     if not os.path.isfile(path):
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem not in ("arms", "default")))
+        known = ", ".join(file.stem for file in list_shipped())
         raise UsageError(f"there is no file {str(name)[:200]!r}; give the path of a config file, or one of {known}")
     return path, arm
+
+
+def list_shipped() -> list[pathlib.Path]:
+    """Return the config files that come with the package, by name."""
+    return sorted(file for file in CONFIGS.glob("*.py") if file.stem not in ("arms", "default"))
 
 
 def load_experiment(path: str | pathlib.Path) -> Experiment:

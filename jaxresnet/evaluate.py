@@ -1,6 +1,6 @@
 """Score a run, or a release, on its whole test set: accuracy and loss.
 
-    python -m jaxresnet.evaluate --workdir=runs/final
+    jaxresnet evaluate --workdir=runs/final
 
 With --mirror, the scores are of the mean over each image and its mirror image.
 """

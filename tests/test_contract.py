@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "--configs",
     "export": "--format",
     "summary": "--config",
+    "list_configs": "jaxresnet configs",
     "convert": "--from_torch",
 }
 

@@ -13,6 +13,11 @@ import jax
 
 from jaxresnet.system.files import cache_folder
 
+# JAX's settings that change numbers. An environment variable such as JAX_ENABLE_X64 sets each, besides XLA_FLAGS.
+_SETTINGS = (
+    *("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable"),
+    *("jax_random_seed_offset", "jax_disable_jit", "jax_numpy_dtype_promotion"),
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
 
 
@@ -78,7 +83,7 @@ def _keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache, if it is writable and ``JAX_COMPILATION_CACHE_DIR`` is not set."""
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds it at run time
         return
-    with contextlib.suppress(OSError, RuntimeError):  # there is no home folder, or it is not writable
+    with contextlib.suppress(OSError):  # there is no home folder, or it is not writable
         folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
@@ -86,7 +91,7 @@ def _keep_compiled_programs() -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Return device, platform, numbers of devices and processes, versions and git commit."""
+    """Return device, platform, numbers of devices and processes, versions, git commit and settings."""
     devices = jax.devices()
     return {
         "device": device_name(),
@@ -96,7 +101,13 @@ def describe() -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
         "git_commit": _git_commit(),
+        "settings": settings(),
     }
+
+
+def settings() -> dict[str, Any]:
+    """Return what of this process's environment changes numbers, beside devices and versions."""
+    return {name: getattr(jax.config, name) for name in _SETTINGS} | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 def device_name() -> str:
