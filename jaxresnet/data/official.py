@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from jaxresnet.data.batches import read_names, read_split
 from jaxresnet.data.cifar import OFFICIAL, Archive, Cifar, find_tfds
-from jaxresnet.data.download import download
+from jaxresnet.data.download import download, is_at
 from jaxresnet.system.errors import UserError, user_path
 
 
@@ -31,68 +32,64 @@ def prepare(cifar: Cifar, path: pathlib.Path | None = None) -> pathlib.Path:
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        if found := found or _find_fetched(cifar, root):
-            _check_space(root, found[1].file.size)  # the records take 85% of the archive's size
-            return _write_tfds(root, cifar, *found)
-        path, archive = _download(cifar, root)
+        found = found or _find_fetched(cifar, root)
+        path, archive = found or _download(cifar, root)
+        _check_space(root, archive.size)  # more than the records take
         folder = _write_tfds(root, cifar, path, archive)
-        path.unlink()
-        return folder
+        if not found:
+            path.unlink()
     except OSError as error:
         raise UserError(
             f"{cifar.name} could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder"
         ) from error
+    return folder
 
 
 def _identify(cifar: Cifar, path: pathlib.Path) -> Archive:
     for archive in cifar.archives:
-        if archive.file.is_at(path):
+        if is_at(archive, path):
             return archive
-    names = " or ".join(f"{archive.file.name} ({archive.file.size:,} bytes)" for archive in cifar.archives)
-    raise UserError(f"{path} is not the official {names}: its size, {path.stat().st_size:,}, or SHA-256 differs")
+    names = " or ".join(f"{archive.name} ({archive.size:,} bytes)" for archive in cifar.archives)
+    raise UserError(f"{path} is not the official {names}: its size, {path.stat().st_size:,}, or its SHA-256 differs")
 
 
 def _find_fetched(cifar: Cifar, root: pathlib.Path) -> tuple[pathlib.Path, Archive] | None:
-    stems = [archive.file.name.removesuffix(".tar.gz") for archive in cifar.archives]
-    for folder in (root, root / "downloads", pathlib.Path()):
-        for path in sorted(path for stem in stems for path in folder.glob(f"*{stem}*gz")):
+    for folder in (root, root / "downloads", pathlib.Path()):  # tfds and browsers add to a name, before its ending
+        for path in (path for archive in cifar.archives for path in folder.glob(f"*{archive.name[:-7]}*.gz")):
             try:
                 return path, _identify(cifar, path)
             except (UserError, OSError) as error:
-                tqdm.write(f"note: {error}; it is left where it is")
+                tqdm.write(f"note: {error}; it is not used")
     return None
 
 
 def _check_space(root: pathlib.Path, needed: int) -> None:
-    free = shutil.disk_usage(root).free
-    if free < needed:
+    if (free := shutil.disk_usage(root).free) < needed:
         raise UserError(
-            f"{root} has {free / 1e6:,.0f} MB free, but {needed / 1e6:,.0f} MB are needed; free some space, or set "
+            f"{root} has {free / 1e6:,.0f} MB free, but {needed / 1e6:,.0f} MB are needed; free some, or set "
             "TFDS_DATA_DIR to another folder"
         )
 
 
 def _download(cifar: Cifar, root: pathlib.Path) -> tuple[pathlib.Path, Archive]:
     """Download an archive from the user's own site, the official one, or a mirror."""
-    own = os.environ.get("JAXRESNET_MIRROR")
-    # An own site is the address of either archive, or of a folder that holds the pickled one.
-    archive = next((archive for archive in cifar.archives if own and archive.file.name in own), cifar.archives[0])
-    file = archive.file
-    urls = [OFFICIAL + file.name, *(cifar.mirrors if archive is cifar.archives[0] else ())]
-    if own:
-        urls.insert(0, own if file.name in own else f"{own.rstrip('/')}/{file.name}")
-    part = root / f"{file.name}.part"
-    _check_space(root, 2 * file.size - (part.stat().st_size if part.exists() else 0))
+    pickled, binary = cifar.archives
+    own = os.environ.get("JAXRESNET_MIRROR", "")  # address of an archive, or of the pickled one's folder
+    archive = binary if binary.name in own else pickled
+    sources = [own if archive.name in own else f"{own.rstrip('/')}/{{}}"] if own else []
+    sources += [OFFICIAL, *(cifar.mirrors if archive is pickled else ())]
+    part = root / f"{archive.name}.part"
+    _check_space(root, 2 * archive.size - (part.stat().st_size if part.exists() else 0))
+    print(f"downloading {archive.name} ({archive.size / 1e6:.0f} MB) to {root}", flush=True)
     try:
-        print(f"downloading {file.name} ({file.size / 1e6:.0f} MB) to {root}", flush=True)
-        return download(file, urls, root), archive
+        return download(archive, [source.replace("{}", archive.name) for source in sources], root), archive
     except UserError as error:
         raise UserError(
-            f"the data are not in $TFDS_DATA_DIR or ~/tensorflow_datasets, and {file.name} could not be downloaded "
-            f"({error}). Start again with a network, which continues the download; fetch {cifar.mirrors[0]} in another "
-            f"way and put it into {root}; set JAXRESNET_MIRROR to the address of a copy, or TFDS_DATA_DIR to a tfds "
-            f"folder that holds them as array_record; give --config.dataset.data_dir=.../{cifar.archives[0].folder} or "
-            "a .npz file; or try --config=quickstart, which needs no download"
+            f"the data are not in $TFDS_DATA_DIR or ~/tensorflow_datasets, and {archive.name} could not be downloaded "
+            f"({error}). Start again with a network, to continue; put a copy of it from elsewhere, such as "
+            f"{cifar.mirrors[0].format(pickled.name)}, into {root}; set JAXRESNET_MIRROR to its address, or "
+            f"TFDS_DATA_DIR to a tfds folder with array_record files; give --config.dataset.data_dir=.../"
+            f"{pickled.folder} or a .npz file; or try --config=quickstart, which needs no download"
         ) from error
 
 
@@ -108,9 +105,7 @@ def _write_tfds(root: pathlib.Path, cifar: Cifar, path: pathlib.Path, archive: A
 
     original = getattr(tfds.image_classification, cifar.name.capitalize())
     with tarfile.open(path) as tar:
-        contents = {
-            pathlib.PurePath(member.name).name: file.read() for member in tar if (file := tar.extractfile(member))
-        }
+        contents = {pathlib.PurePath(entry.name).name: file.read() for entry in tar if (file := tar.extractfile(entry))}
 
     class Builder(original, skip_registration=True):  # type: ignore[call-arg, misc, valid-type]
         name, __module__ = cifar.name, original.__module__  # dataset_info.json names them
@@ -130,5 +125,6 @@ def _write_tfds(root: pathlib.Path, cifar: Cifar, path: pathlib.Path, archive: A
                 yield index, {"id": f"{split}_{index:05d}", "image": png, **targets}
 
     builder = Builder(data_dir=root, file_format="array_record")
-    builder.download_and_prepare(download_dir=root)
+    with tempfile.TemporaryDirectory() as unused:  # tfds makes folders for archives in it
+        builder.download_and_prepare(download_dir=unused)
     return pathlib.Path(builder.data_dir)
