@@ -181,10 +181,13 @@ def load_experiment(path: str | pathlib.Path) -> Experiment:
         with _running(path):
             config = function(arm) if arm else function()
             check_config(config)
-        use_all(config, path.parent)
+            use_all(config, path.parent)
         return config.lock()
 
-    return Experiment(path, contents.get("TITLE", ""), tuple(contents.get("ARMS", ("",))), get_config, contents)
+    arms = contents.get("ARMS", ("",))
+    if not isinstance(arms, dict | list | tuple) or not arms or not all(isinstance(arm, str) for arm in arms):
+        raise UsageError(f"{path}: ARMS={reprlib.repr(arms)}: expected one or more names of arms")
+    return Experiment(path, str(contents.get("TITLE", "")), tuple(arms), get_config, contents)
 
 
 @contextlib.contextmanager
@@ -200,7 +203,7 @@ def _running(path: pathlib.Path) -> Iterator[None]:
     package.__path__ = [str(each) for each in (*own, CONFIGS, pathlib.Path("configs").resolve())]
     try:
         yield
-    except UsageError as error:  # of ``check_config``
+    except UserError as error:  # of ``check_config`` or ``use_all``
         raise UsageError(f"{path}: {error}") from error
     except Exception as error:  # The file's own code can raise anything.
         text = re.sub(r"Other fields present.*?(Did you mean|$)", r"\1", " ".join(str(error).split()))  # a long list

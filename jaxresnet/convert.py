@@ -3,6 +3,7 @@
     jaxresnet convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
 
 The file is a .safetensors file, a state dict, or a checkpoint as the authors' code saves it. No code in it is executed.
+``weights.py`` converts the layouts.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from jaxresnet.core.state import TrainState, begin_with
 from jaxresnet.inference import restore_run
 from jaxresnet.system.errors import UserError
 from jaxresnet.weights import StateDict, from_state_dict, to_state_dict, unwrap
-from jaxresnet.workdir.folder import WEIGHTS_FILE, read_class_names
+from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, WEIGHTS_FILE, read_class_names
 
 
 def begin_from(state: TrainState, config: ConfigDict, class_names: Sequence[str]) -> tuple[TrainState, dict[str, Any]]:
@@ -31,20 +31,20 @@ def begin_from(state: TrainState, config: ConfigDict, class_names: Sequence[str]
     Raises:
         UserError: there are no such weights, they are damaged, or they do not fit the config.
     """
-    weights, names, sha256 = _read(config.init_from)
-    own = to_state_dict(jax.device_get(state.variables))
+    own, hint = to_state_dict(jax.device_get(state.variables)), ""
     head = {key: array for key, array in own.items() if key.startswith("linear.")}
-    fits = all(key in weights and weights[key].shape == array.shape for key, array in head.items())
-    is_new = not fits if names is None else sorted(names) != sorted(class_names)
-    if is_new:
-        weights |= head
-    elif names is not None and fits:
-        order = [names.index(name) for name in class_names]
-        weights |= {key: weights[key][order] for key in head}
     try:
+        weights, names, sha256 = _read(config.init_from)
+        fits = all(key in weights and weights[key].shape == array.shape for key, array in head.items())
+        is_new = not fits if names is None else sorted(names) != sorted(class_names)
+        if is_new:
+            weights |= head
+        elif not fits:
+            hint = "\nthe classes are the same: give the model.pooling that it was trained with"
+        elif names is not None:
+            weights |= {key: weights[key][[names.index(name) for name in class_names]] for key in head}
         variables = from_state_dict(weights, config.model)
     except UserError as error:
-        hint = "" if is_new or fits else "\nthe classes are the same: give the model.pooling that it was trained with"
         raise UserError(f"init_from={config.init_from}: {error}{hint}") from error
     print(f"beginning with {config.init_from}" + (", and a new linear layer for these classes" if is_new else ""))
     imported = {"file": config.init_from, "sha256": sha256, "initialised": sorted(head) if is_new else []}
@@ -58,6 +58,6 @@ def _read(init_from: str) -> tuple[StateDict, tuple[str, ...] | None, str]:
         checkpoint = read_torch_file(place)
         return unwrap(checkpoint.state_dict), checkpoint.class_names, hashlib.sha256(place.read_bytes()).hexdigest()
     run = restore_run(place, "last")
-    weights, file = to_state_dict(jax.device_get(run.state.variables)), place / WEIGHTS_FILE
-    content = file.read_bytes() if file.exists() else safetensors.numpy.save(weights)
+    weights, is_run = to_state_dict(jax.device_get(run.state.variables)), (place / CHECKPOINTS_FOLDER).exists()
+    content = safetensors.numpy.save(weights) if is_run else (place / WEIGHTS_FILE).read_bytes()
     return weights, read_class_names(place, run.config), hashlib.sha256(content).hexdigest()

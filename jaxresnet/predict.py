@@ -304,20 +304,20 @@ def run(arguments: argparse.Namespace) -> None:
     if not predictions:
         raise UserError("none of these files could be read as an image")
 
+    if out:  # Files come first, because stdout can fail, as a closed pipe does.
+        is_csv = out.path.suffix == ".csv"
+        out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
+    if grid:
+        with default_style():
+            grid.write_figure(draw(choose(shown), classifier.class_names))
     print(format_table(predictions, classifier.class_names))
     known = sum(prediction.label is not None for prediction in predictions)
     wrong = sum(prediction.is_wrong for prediction in predictions)
     right = f"; {100 * (1 - wrong / known):.2f}% of {known:,} labelled images right" if known else ""
     count = f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''}"
     print(f"{count} in {seconds:.1f} s, {len(predictions) / seconds:,.0f} per second{right}")
-    if out:
-        is_csv = out.path.suffix == ".csv"
-        out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
-        print(out.path)
-    if grid:
-        with default_style():
-            grid.write_figure(draw(choose(shown), classifier.class_names))
-        print(grid.path)
+    for file in filter(None, (out, grid)):
+        print(file.path)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Train every arm of a table with several seeds, one run after another.
+"""Train every arm of a table (see configs/arms.py) with several seeds, one run after another.
 
     jaxresnet sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
     jaxresnet sweep --config=scheduler --arms=cosine,linear --workdir=runs --dry_run
@@ -85,6 +85,8 @@ def plan_jobs(
             config.seed += seed
             inside = pathlib.PurePath(config.name, f"seed{config.seed}")
             folder = user_path(workdir) / inside
+            if inside.is_absolute() or ".." in inside.parts:
+                raise UsageError(f"name={config.name} leads out of --workdir; give a name without .. or a leading /")
             arguments = (
                 f"--config={_portable(name)}:{arm}" if arm else f"--config={_portable(name)}",
                 *(f"--config.{field}={_portable(value)}" for field, value in overrides.items() if field != "seed"),

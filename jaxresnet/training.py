@@ -377,7 +377,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
     """
     from jaxresnet.inference import load  # Imported here because the loop does not need it.
 
-    folder = user_path(str(workdir))
+    folder = user_path(workdir)
     summary = train_and_evaluate(config, str(folder))
     lines = [line for line in read_metrics(folder) if is_epoch_line(line)]
     names = lines[-1] if lines else ()  # the log of a finished run may be gone

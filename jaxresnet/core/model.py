@@ -189,8 +189,8 @@ class ResNet(nn.Module):
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
         param_dtype: dtype of parameters and BatchNorm statistics.
         conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``. Models of
-            a config get that of ``kernels.convolution``.
-        relu: activation function. Models of a config get that of ``kernels.convolution``.
+            a config get that of ``kernels.convolution`` (see ``core.state``).
+        relu: activation function. Models of a config get that of ``kernels.convolution`` too.
     """
 
     channels: Sequence[int] = (64, 128, 256)

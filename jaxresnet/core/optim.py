@@ -1,7 +1,8 @@
 """Optimizers: Muon, and those of the paper with the semantics of ``torch.optim`` at its default betas and epsilon.
 
 They are optax transformations. Their learning rate, momentum and weight decay may be traced values.
-``create_optimizer`` keeps these in the optimizer's state, and ``set_hyperparams`` replaces them at every step.
+``create_optimizer`` keeps these in the optimizer's state, and ``set_hyperparams`` replaces them at every step. To add
+one, write the function, and list it in ``OPTIMIZERS``.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Image files of any kind, alone or in folders, as the network's input: squares of red, green and blue pixels."""
+"""Image files of any kind, alone or in folders, as squares of uint8 pixels, which ``core.augment`` then normalises."""
 
 import contextlib
 import functools
