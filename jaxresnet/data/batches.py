@@ -61,7 +61,7 @@ def read_split(
     size = (sets.NUM_TRAIN if split == "train" else sets.NUM_TEST) // len(files)
     parts = []
     for file in files:
-        parse = _parse_binary if archive.is_binary else _parse_pickle
+        parse = _parse_binary if "binary" in archive.name else _parse_pickle
         images, labels, _ = parse(read(file), folder / file, tuple(cifar.labels))
         if len(images) != size or len(labels) < len(cifar.labels):
             raise UserError(f"{folder / file}: holds {len(images):,} images: expected {size:,} with labels")
@@ -74,13 +74,13 @@ def read_names(cifar: Cifar, archive: Archive, label: str, read: Callable[[str],
     """Return the class names of a label. Those of CIFAR-100 are read from the archive's files with ``read``."""
     if cifar.name == CIFAR10.name:
         return CIFAR10_CLASSES
-    if archive.is_binary:
+    if "binary" in archive.name:
         return read(f"fine_{label}_names.txt".replace("fine_coarse", "coarse")).decode().split()
     return [name.decode() for name in _unpickle(read("meta"))[f"{label}_names".encode()]]
 
 
 def _files(cifar: Cifar, archive: Archive, split: str) -> list[str]:
-    return [f"{name}.bin" if archive.is_binary else name for name in cifar.batches[split]]
+    return [f"{name}.bin" if "binary" in archive.name else name for name in cifar.batches[split]]
 
 
 def load_pickle(path: pathlib.Path) -> PickledImages:

@@ -37,11 +37,6 @@ class Archive(NamedTuple):
         """Return the hash of the archive."""
         return SHA256[self.name]
 
-    @property
-    def is_binary(self) -> bool:
-        """Return True if its batches are binary, and False if they are pickled."""
-        return "binary" in self.name
-
 
 class Cifar(NamedTuple):
     """A data set."""

@@ -80,6 +80,15 @@ def test_records_if_damaged_are_refused(tmp_path, damage):
         load(tmp_path)
 
 
+def test_content_does_not_depend_on_order(tmp_path):
+    arrays = small_arrays()
+    swapped = {f"train_{kind}": arrays[f"train_{kind}"][::-1] for kind in ("images", "labels")}
+    first, second = load(save_npz(tmp_path)), load(save_npz(tmp_path, **swapped))
+    assert first.content() == second.content() and first.fingerprint() != second.fingerprint()
+    other = load(save_npz(tmp_path, test_labels=arrays["test_labels"][::-1]))
+    assert other.content() != first.content()
+
+
 # Digits.
 
 
