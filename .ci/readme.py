@@ -19,7 +19,10 @@ README = REPOSITORY / "README.md"
 # What would take minutes or hours gets a few images, by the command's first words.
 FEW = {
     "jaxresnet finetune": ["--config.num_epochs=1"],
-    "jaxresnet train": ["--config.dataset.data_dir=cifar10.npz", "--config.num_epochs=1", "--config.batch_size=20"],
+    "jaxresnet train": [
+        *("--config.dataset.data_dir=cifar10.npz", "--config.num_epochs=1", "--config.batch_size=20"),
+        "--config.model.channels=8,16,32",
+    ],
     "jaxresnet evaluate": ["--data_dir=cifar10.npz"],
     "jaxresnet predict --grid": ["--data_dir=cifar10.npz"],
 }

@@ -124,7 +124,9 @@ def test_keys_follow_from_paths():
 def test_prefix_of_all_keys_is_ignored():
     state_dict = small_state_dict()
     compiled = {f"_orig_mod.module.{key}": array for key, array in state_dict.items()}
-    assert from_state_dict(compiled, SMALL).keys() == {"params", "batch_stats"}
+    averaged = {"n_averaged": np.int64(5)} | {f"module.{key}": array for key, array in state_dict.items()}
+    for wrapped in (compiled, averaged, {f"net.{key}": array for key, array in state_dict.items()}):
+        assert from_state_dict(wrapped, SMALL).keys() == {"params", "batch_stats"}
     with pytest.raises(UserError, match=r"unexpected: module\.conv1\.weight"):
         from_state_dict(state_dict | {"module.conv1.weight": np.zeros((4, 3, 3, 3), np.float32)}, SMALL)
 
