@@ -194,7 +194,8 @@ class _Trainer:
 
     def _open_log(self) -> MetricsWriter:
         files.write_class_names(self.dataset.class_names, self.workdir)
-        files.write_test_files(self.dataset.test_files, self.workdir)
+        if self.dataset.test_files is not None:
+            files.write_json(self.workdir / files.SPLIT_FILE, {"test": self.dataset.test_files})
         tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
         return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
 

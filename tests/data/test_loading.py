@@ -293,7 +293,7 @@ def test_recorded_test_images_stay_so(tmp_path):
     np.testing.assert_array_equal(again.test.images, first.test.images)
     assert len(again.train) == len(first.train) + 2
     (tmp_path / first.test_files[0]).unlink()
-    with pytest.raises(UserError, match=f"holds no {first.test_files[0]}, which is a test image of this run"):
+    with pytest.raises(UserError, match=f"{first.test_files[0]} is gone, which is a test image of this run"):
         loading.load_dataset("cifar10", str(tmp_path), 2, test_files=first.test_files)
 
 
