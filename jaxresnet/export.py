@@ -23,6 +23,7 @@ import io
 import json
 import logging
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -165,6 +166,9 @@ def write_release(
         new.mkdir()
         save_config(config, new)
         files.write_class_names(names, new)
+        for name in (files.SPLIT_FILE, files.IMPORTED_FILE):
+            if (run_folder / name).exists():
+                shutil.copy(run_folder / name, new)
 
         def score(state_dict: StateDict, mirror: bool = False) -> tuple[float, Scores]:
             content = _safetensors(state_dict, names)

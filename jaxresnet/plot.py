@@ -61,23 +61,25 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
             raise UserError("--x=pflop: this run is not on CIFAR-10, and the size of other data is not known")
         _to_compute(run, paper, config)
 
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3, sharex=True)
+    panels = 3 if x == "epoch" else 2  # The learning rate is one of epochs.
+    figure = Figure(figsize=(4 * panels, 4), layout="constrained")
+    loss_axes, accuracy_axes, *rate_axes = figure.subplots(1, panels, sharex=True)
     _draw(loss_axes, "loss", run, paper, split)
     _draw(accuracy_axes, "accuracy", run, paper, split)
-    _plot(rate_axes, run["rate_epoch"], run["learning_rate"], color="black")
     loss_axes.set(title="Cross entropy")
     if max(run["train_loss"]) > 20 * min(run["train_loss"]):
         loss_axes.set_yscale("log")
     accuracy_axes.set(title="Accuracy, %")
-    rate_axes.set(title="Learning rate", ylim=(0, None))
+    for axes in rate_axes:
+        _plot(axes, run["rate_epoch"], run["learning_rate"], color="black")
+        axes.set(title="Learning rate", ylim=(0, None))
     if run["eval_accuracy"]:
         best = int(np.argmax(run["eval_accuracy"]))
         text = f"best {split} accuracy\n{run['eval_accuracy'][best]:.2f}%, epoch {run['eval_number'][best]}"
         accuracy_axes.axhline(run["eval_accuracy"][best], color=EVAL_COLOUR, linewidth=0.5)
         accuracy_axes.text(0.98, 0.04, text, transform=accuracy_axes.transAxes, ha="right", color=EVAL_COLOUR)
     loss_axes.legend()
-    for axes in (loss_axes, accuracy_axes, rate_axes):
+    for axes in figure.axes:
         axes.set_xlabel("epoch" if x == "epoch" else "compute in training, PFLOP")
         axes.grid(alpha=0.3)
         if x == "pflop":

@@ -125,7 +125,9 @@ def read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(fields := json.loads(path.read_text(encoding="utf-8")), dict):
+            return fields
+        raise ValueError("expected an object")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {advice}") from error
 
@@ -212,15 +214,11 @@ def load_data(config: ConfigDict, workdir: pathlib.Path, data_dir: str | None = 
     ``data_dir`` is where the data lie now, if not where the config says. Errors are those of ``load_dataset``.
     """
     fields, split = config.dataset, read_json(workdir / SPLIT_FILE, "restore it from a copy")
-    test = fields.split_seed if split is None else split["test"]
+    test = fields.split_seed if split is None else split.get("test")
+    if not isinstance(test, int | list):
+        raise UserError(f"{workdir / SPLIT_FILE} cannot be read (expected the test images); restore it from a copy")
     place = fields.data_dir if data_dir is None else data_dir
     return load_dataset(fields.name, place, config.model.num_classes, fields.image_size, test)
-
-
-def write_test_files(names: Sequence[str] | None, workdir: pathlib.Path) -> None:
-    """Write ``split.json`` atomically, unless ``names`` is None because nothing was drawn."""
-    if names is not None:
-        write_json(workdir / SPLIT_FILE, {"test": [*names]})
 
 
 def write_class_names(names: Sequence[str], workdir: pathlib.Path) -> None:
