@@ -323,7 +323,7 @@ class _Trainer:
             "best": progress.best | {"selected_on": split},
             "last": progress.last_scores(split),
             "evaluated_on": split,
-            "paper_accuracy": config.paper.accuracy if progress.data_fingerprint == CIFAR10.fingerprint else None,
+            "paper_accuracy": config.paper.accuracy if self.dataset.content() == CIFAR10.content else None,
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
