@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
 
     config.dataset = ConfigDict()
     config.dataset.name = "cifar10"  # or "cifar100", or "digits", which needs no files
-    # A folder of tfds, cifar-10-batches-py, a folder with CLASS/ or with train/CLASS/ and test/CLASS/, or a .npz file.
+    # A tfds folder, official archive or its folder, folder with CLASS/ or train/CLASS/ and test/CLASS/, or .npz file.
     # None: tfds's own folder, $TFDS_DATA_DIR or ~/tensorflow_datasets, to which missing data are downloaded.
     config.dataset.data_dir = config_dict.placeholder(str)
     # Number of training images held out to choose the best epoch. 0: choose it on the test set, as in the paper.

@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and documentation tools, which do not run ``__getattr__``
+    from jaxresnet.calibration import fit_temperature as fit_temperature
     from jaxresnet.config import get_config as get_config
     from jaxresnet.core.model import ResNet as ResNet
     from jaxresnet.inference import Classifier as Classifier
@@ -23,6 +24,7 @@ _DEFINED_IN = {
     "ResNet": "core.model",
     "Run": "training",
     "UserError": "system.errors",
+    "fit_temperature": "calibration",
     "get_config": "config",
     "load": "inference",
     "set_up_jax": "system.devices",

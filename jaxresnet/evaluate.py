@@ -1,17 +1,22 @@
-"""Score a run, or a release, on its whole test set: accuracy and loss.
+"""Score a run, or a release, on its whole test set: accuracy, also by class, loss, and how honest confidences are.
 
     jaxresnet evaluate --workdir=runs/final
 
-With --mirror, the scores are of the mean over each image and its mirror image.
+With --mirror, the scores are of the mean over each image and its mirror image. The loss is that of the logits. The
+negative log-likelihood and the expected calibration error (ECE, of 15 bins; Guo et al., 2017) are those of the
+probabilities, for which a release divides logits by its temperature. --reliability=FILE draws accuracy over confidence.
 """
 
 import argparse
 import functools
 import pathlib
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxresnet import cli, released
+from jaxresnet.config import load_config
 from jaxresnet.system.errors import UserError
+from jaxresnet.system.files import PICTURES, output_file
 
 if TYPE_CHECKING:
     from jaxresnet.core.evaluation import Scores
@@ -68,18 +73,34 @@ def evaluate_run(
 
 
 def print_scores(arguments: argparse.Namespace) -> None:
-    """Score the checkpoint that the flags name, and print one line."""
+    """Score the checkpoint that the flags name, and print the scores."""
+    from jaxresnet.calibration import draw_reliability, negative_log_likelihood, reliability
     from jaxresnet.system.devices import set_up_jax
+    from jaxresnet.workdir.folder import read_class_names, read_temperature
 
     set_up_jax()
+    out = arguments.reliability and output_file("--reliability", arguments.reliability, arguments.force, PICTURES)
     evaluation = evaluate_run(arguments.workdir, arguments.checkpoint, arguments.data_dir, arguments.mirror)
-    sums = evaluation.scores.sums
-    means = sums.means("test")
+    scores, temperature = evaluation.scores, read_temperature(arguments.workdir)
+    sums, means = scores.sums, scores.sums.means("test")
     view = ", mean of the logits of each image and its mirror image" if arguments.mirror else ""
     print(
         f"{arguments.checkpoint} checkpoint, step {evaluation.step:,}: test accuracy {means['test_accuracy']:.2f}%, "
         f"test loss {means['test_loss']:.4f}{view}, {sums.count:,} images, {sums.images_per_second:,.0f} images/s"
     )
+    names = read_class_names(arguments.workdir, load_config(arguments.workdir))
+    rows = zip(names, scores.confusion.tolist(), strict=True)
+    shares = [f"{name} {100 * row[i] / sum(row):.1f}%" for i, (name, row) in enumerate(rows) if sum(row)]
+    print(textwrap.fill(", ".join(shares), 100))
+    bins = reliability(scores.logits, scores.labels, temperature)
+    likelihood = negative_log_likelihood(scores.logits, scores.labels, temperature)
+    print(
+        f"mean confidence {100 * bins.mean_confidence:.1f}%, ECE {100 * bins.error:.2f}%, negative log-likelihood "
+        f"{likelihood:.4f}, at temperature {temperature:.3f}"
+    )
+    if out:
+        out.write_figure(draw_reliability(bins, f"{means['test_accuracy']:.2f}% accuracy"))
+        print(out.path)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_run()
     mirror = "score the mean of the logits of each image and its mirror image"
     parser.add_argument("--mirror", action="store_true", help=mirror)
+    parser.add_argument("--reliability", help="picture of accuracy over confidence")
+    parser.add_argument("--force", action="store_true", help="overwrite the file that --reliability names")
     parser.add_argument("--data_dir", help="folder of the data, if they have moved since training")
     cli.run(print_scores, parser, argv)
 

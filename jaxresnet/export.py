@@ -23,6 +23,7 @@ import io
 import json
 import logging
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,7 +36,11 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from jaxresnet import cli, released
+from jaxresnet.calibration import fit_temperature, negative_log_likelihood, reliability
 from jaxresnet.config import CONFIG_FILE, save_config
+from jaxresnet.core.evaluation import Scores
+from jaxresnet.core.state import create_transform
+from jaxresnet.data.loading import Split, hold_out
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import Classifier, load, restore_run
 from jaxresnet.kernels import convolution
@@ -46,6 +51,7 @@ from jaxresnet.weights import StateDict, to_state_dict
 from jaxresnet.workdir import folder as files
 from jaxresnet.workdir.folder import WEIGHTS_FILE
 
+FITTED = 5000  # training images that the temperature of a release is fitted on, if the run held out none
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -58,7 +64,7 @@ def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Ar
     model = classifier.model.clone(**{name: generic.get(function, function) for name, function in used.items()})
     constants = dataclasses.replace(classifier, model=model, variables=jax.device_get(classifier.variables))
     images = jax.ShapeDtypeStruct((batch, classifier.image_size, classifier.image_size, 3), jnp.uint8)
-    return lambda pixels: jax.nn.softmax(constants.forward(pixels)), images
+    return lambda pixels: jax.nn.softmax(constants.forward(pixels) / classifier.temperature), images
 
 
 def to_stablehlo(classifier: Classifier) -> bytes:
@@ -160,19 +166,25 @@ def write_release(
         new.mkdir()
         save_config(config, new)
         files.write_class_names(names, new)
+        for name in (files.SPLIT_FILE, files.IMPORTED_FILE):
+            if (run_folder / name).exists():
+                shutil.copy(run_folder / name, new)
 
-        def score(state_dict: StateDict, mirror: bool = False) -> tuple[float, np.ndarray]:
+        def score(state_dict: StateDict, mirror: bool = False) -> tuple[float, Scores]:
             content = _safetensors(state_dict, names)
             (new / WEIGHTS_FILE).write_bytes(content)
-            summary["release"] = {"sha256": hashlib.sha256(content).hexdigest()}
+            summary["release"] = {"sha256": hashlib.sha256(content).hexdigest(), "temperature": {"value": 1.0}}
             files.write_summary(summary, new)
             scores = evaluate_run(str(new), "last", data_dir, mirror).scores
-            return scores.sums.means("test")["test_accuracy"], scores.confusion
+            return scores.sums.means("test")["test_accuracy"], scores
 
         state_dict = to_state_dict(run.state.variables)
         unrounded, state_dict = score(state_dict)[0], in_half_precision(state_dict)
         mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
-        accuracy, confusion = score(state_dict)
+        accuracy, scores = score(state_dict)
+        confusion, train = scores.confusion, files.load_data(run.config, run_folder, data_dir).train
+        temperature = fit_release(load(new), config, train)
+        calibrated = scores.logits, scores.labels, temperature["value"]
         totals = confusion.sum(1).tolist()  # 0 if a class has no test images
         recalls = [100 * row[i] / totals[i] if totals[i] else None for i, row in enumerate(confusion.tolist())]
         summary["release"] |= {
@@ -181,6 +193,9 @@ def write_release(
             "test_accuracy_unrounded": unrounded,
             "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
             "test_images": int(confusion.sum()),
+            "temperature": temperature,
+            "test_ece": 100 * reliability(*calibrated).error,
+            "test_negative_log_likelihood": negative_log_likelihood(*calibrated),
             "trained_in": run.config.dtype,
             "note": note,
             "license": license,
@@ -191,10 +206,41 @@ def write_release(
     return summary
 
 
+def fit_release(classifier: Classifier, config: ConfigDict, train: Split) -> dict[str, Any]:
+    """Fit the temperature of a release on training images, never on the test set.
+
+    Those that the run held out are taken as they are. If it held out none, up to ``FITTED`` images are cropped and
+    flipped as in training and get a cutout of half their side, the size in its paper, because a model is too sure of
+    images that it was trained on.
+
+    Returns:
+        ``value``, the number of ``images``, and what they were in ``method``.
+    """
+    if held_out := config.dataset.validation_size:
+        split, method = hold_out(train, held_out)[1], "held-out training images"
+        pixels = split.images
+    else:
+        split = hold_out(train, FITTED)[1] if len(train) > FITTED else train
+        method = "training images, augmented as in training and by a cutout of half their side"
+        harder = config.copy_and_resolve_references()
+        harder.augment.update(cutout_size=config.dataset.image_size // 2, cutmix_alpha=0.0, small_images=())
+        transform = dataclasses.replace(create_transform(harder), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        augmented, _ = transform.train(
+            jax.random.key(config.seed), jnp.asarray(split.images), jnp.asarray(split.labels)
+        )
+        pixels = np.rint(255 * np.asarray(augmented)).astype(np.uint8)
+    return {
+        "value": fit_temperature(classifier.logits(pixels), split.labels),
+        "images": len(pixels),
+        "method": method,
+    }
+
+
 def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
     """Format a model card as Markdown, with the fields that the Hugging Face hub reads at its top."""
     scores, steps, data = summary["release"], summary["last"]["step"], json.dumps(config.dataset.name)
     single, mirrored = scores["test_accuracy"], scores["test_accuracy_mirrored"]
+    fitted = scores["temperature"]
     by_class = scores["test_accuracy_by_class"].items()
     classes = "\n".join(f"| {name} | {'no images' if value is None else f'{value:.1f}'} |" for name, value in by_class)
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
@@ -228,6 +274,8 @@ model-index:
 | computation | {scores["trained_in"]} in training; float32 in use and for all accuracies here |
 | selection | none: the weights after the last epoch |
 | weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{scores["sha256"]}` |
+| confidences | softmax(logits / {fitted["value"]:.3f}), fitted on {fitted["images"]:,} {fitted["method"]}; ECE on the \
+test set {scores["test_ece"]:.2f}%, negative log-likelihood {scores["test_negative_log_likelihood"]:.4f} |
 | rounding | {scores["test_accuracy_unrounded"]:.2f}% before rounding to float16, single view |
 
 | class | accuracy, % |

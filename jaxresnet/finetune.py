@@ -10,7 +10,7 @@ the number of training images:
 - batch_size is an eighth of it, rounded down to a power of two, from 8 to 64;
 - num_epochs is 40,000 divided by it, from 10 to 60;
 - SGD, with a cosine schedule from a learning rate of 0.02, or of 0.1 if only the linear layer is trained;
-- training images are mirrored, and shifted by up to an eighth of their side.
+- training images are mirrored at random, and shifted by up to 4 pixels.
 
 Every field can be given instead, such as --config.num_epochs=5, or --config.augment.flip=False if mirroring changes
 the class. --config.dataset.image_size=64 uses more of each picture, and takes four times as long.
@@ -64,8 +64,6 @@ def choose_config(
     with config.ignore_type():
         config.update_from_flattened_dict(fields)
     apply(config, overrides)
-    if "augment.crop_padding" not in overrides:
-        config.augment.crop_padding = min(32, config.dataset.image_size // 8)
     return config
 
 

@@ -28,7 +28,14 @@ from jaxresnet.extensions import check_used
 from jaxresnet.system.errors import UserError
 from jaxresnet.weights import from_state_dict
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, SUMMARY_FILE, WEIGHTS_FILE, read_class_names, read_summary
+from jaxresnet.workdir.folder import (
+    CHECKPOINTS_FOLDER,
+    SUMMARY_FILE,
+    WEIGHTS_FILE,
+    read_class_names,
+    read_summary,
+    read_temperature,
+)
 
 
 class RestoredRun(NamedTuple):
@@ -91,6 +98,7 @@ class Classifier:
     batch_size: int  # largest number of images per batch
     mesh: Mesh  # devices that share each batch
     image_size: int = IMAGE_SIZE  # height and width of the model's input
+    temperature: float = 1.0  # divides logits before they become probabilities
 
     def forward(self, images: jax.Array) -> jax.Array:
         """Compute logits (batch, classes) of pixels (batch, size, size, 3) uint8. Pure, for jit and export."""
@@ -115,8 +123,8 @@ class Classifier:
         return np.concatenate([self.logits_async(batch, size)[: len(batch)] for batch in batches])
 
     def probabilities(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size classes"]:
-        """Compute the softmax of ``logits``. Each row sums to 1."""
-        return softmax(self.logits(images), axis=-1)
+        """Compute the softmax of ``logits`` divided by the temperature. Each row sums to 1."""
+        return softmax(self.logits(images) / np.float32(self.temperature), axis=-1)
 
     def classify(self, images: ImageLike | Sequence[ImageLike]) -> list[str]:
         """Return the name of the most probable class of each image. Arguments are those of ``logits``."""
@@ -147,7 +155,8 @@ def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int =
     names = read_class_names(folder, config)
     transform = create_transform(config)
     model, batch_size = create_model(config), eval_batch_size(config.eval_batch_size)
-    return Classifier(model, state.variables, transform, names, batch_size, mesh, config.dataset.image_size)
+    size, temperature = config.dataset.image_size, read_temperature(folder)
+    return Classifier(model, state.variables, transform, names, batch_size, mesh, size, temperature)
 
 
 def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform) -> jax.Array:

@@ -179,14 +179,16 @@ def predict(classifier: "Classifier", images: Iterator[Image]) -> Iterator[tuple
         size = size or len(batch)  # The last batch is padded to the size of the others, to compile one program for all.
         logits = classifier.logits_async(np.stack([image.pixels for image in batch]), size)
         if running is not None:
-            yield from _predictions(*running)
+            yield from _predictions(*running, classifier.temperature)
         running = batch, logits
     if running is not None:
-        yield from _predictions(*running)
+        yield from _predictions(*running, classifier.temperature)
 
 
-def _predictions(images: Sequence[Image], logits: "jax.Array") -> Iterator[tuple[np.ndarray, Prediction]]:
-    probabilities = softmax(np.asarray(logits)[: len(images)], axis=-1)
+def _predictions(
+    images: Sequence[Image], logits: "jax.Array", temperature: float
+) -> Iterator[tuple[np.ndarray, Prediction]]:
+    probabilities = softmax(np.asarray(logits)[: len(images)] / np.float32(temperature), axis=-1)
     top = np.argsort(-probabilities, axis=-1, kind="stable")[:, :TOP]
     chances = np.take_along_axis(probabilities, top, -1)
     for image, classes, row in zip(images, top.tolist(), chances.tolist(), strict=True):

@@ -194,7 +194,8 @@ class _Trainer:
 
     def _open_log(self) -> MetricsWriter:
         files.write_class_names(self.dataset.class_names, self.workdir)
-        files.write_test_files(self.dataset.test_files, self.workdir)
+        if self.dataset.test_files is not None:
+            files.write_json(self.workdir / files.SPLIT_FILE, {"test": self.dataset.test_files})
         tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
         return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
 
@@ -322,7 +323,7 @@ class _Trainer:
             "best": progress.best | {"selected_on": split},
             "last": progress.last_scores(split),
             "evaluated_on": split,
-            "paper_accuracy": config.paper.accuracy if progress.data_fingerprint == CIFAR10.fingerprint else None,
+            "paper_accuracy": config.paper.accuracy if self.dataset.content() == CIFAR10.content else None,
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from jaxresnet.data import batches, cifar, loading
+from jaxresnet.data import cifar, loading, official
 from jaxresnet.system.errors import UserError
 from tests.data.test_loading import official_archive
 
@@ -56,7 +56,6 @@ def few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cifar, "NUM_TRAIN", 15)
         patch.setattr(cifar, "NUM_TEST", 3)
-        patch.setattr(batches, "NUM_IMAGES", 3)
         yield
 
 
@@ -77,7 +76,8 @@ class Calls:
 
 
 RNG = np.random.default_rng(0)
-BATCHES = (*batches.TRAIN_BATCHES, batches.TEST_BATCH)
+TRAIN_BATCHES, (TEST_BATCH,) = cifar.CIFAR10.batches.values()
+BATCHES = (*TRAIN_BATCHES, TEST_BATCH)
 IMAGES = {name: RNG.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8) for name in BATCHES}
 LABELS = {name: RNG.integers(0, 10, 3).tolist() for name in BATCHES}
 
@@ -87,7 +87,7 @@ def split_of(names):
     return loading.Split(np.concatenate([IMAGES[name] for name in names]), np.int32(labels))
 
 
-FINGERPRINT_OF_FEW = loading.Dataset(split_of(batches.TRAIN_BATCHES), split_of([batches.TEST_BATCH]), ()).fingerprint()
+FINGERPRINT_OF_FEW = loading.Dataset(split_of(TRAIN_BATCHES), split_of([TEST_BATCH]), ()).fingerprint()
 
 
 def batch_of(name, protocol):
@@ -106,6 +106,9 @@ def write_batches(folder: pathlib.Path) -> pathlib.Path:
 def write_tfds(folder: pathlib.Path) -> pathlib.Path:
     """Write a tfds data set to ``folder``, and return its version folder."""
     images = {name: list(zip(LABELS[name], IMAGES[name], strict=True)) for name in BATCHES}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cifar, "_download", lambda url, sha256: official_archive(images))
-        return cifar._prepare(folder, cifar.CIFAR10)
+    path = folder / "archive.tar.gz"
+    path.write_bytes(official_archive(images, form="binary"))
+    with few_images():
+        version = official._write_tfds(folder, cifar.CIFAR10, path, cifar.CIFAR10.archives[1])
+    path.unlink()
+    return version

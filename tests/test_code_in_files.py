@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jaxresnet.convert import read_torch_file
-from jaxresnet.data import batches
+from jaxresnet.data import cifar
 from jaxresnet.data.images import read_image
 from jaxresnet.predict import read_files
 from jaxresnet.system.errors import UserError
@@ -39,7 +39,7 @@ CONTAINERS = {
 
 @pytest.fixture(scope="module")
 def pickled(tmp_path_factory):
-    return write_batches(tmp_path_factory.mktemp("pytorch") / batches.BATCHES_FOLDER)
+    return write_batches(tmp_path_factory.mktemp("pytorch") / cifar.CIFAR10.archives[0].folder)
 
 
 @pytest.fixture(scope="module")

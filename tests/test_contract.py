@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "--format",
     "summary": "--config",
     "list_configs": "jaxresnet configs",
+    "finetune": "--freeze",
     "convert": "--from_torch",
 }
 
@@ -85,7 +86,17 @@ def test_text_files_are_utf_8():
 
 
 def test_public_names():
-    expected = {"Classifier", "ResNet", "Run", "UserError", "get_config", "load", "set_up_jax", "train"}
+    expected = {
+        "Classifier",
+        "ResNet",
+        "Run",
+        "UserError",
+        "fit_temperature",
+        "get_config",
+        "load",
+        "set_up_jax",
+        "train",
+    }
     assert {*expected, "train_and_evaluate"} == set(jaxresnet.__all__)
     for name in jaxresnet.__all__:
         assert callable(getattr(jaxresnet, name))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxresnet.convert import read_torch_file
-from jaxresnet.data import batches, cifar
+from jaxresnet.data import cifar
 from jaxresnet.data.images import read_image
 from jaxresnet.predict import read_files
 from jaxresnet.system.errors import UserError
@@ -48,7 +48,7 @@ def assert_npz(dataset):
 
 
 def one_of_the_batches(folder, request):
-    path = damage.write_batches(folder / batches.BATCHES_FOLDER) / "data_batch_3"
+    path = damage.write_batches(folder / cifar.CIFAR10.archives[0].folder) / "data_batch_3"
     return [(path, damage.batch_of(path.name, protocol)) for protocol in range(6)]
 
 
@@ -56,7 +56,7 @@ def assert_batches(dataset):
     assert_a_data_set(dataset)
     assert (len(dataset.train), len(dataset.test)) == (15, 3)
     kept = np.r_[0:6, 9:15]
-    others = [IMAGES[name] for name in batches.TRAIN_BATCHES if name != "data_batch_3"]
+    others = [IMAGES[name] for name in damage.TRAIN_BATCHES if name != "data_batch_3"]
     np.testing.assert_array_equal(dataset.train.images[kept], np.concatenate(others))
     np.testing.assert_array_equal(dataset.test.images, IMAGES["test_batch"])
 

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "system": set(),
     "kernels": set(),
     "released": {"system"},
+    "calibration": {"system.errors"},
     "extensions": {"system.errors"},
     "core": {"system.errors", "kernels", "extensions"},
     "data": {"system"},
@@ -27,17 +28,18 @@ MAY_IMPORT = {
     "initial": {"system", "core", "weights", "workdir", "released", "convert", "inference"},
     "training": {"system", "extensions", "core", "data", "config", "workdir", "inference", "initial"},
     "finetune": {"system", "released", "config", "data", "cli", "training"},
-    "evaluate": {"system", "released", "core", "data", "workdir", "cli", "inference"},
+    "evaluate": {"system", "released", "calibration", "core", "data", "config", "workdir", "cli", "inference"},
     "sweep": {"system", "config", "workdir", "cli", "training"},
     "report": {"system", "core", "data", "config", "workdir", "cli"},
     "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
-    "export": {"system", "released", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
+    "export": {"system", "released", "calibration", "kernels", "core", "data", "config", "weights"}
+    | {"workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "config", "cli"},
     "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
     "__main__": {"system.errors", "cli"},
-    "__init__": {"system", "config", "core", "inference", "training"},
+    "__init__": {"system", "calibration", "config", "core", "inference", "training"},
 }
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.

@@ -1,19 +1,24 @@
 """Releases: made from a run, read like a run, and refused if they do not match their checksum."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from scipy.special import softmax
 
 import jaxresnet
 from jaxresnet import evaluate, export, predict
+from jaxresnet.calibration import fit_temperature, reliability
 from jaxresnet.config import load_config
 from jaxresnet.convert import import_weights
-from jaxresnet.data.loading import load_dataset
+from jaxresnet.data.loading import hold_out, load_dataset
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.export import in_half_precision, write_release
 from jaxresnet.system.errors import UserError
@@ -45,17 +50,15 @@ def copy(shipped, tmp_path):
     return shutil.copytree(shipped, tmp_path / "copy")
 
 
-def test_scores_are_those_of_the_files(shipped, run, tiny_npz, tmp_path):
+def test_scores_are_those_of_the_files(shipped, run, tiny_npz):
     release = read_summary(shipped)["release"]
     evaluation = evaluate_run(str(shipped), "last", str(tiny_npz))
     assert release["test_accuracy"] == evaluation.scores.sums.means("test")["test_accuracy"]
     mirrored = evaluate_run(str(shipped), "last", str(tiny_npz), mirror=True).scores.sums
     assert release["test_accuracy_mirrored"] == mirrored.means("test")["test_accuracy"]
-    unrounded = shutil.copytree(run, tmp_path / "float32")
-    config = (run / "config.json").read_text()
-    (unrounded / "config.json").write_text(config.replace('"bfloat16"', '"float32"'))
-    trained = evaluate_run(str(unrounded), "last").scores.sums
-    assert release["test_accuracy_unrounded"] == trained.means("test")["test_accuracy"]
+    trained, test = jaxresnet.load(run), load_dataset("cifar10", str(tiny_npz), 10).test
+    unrounded = dataclasses.replace(trained, model=trained.model.clone(dtype=jnp.float32)).logits(test.images)
+    assert release["test_accuracy_unrounded"] == 100 * np.mean(unrounded.argmax(-1) == test.labels)
     confusion = evaluation.scores.confusion
     mean = sum(confusion.sum(1) * list(release["test_accuracy_by_class"].values())) / confusion.sum()
     assert mean == pytest.approx(release["test_accuracy"])
@@ -104,6 +107,60 @@ def test_run_without_flips_has_no_mirrored_score(quickstart_run, tmp_path):
     assert "mirror" not in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(UserError, match=r"augment\.flip=False"):
         evaluate_run(str(quickstart_run), "last", mirror=True)
+
+
+def test_temperature_is_that_of_the_probabilities(shipped, run, tiny_npz, tmp_path):
+    release, classifier = read_summary(shipped)["release"], jaxresnet.load(shipped)
+    fitted = release["temperature"]
+    assert classifier.temperature == fitted["value"] != 1 and jaxresnet.load(run).temperature == 1
+    assert fitted["images"] == 165 and fitted["method"].startswith("training images, augmented")
+    assert f"{fitted['value']:.3f}" in (shipped / "README.md").read_text()
+    test = load_dataset("cifar10", str(tiny_npz), 10).test
+    expected = softmax(classifier.logits(test.images) / fitted["value"], axis=-1)
+    np.testing.assert_allclose(classifier.probabilities(test.images), expected, rtol=1e-5)
+    scores = evaluate_run(shipped, "last", str(tiny_npz)).scores
+    np.testing.assert_array_equal(scores.labels, test.labels)
+    np.testing.assert_allclose(scores.logits, classifier.logits(test.images), rtol=1e-5, atol=1e-5)
+    assert release["test_ece"] == 100 * reliability(scores.logits, test.labels, fitted["value"]).error
+    export.main([f"--workdir={shipped}", "--format=stablehlo", f"--out={tmp_path / 'model.stablehlo'}"])
+    exported = jax.export.deserialize((tmp_path / "model.stablehlo").read_bytes()).call(test.images)
+    np.testing.assert_allclose(exported, expected, rtol=0, atol=1e-5)
+
+
+def test_held_out_images_give_the_temperature(tiny_config, tmp_path):
+    tiny_config.dataset.validation_size, tiny_config.num_epochs = 40, 1
+    train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    fitted = write_release(tmp_path / "run", str(tmp_path / "out"), "", "mit", None)["release"]["temperature"]
+    held_out = hold_out(load_dataset("cifar10", tiny_config.dataset.data_dir, 10).train, 40)[1]
+    value = fit_temperature(jaxresnet.load(tmp_path / "out").logits(held_out.images), held_out.labels)
+    assert fitted == {"value": pytest.approx(value), "images": 40, "method": "held-out training images"}
+
+
+@pytest.mark.parametrize("value", [0, "1.5", None, float("nan")])
+def test_release_with_an_odd_temperature(copy, capsys, value):
+    fields = json.loads((copy / "summary.json").read_text())
+    fields["release"]["temperature"]["value"] = value
+    (copy / "summary.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"the temperature is .*; expected a positive"):
+        jaxresnet.load(copy)
+    del fields["release"]["temperature"]
+    (copy / "summary.json").write_text(json.dumps(fields))
+    assert jaxresnet.load(copy).temperature == 1
+    assert capsys.readouterr().err == (
+        f"note: {copy} is a release without a temperature; its confidences are as trained\n"
+    )
+
+
+def test_evaluate_prints_classes_and_draws_confidences(shipped, tiny_npz, tmp_path, capsys):
+    picture = tmp_path / "reliability.png"
+    evaluate.main([f"--workdir={shipped}", f"--data_dir={tiny_npz}", f"--reliability={picture}"])
+    release, printed = read_summary(shipped)["release"], capsys.readouterr().out
+    name, accuracy = next(iter(release["test_accuracy_by_class"].items()))
+    assert f"\n{name} {accuracy:.1f}%, " in printed
+    assert f"ECE {release['test_ece']:.2f}%, negative log-likelihood {release['test_negative_log_likelihood']:.4f}" in (
+        printed
+    )
+    assert picture.stat().st_size > 10_000
 
 
 def test_released_weights_make_a_run(shipped, tiny_npz, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from jaxresnet.core.programs import DeviceSplit, Steps, dispatch, eval_batch_size, eval_batches, steps_per_dispatch
 from jaxresnet.core.state import TrainState
@@ -45,6 +45,8 @@ class Scores(NamedTuple):
 
     sums: Sums
     confusion: Int[np.ndarray, "classes classes"]  # images by true class (row) and predicted class (column)
+    logits: Float[np.ndarray, "size classes"]
+    labels: Int[np.ndarray, " size"]
 
 
 def evaluate(
@@ -56,7 +58,7 @@ def evaluate(
     after_dispatch: Callable[[], Any] = lambda: None,
 ) -> Scores:
     """Score all ``size`` images of ``data``, each counted once, in batches of up to ``eval_batch_size(batch_size)``."""
-    sums, confusions = Sums(), []
+    sums, confusions, logits = Sums(), [], []
     batch_size = min(eval_batch_size(batch_size), size)
     at_once = steps_per_dispatch(-(-size // batch_size))
     for indices, mask in eval_batches(size, batch_size, at_once):
@@ -64,5 +66,6 @@ def evaluate(
         metrics = jax.device_get(dispatch(steps.evaluate, state, data, indices, mask))
         sums.add(metrics, time.monotonic() - start)
         confusions.append(metrics["confusion"].sum(0))
+        logits += [*metrics["logits"]]
         after_dispatch()
-    return Scores(sums, np.sum(confusions, axis=0))
+    return Scores(sums, np.sum(confusions, axis=0), np.concatenate(logits)[:size], np.asarray(data.labels))

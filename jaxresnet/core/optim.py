@@ -47,17 +47,14 @@ def _create_optimizer(
         stages = {name: "stem" if name in ("conv1", "bn1") else name.partition("_")[0] for name in params}
         return {name: "frozen" if stage in frozen else "trained" for name, stage in stages.items()}
 
+    # Adding 0 would change -0 to 0, and adding -0 changes nothing. The compiler leaves out unused gradients.
+    keep = optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates))
+
     @functools.wraps(optimizer)
     def partly(**options: Any) -> optax.GradientTransformation:
-        return optax.partition({"trained": optimizer(**options), "frozen": _keep()}, kinds)
+        return optax.partition({"trained": optimizer(**options), "frozen": keep}, kinds)
 
     return optax.inject_hyperparams(partly if frozen else optimizer)(**dict(fields))
-
-
-def _keep() -> optax.GradientTransformation:
-    """Leave parameters as they are. The compiler then leaves out their gradients."""
-    # Adding 0 would change -0 to 0, and adding -0 changes nothing.
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates))
 
 
 def takes_momentum(config: ConfigDict) -> bool:

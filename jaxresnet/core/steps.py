@@ -73,7 +73,8 @@ def eval_step(state: TrainState, batch: Batch, transform: Transform, mirror: boo
     """Compute the metrics of a batch, counting only images with a true ``mask`` (batch,).
 
     If ``mirror`` is true, logits are averaged over each image and its mirror image. The result extends ``metrics_of``
-    by ``confusion`` (classes, classes): number of images by true class (row) and predicted class (column).
+    by ``confusion`` (classes, classes), number of images by true class (row) and predicted class (column), and by
+    ``logits`` (batch, classes) of all images.
     """
     images = transform.eval(batch["image"])
     logits = state.apply_fn(state.variables, images, train=False)
@@ -82,7 +83,7 @@ def eval_step(state: TrainState, batch: Batch, transform: Transform, mirror: boo
     classes = logits.shape[-1]
     confusion = jnp.zeros((classes, classes), jnp.int32)
     confusion = confusion.at[batch["label"], jnp.argmax(logits, -1)].add(batch["mask"].astype(jnp.int32))
-    return metrics_of(logits, batch["label"], batch["mask"]) | {"confusion": confusion}
+    return metrics_of(logits, batch["label"], batch["mask"]) | {"confusion": confusion, "logits": logits}
 
 
 def metrics_of(logits: jax.Array, labels: Int[Array, " batch"], mask: Bool[Array, " batch"]) -> Metrics:

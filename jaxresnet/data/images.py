@@ -59,8 +59,8 @@ def find_images(
 ) -> tuple[dict[str, dict[str, list[pathlib.Path]]], tuple[str, ...] | None]:
     """List the files of a folder such as ``train/cat/1.png``, ``train/dog/2.jpg``, ``test/cat/3.png``.
 
-    Where it has neither ``train/`` nor ``test/``, as in ``cat/1.png``, test images are drawn: ``TEST_SHARE`` of each
-    class, at least one. Classes and files are sorted by name. Names that begin with a dot are left out.
+    Without ``train/`` and ``test/``, as in ``cat/1.png``, test images are drawn: ``TEST_SHARE`` of each class, at least
+    one. Classes and files are sorted by name. Names that begin with a dot are left out.
 
     Args:
         folder: folder of the data set.
@@ -86,30 +86,29 @@ def find_images(
     for one, twin in itertools.pairwise(sorted(classes, key=str.casefold)):
         if one.casefold() == twin.casefold():
             raise UserError(f"{places[0]}: the classes {one!r} and {twin!r} differ by case only; rename or merge them")
-    found = [{name: _files_of_class(place / name) for name in classes} for place in places]
-    if len(found) == 2:
-        return dict(zip(SPLITS, found, strict=True)), None
-    names = {f"{name}/{file.name}": file for name, files in found[0].items() for file in files}
-    drawn = _draw(found[0], test) if isinstance(test, int) else tuple(test)
-    if gone := {*drawn} - names.keys():
-        raise UserError(f"{folder} holds no {min(gone)}, which is a test image of this run; put it back")
-    held_out = {names[name] for name in drawn}
-    train, tested = (
-        {name: [file for file in files if (file in held_out) == is_test] for name, files in found[0].items()}
-        for is_test in (False, True)
-    )
-    return {"train": train, "test": tested}, drawn
+    found, drawn = [{name: _files_of_class(place / name) for name in classes} for place in places], None
+    if len(found) == 1:
+        (files,) = found
+        chosen = _draw(files, test) if isinstance(test, int) else {folder / name for name in test}
+        if gone := chosen.difference(*files.values()):
+            raise UserError(f"{min(gone)} is gone, which is a test image of this run; put it back")
+        found = [
+            {name: [file for file in files[name] if (file in chosen) == is_test] for name in files}
+            for is_test in (0, 1)
+        ]
+        drawn = tuple(sorted(file.relative_to(folder).as_posix() for file in chosen))
+    return dict(zip(SPLITS, found, strict=True)), drawn
 
 
-def _draw(found: dict[str, list[pathlib.Path]], seed: int) -> tuple[str, ...]:
-    drawn = []
-    for name, files in found.items():
+def _draw(found: dict[str, list[pathlib.Path]], seed: int) -> set[pathlib.Path]:
+    drawn = set()
+    for files in found.values():
         if len(files) < 2:
             raise UserError(f"{files[0].parent} holds one image only; a class needs one to train on and one to test on")
         # RandomState's stream is frozen by NumPy's compatibility policy; default_rng's is not.
         order = np.random.RandomState(seed).permutation(len(files))
-        drawn += [f"{name}/{files[at].name}" for at in order[: max(1, round(TEST_SHARE * len(files)))]]
-    return tuple(sorted(drawn))
+        drawn |= {files[at] for at in order[: max(1, round(TEST_SHARE * len(files)))]}
+    return drawn
 
 
 def holds_classes(folder: pathlib.Path) -> bool:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from jaxresnet.data.batches import BATCHES_FOLDER, find_batches, load_batches
-from jaxresnet.data.cifar import ARRAYS, CIFAR10_CLASSES, IMAGE_SIZE, SETS, Arrays, find_tfds, load_cifar, read_npz
+from jaxresnet.data.batches import find_batches, load_batches
+from jaxresnet.data.cifar import ARRAYS, IMAGE_SIZE, SETS, Arrays, find_tfds, load_cifar, read_npz
 from jaxresnet.data.images import SPLITS, holds_classes, load_folders
+from jaxresnet.data.official import prepare
 from jaxresnet.system.errors import UserError, one_line, user_path
 
 
@@ -42,6 +43,12 @@ class Dataset:
                 crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
         return f"{crc:08x}"
 
+    def content(self) -> str:
+        """Return a checksum of the images and their labels, in any order and split. It tells which data set it is."""
+        splits = (self.train, self.test)
+        crcs = (zlib.crc32(image, int(label)) for s in splits for image, label in zip(s.images, s.labels, strict=True))
+        return f"{sum(crcs) % 2**32:08x}"
+
 
 def load_dataset(
     name: str,
@@ -55,9 +62,9 @@ def load_dataset(
     Args:
         name: ``"cifar10"``, ``"cifar100"``, or ``"digits"`` for scikit-learn's 1,797 handwritten digits, without any
             files.
-        data_dir: source of the images, unless digits: a tfds folder, a ``cifar-10-batches-py`` folder, a folder of
-            images by class (see ``find_images``), or a ``.npz`` file with the arrays in ``ARRAYS`` and, if the classes
-            have names, ``class_names``. ``None`` means tfds's own folder (see ``load_cifar``).
+        data_dir: source of the images, unless digits: a tfds folder, an official archive or its unpacked folder, a
+            folder of images by class (see ``find_images``), or a ``.npz`` file with the arrays in ``ARRAYS`` and, if
+            the classes have names, ``class_names``. ``None`` means tfds's own folder (see ``prepare``).
         num_classes: number of classes of the model. Labels must be smaller.
         image_size: height and width of the images. Files in folders are resized to it.
         test_files: seed that draws the test images of a folder without ``test/``, or their names.
@@ -80,7 +87,7 @@ def load_dataset(
     elif name not in SETS:
         raise UserError(f"dataset.name={name!r}: expected one of {', '.join([*SETS, 'digits'])}")
     elif data_dir is None:
-        arrays, names = load_cifar(SETS[name])
+        arrays, names = load_cifar(SETS[name], prepare(SETS[name]))
     else:
         arrays, names, drawn = _load_from(data_dir, name, image_size, test_files)
     origin = data_dir or name
@@ -103,18 +110,21 @@ def _load_from(
         path.stat()
     except OSError as error:
         raise UserError(f"dataset.data_dir={data_dir!r} does not exist or cannot be read ({error.strerror})") from error
+    cifar = SETS[name]
+    if path.is_file() and path.suffix in (".gz", ".tgz"):
+        return *load_cifar(cifar, prepare(cifar, path)), None
     if path.is_file():
         return *_load_npz(path), None
     if folder := find_tfds(path, name):
-        return *load_cifar(SETS[name], folder), None
-    if name == "cifar10" and (folder := find_batches(path)):
-        return load_batches(folder), CIFAR10_CLASSES, None
+        return *load_cifar(cifar, folder), None
+    if batches := find_batches(path, cifar):
+        return *load_batches(cifar, *batches), None
     if any((path / split).is_dir() for split in SPLITS) or holds_classes(path):
         return load_folders(path, size, test)
     raise UserError(
         f"dataset.data_dir={data_dir!r} holds no {name} and no images by class: expected a tfds folder with {name}/ in "
-        f"it, a {BATCHES_FOLDER} folder, a folder with CLASS/ or with train/CLASS/ and test/CLASS/, or a .npz file "
-        f"with {', '.join(ARRAYS)}"
+        f"it, {cifar.archives[0].name} or its {cifar.archives[0].folder} folder, a folder with CLASS/ or with "
+        f"train/CLASS/ and test/CLASS/, or a .npz file with {', '.join(ARRAYS)}"
     )
 
 

@@ -10,8 +10,10 @@ import contextlib
 import csv
 import io
 import json
+import math
 import pathlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -123,7 +125,9 @@ def read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(fields := json.loads(path.read_text(encoding="utf-8")), dict):
+            return fields
+        raise ValueError("expected an object")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); {advice}") from error
 
@@ -140,6 +144,21 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
         UserError: the file is damaged.
     """
     return read_json(workdir / SUMMARY_FILE, "move it away to have it written again")
+
+
+def read_temperature(workdir: pathlib.Path) -> float:
+    """Return the temperature of a release; 1 for a run, and with a note on stderr for a release that has none.
+
+    Raises:
+        UserError: it is not a positive number, or ``summary.json`` is damaged.
+    """
+    release = (read_summary(workdir) or {}).get("release")
+    if release is not None and "temperature" not in release:
+        print(f"note: {workdir} is a release without a temperature; its confidences are as trained", file=sys.stderr)
+    value = (release or {}).get("temperature", {"value": 1.0}).get("value")
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"{workdir / SUMMARY_FILE}: the temperature is {value!r}; expected a positive number")
+    return float(value)
 
 
 def write_summary(summary: dict[str, Any], workdir: pathlib.Path) -> None:
@@ -195,15 +214,11 @@ def load_data(config: ConfigDict, workdir: pathlib.Path, data_dir: str | None = 
     ``data_dir`` is where the data lie now, if not where the config says. Errors are those of ``load_dataset``.
     """
     fields, split = config.dataset, read_json(workdir / SPLIT_FILE, "restore it from a copy")
-    test = fields.split_seed if split is None else split["test"]
+    test = fields.split_seed if split is None else split.get("test")
+    if not isinstance(test, int | list):
+        raise UserError(f"{workdir / SPLIT_FILE} cannot be read (expected the test images); restore it from a copy")
     place = fields.data_dir if data_dir is None else data_dir
     return load_dataset(fields.name, place, config.model.num_classes, fields.image_size, test)
-
-
-def write_test_files(names: Sequence[str] | None, workdir: pathlib.Path) -> None:
-    """Write ``split.json`` atomically, unless ``names`` is None because nothing was drawn."""
-    if names is not None:
-        write_json(workdir / SPLIT_FILE, {"test": [*names]})
 
 
 def write_class_names(names: Sequence[str], workdir: pathlib.Path) -> None:

@@ -1,23 +1,19 @@
 """Sources of images, whole and damaged."""
 
-import functools
 import hashlib
-import http.server
 import io
 import json
 import os
 import pathlib
 import pickle
 import shutil
-import socket
 import tarfile
-import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxresnet.data import batches, cifar, loading
+from jaxresnet.data import cifar, loading
 from jaxresnet.system.errors import UserError
 
 TFDS_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
@@ -56,7 +52,7 @@ def test_cifar10_is_the_official_one(monkeypatch):
     np.testing.assert_array_equal(np.bincount(dataset.train.labels), np.full(10, 5_000))
     means = dataset.train.images.mean((0, 1, 2), dtype=np.float64) / 255
     np.testing.assert_allclose(means, (0.49139968, 0.48215841, 0.44653091), atol=5e-9)
-    assert dataset.fingerprint() == cifar.CIFAR10.fingerprint == "40b61ab6"
+    assert dataset.content() == cifar.CIFAR10.content
     assert dataset.class_names == cifar.CIFAR10_CLASSES
     monkeypatch.setattr(cifar, "_decode", None)  # the second start decodes nothing, so this is not called
     assert load().fingerprint() == dataset.fingerprint()
@@ -82,6 +78,15 @@ def test_records_if_damaged_are_refused(tmp_path, damage):
             file.rename(file.with_name(file.name.replace("array_record", "tfrecord")))
     with pytest.raises(UserError, match="array_record" if damage == "tfrecord" else "prepare cifar10 again"):
         load(tmp_path)
+
+
+def test_content_does_not_depend_on_order(tmp_path):
+    arrays = small_arrays()
+    swapped = {f"train_{kind}": arrays[f"train_{kind}"][::-1] for kind in ("images", "labels")}
+    first, second = load(save_npz(tmp_path)), load(save_npz(tmp_path, **swapped))
+    assert first.content() == second.content() and first.fingerprint() != second.fingerprint()
+    other = load(save_npz(tmp_path, test_labels=arrays["test_labels"][::-1]))
+    assert other.content() != first.content()
 
 
 # Digits.
@@ -165,9 +170,9 @@ def batch_content(seed):
 
 @pytest.fixture(scope="module")
 def pickled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pytorch") / batches.BATCHES_FOLDER
+    folder = tmp_path_factory.mktemp("pytorch") / cifar.CIFAR10.archives[0].folder
     folder.mkdir()
-    for seed, name in enumerate((*batches.TRAIN_BATCHES, batches.TEST_BATCH)):
+    for seed, name in enumerate(sum(cifar.CIFAR10.batches.values(), ())):
         (folder / name).write_bytes(pickle.dumps(batch_content(seed), protocol=4))
     return folder
 
@@ -288,7 +293,7 @@ def test_recorded_test_images_stay_so(tmp_path):
     np.testing.assert_array_equal(again.test.images, first.test.images)
     assert len(again.train) == len(first.train) + 2
     (tmp_path / first.test_files[0]).unlink()
-    with pytest.raises(UserError, match=f"holds no {first.test_files[0]}, which is a test image of this run"):
+    with pytest.raises(UserError, match=f"{first.test_files[0]} is gone, which is a test image of this run"):
         loading.load_dataset("cifar10", str(tmp_path), 2, test_files=first.test_files)
 
 
@@ -323,82 +328,97 @@ def test_images_have_the_asked_size(tmp_path):
 
 # Downloading and preparing.
 
-# Labels, as tfds calls them, and the archive's folder, files of class names, and files of each split.
-OFFICIAL = {
-    "cifar10": (
-        {"label": 10},
-        "cifar-10-batches-bin",
-        {"batches.meta.txt": "\n".join(cifar.CIFAR10_CLASSES)},
-        {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]},
-    ),
-    "cifar100": (
-        {"coarse_label": 20, "label": 100},
-        "cifar-100-binary",
-        {f"{kind}_label_names.txt": "\n".join(f"{kind}{i}" for i in range(100)) for kind in ("fine", "coarse")},
-        {"train": ["train"], "test": ["test"]},
-    ),
+CLASSES = {
+    ("cifar10", "label"): cifar.CIFAR10_CLASSES,
+    ("cifar100", "label"): [f"fine{number}" for number in range(100)],
+    ("cifar100", "coarse_label"): [f"coarse{number}" for number in range(20)],
 }
-OFFICIAL["cifar100"][2]["coarse_label_names.txt"] = "\n".join(f"coarse{number}" for number in range(20))
 
 
-def official_archive(images, name="cifar10"):
+def official_archive(images, name="cifar10", form="python"):
     """Return an archive with the layout of the official one, of some labels and images per file."""
-    content = io.BytesIO()
-    labels, folder, names, _ = OFFICIAL[name]
+    content, labels = io.BytesIO(), cifar.SETS[name].labels
+    published = {label: f"fine_{label}" if (name, label) == ("cifar100", "label") else label for label in labels}
+    if form == "binary":
+        files = {f"{published[key]}_names.txt": "\n".join([*CLASSES[name, key], "\n"]).encode() for key in labels}
+    else:
+        names = {f"{published[key]}_names".encode(): [each.encode() for each in CLASSES[name, key]] for key in labels}
+        files = {"meta": pickle.dumps(names)}
+    for file, batch in images.items():
+        pixels = np.array([image for _, image in batch]).transpose(0, 3, 1, 2).reshape(-1, 3072)
+        kinds = {"coarse_label": [label // 5 for label, _ in batch], "label": [label for label, _ in batch]}
+        if form == "binary":
+            records = np.concatenate([*(np.uint8(kinds[key])[:, None] for key in labels), pixels], 1)
+            files[f"{file}.bin"] = records.tobytes()
+        else:
+            targets = {f"{published[key]}s".encode(): kinds[key] for key in labels}
+            files[file] = pickle.dumps({b"data": pixels, **targets}, protocol=2)
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
-
-        def add(file, text):
-            member = tarfile.TarInfo(f"{folder}/{file}")
+        for file, text in files.items():
+            member = tarfile.TarInfo(f"folder/{file}")
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text))
-
-        for file, text in names.items():
-            add(file, f"{text}\n\n".encode())
-        for file, batch in images.items():
-            records = [
-                bytes([label // 5, label][-len(labels) :]) + image.transpose(2, 0, 1).tobytes()
-                for label, image in batch
-            ]
-            add(f"{file}.bin", b"".join(records))
     return content.getvalue()
 
 
-@pytest.fixture(params=["cifar10", "cifar100"])
-def official(request, tmp_path, monkeypatch):
-    """Give three images to each file of a set, and return its name, the labels and images of each split, and a root."""
-    rng, name = np.random.default_rng(0), request.param
-    labels, _, _, files = OFFICIAL[name]
+@pytest.fixture(params=["cifar10-python", "cifar10-binary", "cifar100-python", "cifar100-binary"])
+def archive(request, tmp_path, monkeypatch):
+    """Give three images to each file of a set. Return its name, a split's labels and images, a root and the archive."""
+    rng, (name, form) = np.random.default_rng(0), request.param.split("-")
+    known = cifar.SETS[name]
     images = {
-        file: [
-            (int(rng.integers(labels["label"])), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(3)
+        split: [
+            (int(rng.integers(known.labels["label"])), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+            for _ in range(3 * len(files))
         ]
-        for split in files.values()
-        for file in split
+        for split, files in known.batches.items()
     }
-    archive, root = official_archive(images, name), tmp_path / "root"
-    monkeypatch.setattr(cifar, "_download", lambda url, sha256: archive)
-    monkeypatch.setattr(cifar, "NUM_TRAIN", 3 * len(files["train"]))
+    parts = {file: images[split][3 * i : 3 * i + 3] for split in images for i, file in enumerate(known.batches[split])}
+    content = official_archive(parts, name, form)
+    archives = [one._replace(size=len(content)) if form in one.name else one for one in known.archives]
+    monkeypatch.setitem(cifar.SETS, name, known._replace(archives=tuple(archives)))
+    for one in archives:
+        monkeypatch.setitem(cifar.SHA256, one.name, hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(cifar, "NUM_TRAIN", len(images["train"]))
     monkeypatch.setattr(cifar, "NUM_TEST", 3)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
-    return name, {split: [item for file in files[split] for item in images[file]] for split in files}, root
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
+    path = tmp_path / "elsewhere" / next(one.name for one in archives if form in one.name)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    return name, images, tmp_path / "root", path
 
 
-def test_downloads_keep_the_archives_order(official):
-    name, images, root = official
-    dataset = load(name=name, num_classes=cifar.SETS[name].labels["label"])
+def assert_is(dataset, images):
     for split, expected in images.items():
         found = getattr(dataset, split)
         assert found.labels.tolist() == [label for label, _ in expected]
         np.testing.assert_array_equal(found.images, [image for _, image in expected])
-    assert dataset.class_names[0] == {"cifar10": "airplane", "cifar100": "fine0"}[name]
-    assert [path.name for path in root.iterdir()] == [name]  # the archive is deleted
 
 
-def test_downloads_can_be_read_by_tfds(official):
+@pytest.mark.parametrize("place", ["data_dir", "root", "downloads", "current", "unpacked"])
+def test_fetched_archives_are_used(archive, tmp_path, monkeypatch, place):
+    name, images, root, path = archive
+    folder = {"root": root, "downloads": root / "downloads"}.get(place, path.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = path.rename(folder / path.name.replace(".tar", " (1).tar"))
+    monkeypatch.chdir(path.parent if place == "current" else tmp_path)
+    if place == "unpacked":
+        with tarfile.open(path) as tar:
+            tar.extractall(folder, filter="data")
+        (folder / "folder").rename(folder / "cifar")
+    data_dir = {"data_dir": path, "unpacked": folder / "cifar"}.get(place)
+    dataset = load(data_dir, name, cifar.SETS[name].labels["label"])
+    assert_is(dataset, images)
+    assert dataset.class_names == tuple(CLASSES[name, "label"])
+    assert path.exists()
+
+
+def test_prepared_folders_are_read_by_tfds(archive):
     import tensorflow_datasets as tfds
 
-    name, images, root = official
-    load(name=name, num_classes=cifar.SETS[name].labels["label"])
+    name, images, root, path = archive
+    load(path, name, cifar.SETS[name].labels["label"])
+    assert sorted(path.name for path in root.iterdir()) == [f".{name}.lock", name]
     builder = tfds.builder(name, data_dir=root, file_format="array_record")
     assert builder.info.splits["train"].num_examples == len(images["train"])
     first = {"cifar10": ["airplane", "automobile"], "cifar100": ["fine0", "fine1"]}[name]
@@ -412,10 +432,10 @@ def test_downloads_can_be_read_by_tfds(official):
 
 
 @needs_cifar10
-@pytest.mark.parametrize("official", ["cifar10"], indirect=True)
-def test_downloads_have_tfds_own_layout(official):
-    load()
-    ours, theirs = cifar.find_tfds(official[2]), cifar.find_tfds(pathlib.Path(TFDS_DATA_DIR))
+@pytest.mark.parametrize("archive", ["cifar10-python", "cifar10-binary"], indirect=True)
+def test_prepared_folders_have_tfds_layout(archive):
+    load(archive[3])
+    ours, theirs = cifar.find_tfds(archive[2]), cifar.find_tfds(pathlib.Path(TFDS_DATA_DIR))
     assert ours.name == theirs.name
     assert sorted(file.name for file in ours.iterdir()) == sorted(file.name for file in theirs.iterdir())
     for name in ("features.json", "label.labels.txt"):
@@ -423,66 +443,6 @@ def test_downloads_have_tfds_own_layout(official):
     infos = [json.loads((folder / "dataset_info.json").read_text()) for folder in (ours, theirs)]
     for key in ("description", "fileFormat", "location", "moduleName", "name", "supervisedKeys", "version"):
         assert infos[0][key] == infos[1][key], key
-
-
-CONTENT = bytes(range(256)) * 100
-
-
-@pytest.fixture
-def server(tmp_path):
-    """Serve a file, and return its address."""
-    (tmp_path / "served").mkdir()
-    (tmp_path / "served" / "cifar.tar.gz").write_bytes(CONTENT)
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path / "served"))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/cifar.tar.gz"
-    server.shutdown()
-    server.server_close()
-
-
-def test_downloads_are_checked(server, monkeypatch):
-    sha256 = hashlib.sha256(CONTENT).hexdigest()
-    assert cifar._download(server, sha256) == CONTENT
-    with pytest.raises(UserError, match="cut short or changed"):
-        cifar._download(server, "0" * 64)
-    send_little = lambda self, file, out: out.write(file.read(99))  # noqa: E731
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", send_little)
-    with pytest.raises(UserError, match=r"cut short or changed|could not be downloaded"):
-        cifar._download(server, sha256)
-
-
-def test_tfds_knows_the_archives_hashes(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(cifar, "_download", lambda *arguments: asked.append(arguments) or 1 / 0)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    for name in cifar.SETS:
-        with pytest.raises(ZeroDivisionError):
-            load(name=name, num_classes=100)
-    ten, hundred = asked
-    assert ten[0] == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-    assert ten[1] == "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-    assert hundred[1] == "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
-
-
-@pytest.mark.parametrize("network", ["refused", "silent", "missing"])
-def test_downloads_that_fail_name_alternatives(server, monkeypatch, network):
-    """The connection is refused, the server never answers, or the page is missing."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        if network == "silent":
-            listener.listen()
-            monkeypatch.setattr(cifar, "TIMEOUT_SECONDS", 0.5)
-        url = f"{server}.bz2" if network == "missing" else f"http://127.0.0.1:{listener.getsockname()[1]}/cifar"
-        with pytest.raises(UserError) as error:
-            cifar._download(url, "")
-    for way in ("TFDS_DATA_DIR", "cifar-10-batches-py", ".npz", "--config=quickstart"):
-        assert way in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 # Held-out images.
