@@ -208,7 +208,7 @@ def test_submission_of_a_folder(quickstart_run, tmp_path, capsys):
     header, first = printed.out.splitlines()[:2]
     assert header.split() == ["image", "predicted", "probability", "then"]
     assert re.search(r"1\.png +\d +\d+\.\d% +\d \d+\.\d%, \d \d+\.\d%$", first)
-    assert "labelled" not in printed.out and "12 images in" in printed.out
+    assert "labelled" not in printed.out and "\n12 images\n" in printed.out
 
 
 def test_picture_is_written(quickstart_run, tmp_path, capsys):
