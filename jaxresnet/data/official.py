@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import filelock
 from tqdm import tqdm
 
 from jaxresnet.data.batches import read_names, read_split
@@ -30,18 +31,28 @@ def prepare(cifar: Cifar, path: pathlib.Path | None = None) -> pathlib.Path:
     found = path and (path, _identify(cifar, path))
     if folder := find_tfds(root, cifar.name):
         return folder
+    lock = filelock.FileLock(root / f".{cifar.name}.lock")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        found = found or _find_fetched(cifar, root)
-        path, archive = found or _download(cifar, root)
-        _check_space(root, archive.size)  # more than the records take
-        folder = _write_tfds(root, cifar, path, archive)
-        if not found:
-            path.unlink()
+        try:
+            held = lock.acquire(blocking=False)
+        except filelock.Timeout:
+            print(f"waiting for the process that prepares {cifar.name} and holds {lock.lock_file}", flush=True)
+            held = lock.acquire()
+        with held:
+            return find_tfds(root, cifar.name) or _prepare(cifar, root, found or _find_fetched(cifar, root))
     except OSError as error:
         raise UserError(
             f"{cifar.name} could not be written to {root} ({error}); set TFDS_DATA_DIR to another folder"
         ) from error
+
+
+def _prepare(cifar: Cifar, root: pathlib.Path, found: tuple[pathlib.Path, Archive] | None) -> pathlib.Path:
+    path, archive = found or _download(cifar, root)
+    _check_space(root, archive.size)  # more than the records take
+    folder = _write_tfds(root, cifar, path, archive)
+    if not found:
+        path.unlink()
     return folder
 
 

@@ -170,27 +170,44 @@ def test_mirrors_serve_cifar10(few, server, monkeypatch, mirror):
     if mirror:
         monkeypatch.setenv("JAXRESNET_MIRROR", server.url + mirror)
     assert loading.load_dataset("cifar10", None, 10).fingerprint() == FINGERPRINT_OF_FEW
-    assert [path.name for path in few.iterdir()] == ["cifar10"]
+    assert sorted(path.name for path in few.iterdir()) == [".cifar10.lock", "cifar10"]
 
 
-def test_killed_downloads_are_continued(few, server, monkeypatch, subprocess_environment):
-    """The official address is unreachable, a start is killed during the download, and the next one continues it."""
+def start(server):
+    """Start a process that prepares this CIFAR-10 from a slow mirror, as its official address is unreachable."""
     archives = ", ".join(f"cifar.Archive(*{tuple(archive)})" for archive in cifar.SETS["cifar10"].archives)
     program = f"""
         from jaxresnet.data import cifar, official
         official.OFFICIAL = "http://127.0.0.1:9/{{}}"
         cifar.SHA256.update({cifar.SHA256})
+        cifar.NUM_TRAIN, cifar.NUM_TEST = 15, 3
         official.prepare(cifar.CIFAR10._replace(archives=({archives}), mirrors=("{server.url}/slow/{{}}",)))
     """
-    part = few / "cifar-10-python.tar.gz.part"
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=REPOSITORY)
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=REPOSITORY)
+
+
+def wait_for(part, process):
     while process.poll() is None and not (part.exists() and part.stat().st_size > 5_000):
         time.sleep(0.01)
+
+
+def test_killed_downloads_are_continued(few, server):
+    process, part = start(server), few / "cifar-10-python.tar.gz.part"
+    wait_for(part, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     have = part.stat().st_size
     assert loading.load_dataset("cifar10", None, 10).fingerprint() == FINGERPRINT_OF_FEW
     assert server.asked[-1] == ("good", f"bytes={have}-")
+
+
+def test_parallel_starts_download_once(few, server, capsys):
+    process = start(server)
+    wait_for(few / "cifar-10-python.tar.gz.part", process)
+    assert loading.load_dataset("cifar10", None, 10).fingerprint() == FINGERPRINT_OF_FEW
+    assert process.wait() == 0
+    assert [how for how, _ in server.asked] == ["slow"]
+    assert "waiting for the process that prepares cifar10" in capsys.readouterr().out
 
 
 def test_space_is_asked_for_first(few, server, monkeypatch):
