@@ -5,6 +5,7 @@ methods in the order in which they are called.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import signal
 import sys
@@ -73,8 +74,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return summary
 
     print(f"reading {config.dataset.data_dir or config.dataset.name} ...", flush=True)
-    dataset = processes.first_before_others(lambda: files.load_data(config, folder))
-    trainer = _Trainer(config, dataset, folder)  # Before the workdir is written, because it can fail.
+    # Before the workdir is written, because it can fail. No name holds the data, so that the trainer can free them.
+    trainer = _Trainer(config, processes.first_before_others(lambda: files.load_data(config, folder)), folder)
     with (
         files.opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
         files.explaining_full_disks(folder),
@@ -111,6 +112,7 @@ class _Trainer:
             UserError: config and data do not fit each other.
         """
         self.config, self.dataset, self.workdir = config, dataset, workdir
+        self.is_cifar10 = dataset.content() == CIFAR10.content
         self.train_split, self.eval_split = dataset.train, dataset.test
         if config.dataset.validation_size:
             self.train_split, self.eval_split = hold_out(dataset.train, config.dataset.validation_size)
@@ -147,6 +149,9 @@ class _Trainer:
         )
         self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
         self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
+        # The devices hold the training images now, so the host's are freed: 0.15 GB of CIFAR-10.
+        self.train_split = dataclasses.replace(self.train_split, images=self.train_split.images[:0].copy())
+        self.dataset = dataclasses.replace(self.dataset, train=self.train_split)
         self.saved, self.save_time = (step, self.progress.epoch), time.monotonic()
         if self.imported is not None:
             if processes.is_first():
@@ -323,7 +328,7 @@ class _Trainer:
             "best": progress.best | {"selected_on": split},
             "last": progress.last_scores(split),
             "evaluated_on": split,
-            "paper_accuracy": config.paper.accuracy if self.dataset.content() == CIFAR10.content else None,
+            "paper_accuracy": config.paper.accuracy if self.is_cifar10 else None,
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
