@@ -75,7 +75,7 @@ def study(arguments: argparse.Namespace) -> None:
         flags = [f"--workdir={workdir}", f"--from={folder / 'pretrained'}", f"--config.seed={seed}", *ARMS[arm]]
         pictures = save_pictures(data, folder, size, seed)
         finetune.main([str(pictures), *flags, "--config.eval_every_epochs=1000"])
-        summary = json.loads((workdir / "summary.json").read_text())
+        summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
         accuracies[str(size)][arm].append(summary["last"]["accuracy"])
     write_whole(pathlib.Path(arguments.out), json.dumps(accuracies, indent=1) + "\n")
     for count, arms in accuracies.items():

@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "--format",
     "summary": "--config",
     "list_configs": "jaxresnet configs",
+    "finetune": "--freeze",
     "convert": "--from_torch",
 }
 

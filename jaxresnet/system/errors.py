@@ -37,7 +37,7 @@ def user_path(path: str | pathlib.Path) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: the home folder is not known; set HOME, or give a path without ~") from error
 
 
 def one_line(error: Exception) -> str:

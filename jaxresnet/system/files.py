@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import os
 import pathlib
 import secrets
@@ -45,15 +44,8 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
 
 def to_json(fields: Any, **options: Any) -> str:
     """Return JSON for any reader, in which NaN and infinity are null: JSON has no such numbers."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: finite(each) for name, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [*map(finite, value)]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(finite(fields), allow_nan=False, ensure_ascii=False, **options)
+    finite = json.loads(json.dumps(fields), parse_constant=lambda _: None)
+    return json.dumps(finite, ensure_ascii=False, **options)
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:

@@ -48,18 +48,20 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
                 runs.append(_read_folder(file.parent))
             elif file.suffix == ".jsonl" and file.name != METRICS_FILE:
                 for line in read_packed(file):
-                    with _skipping(file):
-                        runs.append(_unpack(file, line))
+                    path = file.with_suffix("") / line["path"]
+                    with _skipping(path):
+                        config, summary = restore_config(line["config"]), _finite(line.get("summary"))
+                        runs.append(Run(path, config, line["metrics"], summary, None, line.get("failure")))
     return sorted(runs, key=lambda run: run.path)
 
 
 @contextlib.contextmanager
-def _skipping(file: pathlib.Path) -> Iterator[None]:
-    """Name a file that is no run, or one of another program, so that it does not end the report on all others."""
+def _skipping(path: pathlib.Path) -> Iterator[None]:
+    """Name what is no run, or a file of another program, so that it does not end the report on all others."""
     try:
         yield
     except Exception as error:  # such a file can hold anything
-        reason = error if isinstance(error, UserError) else f"{file} cannot be read ({one_line(error)})"
+        reason = error if isinstance(error, UserError) else f"{path} cannot be read ({one_line(error)})"
         print(f"skipped: {reason}", file=sys.stderr)
 
 
@@ -90,12 +92,3 @@ def read_packed(file: pathlib.Path) -> list[dict[str, Any]]:
         return lines
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not a file of packed runs ({error})") from error
-
-
-def _unpack(file: pathlib.Path, line: dict[str, Any]) -> Run:
-    path = file.with_suffix("") / line["path"]
-    try:
-        config, summary = restore_config(line["config"]), _finite(line.get("summary"))
-    except Exception as error:  # fields of unexpected types can raise anything
-        raise UserError(f"{path} cannot be read ({one_line(error)})") from error
-    return Run(path, config, line["metrics"], summary, None, line.get("failure"))

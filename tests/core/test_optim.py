@@ -164,25 +164,16 @@ def test_unknown_optimizer_is_refused():
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_frozen_parameters_keep_every_bit(name):
-    """Others move as without frozen ones. A zero keeps its sign."""
-    rng = np.random.default_rng(0)
-    params = {module: {"kernel": rng.normal(size=(3, 3, 4, 4))} for module in ("conv1", "layer1_0", "layer2_0")}
-    params["conv1"]["kernel"][0] = -0.0
-    grads = {module: {"kernel": rng.normal(size=(STEPS, 3, 3, 4, 4))} for module in params}
-    grads_at = lambda i: {module: {"kernel": jnp.asarray(grads[module]["kernel"][i])} for module in params}  # noqa: E731
-    ends = []
-    for frozen in ((), ("stem", "layer1")):
-        tx, after = optim.create_optimizer(optimizer_config(name), frozen), jax.tree.map(jnp.asarray, params)
-        state = optim.set_hyperparams(tx.init(after), learning_rate=0.1)
-        for i in range(STEPS):
-            updates, state = tx.update(grads_at(i), state, after)
-            after = optax.apply_updates(after, updates)
-        ends.append(jax.tree.map(np.asarray, after))
-    start = jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), params)
-    for module in ("conv1", "layer1_0"):
-        assert ends[1][module]["kernel"].tobytes() == start[module]["kernel"].tobytes()
-        assert ends[0][module]["kernel"].tobytes() != start[module]["kernel"].tobytes()
-    np.testing.assert_allclose(ends[1]["layer2_0"]["kernel"], ends[0]["layer2_0"]["kernel"], rtol=1e-5, atol=1e-6)
+    """A zero keeps its sign."""
+    params = {module: {"kernel": jnp.full((3, 3, 4, 4), -0.0)} for module in ("conv1", "layer1_0", "layer2_0")}
+    tx = optim.create_optimizer(optimizer_config(name), ("stem", "layer1"))
+    state = optim.set_hyperparams(tx.init(params), learning_rate=0.1)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+    after = optax.apply_updates(params, updates)
+    kept = [
+        module for module in params if np.signbit(after[module]["kernel"]).all() and not after[module]["kernel"].any()
+    ]
+    assert kept == ["conv1", "layer1_0"]
 
 
 @pytest.mark.parametrize("frozen", [(), ("stem", "layer1")])

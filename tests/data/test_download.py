@@ -242,3 +242,11 @@ def test_hashes_are_those_of_tfds():
         infos = getattr(tfds.image_classification, known.name.capitalize()).url_infos
         info = infos[cifar.OFFICIAL.format(binary.name)]
         assert (info.checksum, info.size) == (binary.sha256, binary.size)
+
+
+def test_unknown_home_folders_are_said(monkeypatch):
+    for name in ("HOME", "TFDS_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as in a container whose user has no entry
+    with pytest.raises(UserError, match="the home folder is not known; set HOME"):
+        loading.load_dataset("cifar10", None, 10)
