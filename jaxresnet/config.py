@@ -52,11 +52,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "model.blocks": (1, 1000),
     **dict.fromkeys(("label_smoothing", "model.dropout_rate", "optimizer.momentum"), (0, _BELOW_1)),
     **dict.fromkeys(("augment.std", "checkpoint.every_minutes"), (_TINY, _HUGE)),
-    **dict.fromkeys(("schedule.total_epochs", "schedule.power"), (_TINY, _HUGE)),
-    "seed": (0, 2**32 - 1),
+    "schedule.power": (_TINY, _HUGE),
+    "schedule.total_epochs": (0.001, _HUGE),  # about a step
+    **dict.fromkeys(("seed", "dataset.split_seed"), (0, 2**32 - 1)),
     "model.num_classes": (2, 1000),  # the confusion matrix grows with its square
     "dataset.image_size": (32, 512),
-    "dataset.split_seed": (0, 2**32 - 1),
     "augment.crop_padding": (0, 32),  # with more, a crop could show nothing of the image
     "augment.mean": (0, 1),
     "paper.accuracy": (0, 100),

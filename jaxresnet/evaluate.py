@@ -86,7 +86,7 @@ def print_scores(arguments: argparse.Namespace) -> None:
     view = ", mean of the logits of each image and its mirror image" if arguments.mirror else ""
     print(
         f"{arguments.checkpoint} checkpoint, step {evaluation.step:,}: test accuracy {means['test_accuracy']:.2f}%, "
-        f"test loss {means['test_loss']:.4f}{view}, {sums.count:,} images, {sums.images_per_second:,.0f} images/s"
+        f"test loss {means['test_loss']:.4f}{view}, {sums.count:,} images"
     )
     names = read_class_names(arguments.workdir, load_config(arguments.workdir))
     rows = zip(names, scores.confusion.tolist(), strict=True)

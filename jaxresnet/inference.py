@@ -20,8 +20,9 @@ from jaxresnet import released
 from jaxresnet.config import load_config
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
+from jaxresnet.core.optim import create_optimizer
 from jaxresnet.core.programs import ambient, create_mesh, eval_batch_size, replicate
-from jaxresnet.core.state import TrainState, begin_with, create_model, create_train_state, create_transform, split_seed
+from jaxresnet.core.state import TrainState, create_model, create_train_state, create_transform, split_seed
 from jaxresnet.data.cifar import IMAGE_SHAPE, IMAGE_SIZE
 from jaxresnet.data.images import ImageLike, to_pixels
 from jaxresnet.extensions import check_used
@@ -63,7 +64,14 @@ def restore_run(workdir: pathlib.Path, checkpoint: str | int) -> RestoredRun:
         if checkpoint != "last":
             raise UserError(f"--checkpoint={checkpoint}: {workdir} is a release, which holds only the last")
         variables, step = _read_weights(workdir, config)
-        state = begin_with(config, jax.tree.map(jnp.asarray, variables)).replace(step=jnp.int32(step))
+        state = TrainState(  # A release has no optimizer state, and zeros of it would take a second to create.
+            apply_fn=create_model(config).apply,
+            tx=create_optimizer(config.optimizer),
+            opt_state=(),
+            step=jnp.int32(step),
+            rng=split_seed(config.seed).step,
+            **variables,
+        )
         return RestoredRun(config, step, replicate(state, mesh), mesh)
     # Shapes suffice: the checkpoint holds all values but the key, and the key follows from the config.
     abstract = jax.eval_shape(lambda: create_train_state(config, IMAGE_SHAPE))
@@ -124,7 +132,11 @@ class Classifier:
 
     def probabilities(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size classes"]:
         """Compute the softmax of ``logits`` divided by the temperature. Each row sums to 1."""
-        return softmax(self.logits(images) / np.float32(self.temperature), axis=-1)
+        return self.to_probabilities(self.logits(images))
+
+    def to_probabilities(self, logits: Float[np.ndarray, "size classes"]) -> Float[np.ndarray, "size classes"]:
+        """Return the softmax of ``logits`` divided by the temperature."""
+        return softmax(logits / np.float32(self.temperature), axis=-1)
 
     def classify(self, images: ImageLike | Sequence[ImageLike]) -> list[str]:
         """Return the name of the most probable class of each image. Arguments are those of ``logits``."""

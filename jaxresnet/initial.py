@@ -21,8 +21,8 @@ from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, WEIGHTS_FILE, read_clas
 def begin_from(state: TrainState, config: ConfigDict, class_names: Sequence[str]) -> tuple[TrainState, dict[str, Any]]:
     """Replace the weights of a first state by those that ``config.init_from`` names.
 
-    The linear layer of ``state`` stays if the classes have other names. If the same names have another order, that of
-    the weights is changed. A file without class names keeps its linear layer if that fits.
+    The linear layer of ``state`` stays if the classes have other names, or if a file without names has one that does
+    not fit. If the same names have another order, the linear layer follows it.
 
     Returns:
         The state before the first step, and what ``imported.json`` records: ``file``, the ``sha256`` of the file or of

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 from tqdm import tqdm
 
 from jaxresnet import cli
@@ -179,16 +178,16 @@ def predict(classifier: "Classifier", images: Iterator[Image]) -> Iterator[tuple
         size = size or len(batch)  # The last batch is padded to the size of the others, to compile one program for all.
         logits = classifier.logits_async(np.stack([image.pixels for image in batch]), size)
         if running is not None:
-            yield from _predictions(*running, classifier.temperature)
+            yield from _predictions(classifier, *running)
         running = batch, logits
     if running is not None:
-        yield from _predictions(*running, classifier.temperature)
+        yield from _predictions(classifier, *running)
 
 
 def _predictions(
-    images: Sequence[Image], logits: "jax.Array", temperature: float
+    classifier: "Classifier", images: Sequence[Image], logits: "jax.Array"
 ) -> Iterator[tuple[np.ndarray, Prediction]]:
-    probabilities = softmax(np.asarray(logits)[: len(images)] / np.float32(temperature), axis=-1)
+    probabilities = classifier.to_probabilities(np.asarray(logits)[: len(images)])
     top = np.argsort(-probabilities, axis=-1, kind="stable")[:, :TOP]
     chances = np.take_along_axis(probabilities, top, -1)
     for image, classes, row in zip(images, top.tolist(), chances.tolist(), strict=True):
@@ -298,6 +297,8 @@ def run(arguments: argparse.Namespace) -> None:
             classifier, images or read_files(files, config.model.num_classes, bar, classifier.image_size)
         ):
             predictions.append(pair[1])
+            if len(predictions) == classifier.batch_size:
+                start = time.monotonic()  # the first batch also waited for the compiler
             if grid:
                 shown = shown if len(shown) < 2 * GRID else choose(shown)  # Other pixels are not kept.
                 shown.append(pair)
@@ -317,7 +318,9 @@ def run(arguments: argparse.Namespace) -> None:
     wrong = sum(prediction.is_wrong for prediction in predictions)
     right = f"; {100 * (1 - wrong / known):.2f}% of {known:,} labelled images right" if known else ""
     count = f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''}"
-    print(f"{count} in {seconds:.1f} s, {len(predictions) / seconds:,.0f} per second{right}")
+    after = len(predictions) - classifier.batch_size
+    rate = f", {after / seconds:,.0f} per second" if after >= classifier.batch_size else ""
+    print(f"{count}{rate}{right}")
     for file in filter(None, (out, grid)):
         print(file.path)
 

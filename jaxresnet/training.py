@@ -5,6 +5,7 @@ methods in the order in which they are called.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import signal
 import sys
@@ -33,7 +34,7 @@ from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.core.steps import Metrics, create_loss
 from jaxresnet.data.cifar import CIFAR10
-from jaxresnet.data.loading import Dataset, hold_out
+from jaxresnet.data.loading import Dataset, Split, hold_out
 from jaxresnet.extensions import use_all
 from jaxresnet.system import devices, processes
 from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
@@ -73,8 +74,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         return summary
 
     print(f"reading {config.dataset.data_dir or config.dataset.name} ...", flush=True)
-    dataset = processes.first_before_others(lambda: files.load_data(config, folder))
-    trainer = _Trainer(config, dataset, folder)  # Before the workdir is written, because it can fail.
+    # Before the workdir is written, because it can fail. No name holds the data, so that the trainer can free them.
+    trainer = _Trainer(config, processes.first_before_others(lambda: files.load_data(config, folder)), folder)
     with (
         files.opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
         files.explaining_full_disks(folder),
@@ -111,14 +112,15 @@ class _Trainer:
             UserError: config and data do not fit each other.
         """
         self.config, self.dataset, self.workdir = config, dataset, workdir
+        self.is_cifar10 = dataset.content() == CIFAR10.content
         self.train_split, self.eval_split = dataset.train, dataset.test
         if config.dataset.validation_size:
             self.train_split, self.eval_split = hold_out(dataset.train, config.dataset.validation_size)
-        if config.batch_size > len(self.train_split):
-            size = len(self.train_split)
+        self.train_size = size = len(self.train_split)
+        if config.batch_size > size:
             raise UserError(f"batch_size={config.batch_size} is larger than the {size:,} training images; reduce it")
         self.eval_name, self.mesh = eval_split_name(config), create_mesh()
-        self.steps_per_epoch = -(-len(self.train_split) // config.batch_size)
+        self.steps_per_epoch = -(-size // config.batch_size)
         self.hyperparams_fn = create_hyperparams_fn(config, self.steps_per_epoch)
         self.loss, transform = create_loss(config), create_transform(config)
         # Augmentation is traced here, so that a mistaken config is refused before the workdir is written.
@@ -140,13 +142,16 @@ class _Trainer:
         self._restore()
         step, image_shape = int(self.state.step), self.train_split.images.shape[1:]
         print(
-            f"{count_parameters(self.state.params):,} parameters, {len(self.train_split):,} training images, "
+            f"{count_parameters(self.state.params):,} parameters, {self.train_size:,} training images, "
             f"{self.steps_per_epoch} steps per epoch, {devices.device_name()}; "
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
         self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
         self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
+        # The devices hold the training images now, so the host's are freed: 0.15 GB of CIFAR-10.
+        self.train_split = Split(self.train_split.images[:0].copy(), self.train_split.labels[:0])
+        self.dataset = dataclasses.replace(self.dataset, train=self.train_split)
         self.saved, self.save_time = (step, self.progress.epoch), time.monotonic()
         if self.imported is not None:
             if processes.is_first():
@@ -203,7 +208,7 @@ class _Trainer:
         """Train the remaining steps of the current epoch."""
         config, epoch, step = self.config, self.progress.epoch, int(self.state.step)
         train = jit_steps(create_transform(config, epoch), self.mesh, self.loss).train
-        order = epoch_order(config.seed, epoch, len(self.train_split))
+        order = epoch_order(config.seed, epoch, self.train_size)
         at_once = steps_per_dispatch(config.steps_per_dispatch)
         for indices in train_batches(order, config.batch_size, step - epoch * self.steps_per_epoch, at_once):
             start, after = time.monotonic(), step + len(indices)
@@ -323,11 +328,11 @@ class _Trainer:
             "best": progress.best | {"selected_on": split},
             "last": progress.last_scores(split),
             "evaluated_on": split,
-            "paper_accuracy": config.paper.accuracy if self.dataset.content() == CIFAR10.content else None,
+            "paper_accuracy": config.paper.accuracy if self.is_cifar10 else None,
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
-            "images_per_second": epochs_here * len(self.train_split) / progress.train_seconds,
+            "images_per_second": epochs_here * self.train_size / progress.train_seconds,
             "data_fingerprint": progress.data_fingerprint,
             **devices.describe(),
         }

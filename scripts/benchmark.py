@@ -32,6 +32,7 @@ from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import output_file
 from jaxresnet.system.terminal import format_seconds
+from scripts.commands import measure_commands
 
 OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
 TORCH = {
@@ -230,6 +231,11 @@ def format_report(report: dict[str, Any]) -> str:
         "memory per device, data set included": ", ".join(
             f"{name} {_gib(cost['memory'])}" for name, cost in facts.items() if "memory" in cost
         ),
+        "peak memory of the process": ", ".join(
+            f"{name} {_gib(cost['peak_memory'])}"
+            for name, cost in report["contenders"].items()
+            if "peak_memory" in cost
+        ),
         "start of the program to the end of the first dispatch": format_seconds(ours["first_step_seconds"]),
         "of that, reading the data": f"{ours['load_seconds']:.2f} s",
         "evaluation": f"{evaluation['batch_size'] / seconds:,.0f} images/s",
@@ -249,6 +255,12 @@ def format_report(report: dict[str, Any]) -> str:
             growth.append([title, *speed, _gib(each["memory"]) if each["memory"] else "unknown"])
     if growth:
         tables.append(markdown_table(["", *_HEADER, "memory"], growth))
+    if report["commands"]:
+        timed = [
+            [each["command"], f"{each['cold_seconds']:.1f} s", f"{each['warm_seconds']:.1f} s", _gib(each["peak"])]
+            for each in report["commands"]
+        ]
+        tables.append(markdown_table(["command", "cold", "warm", "peak memory"], timed))
     return "\n\n".join(tables)
 
 
@@ -308,6 +320,7 @@ def run(arguments: argparse.Namespace) -> None:
     profile = user_path(arguments.profile) if arguments.profile else None
     report = measure(config, arguments.against, arguments.rounds, profile)
     report["growth"] = list(measure_growth(variants, arguments.rounds))
+    report["commands"] = measure_commands(arguments.commands == "all") if arguments.commands else []
     _say("")
     print(f"\n{format_report(report)}")
     if out:
@@ -324,6 +337,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--against", action="append", default=[], choices=["torch", "xla"], help=rivals)
     parser.add_argument("--batch_sizes", type=_integers, default=[], help="also time these, such as 32,64,2048")
     parser.add_argument("--widths", type=_floats, default=[], help="also multiply the channels by these, such as 0.5,2")
+    text = "also time whole commands and measure their memory; all: those that need CIFAR-10 too, for some minutes"
+    parser.add_argument("--commands", choices=["short", "all"], help=text)
     parser.add_argument("--out", help="JSON file for the measurements")
     parser.add_argument("--profile", help="folder for a profile of one dispatch")
     parser.add_argument("--force", action="store_true", help="overwrite the file that --out names")

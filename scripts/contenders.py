@@ -72,7 +72,8 @@ def create_contender(config: ConfigDict, kind: str) -> Contender:
     else:
         run, steps, facts = _jax_training(config, dataset, xla=kind == XLA)
     run()
-    return run, steps, facts | {"load_seconds": load_seconds, "first_step_seconds": time.perf_counter() - START}
+    first = {"load_seconds": load_seconds, "first_step_seconds": time.perf_counter() - START}
+    return run, steps, facts | first | {"peak_memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def _jax_training(config: ConfigDict, dataset: Dataset, xla: bool) -> Contender:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from scripts import benchmark
+from scripts import benchmark, commands
 from scripts.benchmark import OURS, TORCH, XLA, format_report
 from tests.conftest import REPOSITORY
 
@@ -43,6 +43,7 @@ def test_benchmark_measures_everything(run, tmp_path):
     assert ours["relative"] == [1, 1, 1] and ours["versions"]["jax"] and ours["device"]
     assert report["contenders"]["PyTorch"]["versions"]["torch"]
     assert ours["load_seconds"] < ours["first_step_seconds"]
+    assert min(cost["peak_memory"] for cost in report["contenders"].values()) > 2**27
     assert ours["memory"] > 1437 * 32 * 32 * 3  # the training images alone
     assert len(report["evaluation"]["wall_seconds"]) == 3
 
@@ -69,6 +70,7 @@ def test_report_has_the_figures():
         },
         "evaluation": cost | {"batch_size": 1000, "wall_seconds": [0.1, 0.2, 0.5]},
         "growth": [{"batch_size": 9999, "flop_per_image": 2e9, "error": "RESOURCE_EXHAUSTED"}],
+        "commands": [{"command": "`--help`", "cold_seconds": 0.25, "warm_seconds": 0.11, "peak": 2**29}],
     }  # fmt: skip
     text = format_report(report)
     # 100 images of 2 GFLOP in 1 ms are 200 TFLOP/s, a quarter of 800.
@@ -76,6 +78,7 @@ def test_report_has_the_figures():
     assert "| PyTorch | 2.00 ms | 500 ms | 1,234 | 50,000 | 100 | 12% | 2.50 (2.00 to 4.00) |" in text
     assert "| batch size 9999 | RESOURCE_EXHAUSTED |" in text
     assert "| evaluation | 5,000 images/s |" in text and "1.50 GiB" in text and "12.3 s" in text
+    assert "| `--help` | 0.2 s | 0.1 s | 0.50 GiB |" in text
 
 
 class FakeProcess:
@@ -128,3 +131,16 @@ def test_mistakes_get_one_line(run, flag, reason):
     done = run(flag)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert reason in done.stderr.splitlines()[-1]
+
+
+def test_commands_are_timed_cold_and_warm(monkeypatch):
+    monkeypatch.setattr(commands, "COMMANDS", {"help": ["--help"], commands.FIRST_STEP: commands.QUICK_START})
+    helped, step = commands.measure_commands(long=False)
+    assert 0 < helped["warm_seconds"] < step["warm_seconds"] and helped["peak"] < step["peak"]
+
+
+@pytest.mark.reliability
+def test_first_step_ends_before_the_run(tmp_path):
+    commands.measure(commands.QUICK_START, tmp_path, tmp_path / "run" / "metrics.jsonl")
+    assert (tmp_path / "run" / "metrics.jsonl").stat().st_size
+    assert not (tmp_path / "run" / "summary.json").exists()

@@ -208,7 +208,7 @@ def test_submission_of_a_folder(quickstart_run, tmp_path, capsys):
     header, first = printed.out.splitlines()[:2]
     assert header.split() == ["image", "predicted", "probability", "then"]
     assert re.search(r"1\.png +\d +\d+\.\d% +\d \d+\.\d%, \d \d+\.\d%$", first)
-    assert "labelled" not in printed.out and "12 images in" in printed.out
+    assert "labelled" not in printed.out and "\n12 images\n" in printed.out
 
 
 def test_picture_is_written(quickstart_run, tmp_path, capsys):
@@ -237,7 +237,7 @@ def test_files_are_overwritten_only_with_force(quickstart_run, tmp_path, capsys,
         (["--grid=x.nothing"], "expected a name that ends in .png"),
         (["none.png"], "there is no such file"),
         (["a" * 300], "File name too long"),
-        ([""], "there is no such file or folder"),
+        ([""], "a path is empty"),
         (["pipe"], "is neither a file nor a folder"),
         (["text.png", "--data_dir=x"], "--data_dir names the run's test set"),
         (["--checkpoint=7"], "--checkpoint=7: expected best, last, or one of"),

@@ -8,7 +8,7 @@ one, write the function, and list it in ``OPTIMIZERS``.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -192,25 +192,19 @@ def adadelta(learning_rate: Scalar, weight_decay: Scalar) -> optax.GradientTrans
     )
 
 
-class ScaleByAdagradState(NamedTuple):
-    """State of ``scale_by_torch_adagrad``: the sum of squared gradients, a tree like the parameters."""
-
-    sum_of_squares: Any
-
-
 def scale_by_torch_adagrad(eps: float) -> optax.GradientTransformation:
     """Scale gradients to g / (sqrt(sum of g^2) + eps), with a sum that starts at 0.
 
     ``optax.scale_by_rss`` adds epsilon inside the root instead.
     """
 
-    def init(params: Any) -> ScaleByAdagradState:
-        return ScaleByAdagradState(jax.tree.map(jnp.zeros_like, params))
+    def init(params: Any) -> optax.ScaleByRssState:
+        return optax.ScaleByRssState(jax.tree.map(jnp.zeros_like, params))
 
-    def update(grads: Any, state: ScaleByAdagradState, params: Any = None) -> tuple[Any, ScaleByAdagradState]:
+    def update(grads: Any, state: optax.ScaleByRssState, params: Any = None) -> tuple[Any, optax.ScaleByRssState]:
         sums = jax.tree.map(lambda total, grad: total + grad * grad, state.sum_of_squares, grads)
         scaled = jax.tree.map(lambda grad, total: grad / (jnp.sqrt(total) + eps), grads, sums)
-        return scaled, ScaleByAdagradState(sums)
+        return scaled, optax.ScaleByRssState(sums)
 
     return optax.GradientTransformation(init, update)
 

@@ -101,6 +101,8 @@ def _keep_compiled_programs() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             jax.config.update("jax_compilation_cache_dir", str(folder))
+            # By default programs that compile in less than 1 s are not kept, such as that for one picture.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def describe() -> dict[str, Any]:
