@@ -40,17 +40,11 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature:
 
 
 class Reliability(NamedTuple):
-    """Predictions in ``NUM_BINS`` bins of equal width by confidence, the probability of the predicted class.
+    """Predictions in ``NUM_BINS`` bins of equal width by confidence, the probability of the predicted class."""
 
-    Attributes:
-        counts: number of predictions in each bin.
-        confidence: mean confidence in each bin, in [0, 1]; 0 where a bin is empty.
-        accuracy: share of right predictions in each bin, likewise.
-    """
-
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
+    counts: np.ndarray  # number of predictions in each bin
+    confidence: np.ndarray  # mean confidence in each bin, in [0, 1]; 0 where a bin is empty
+    accuracy: np.ndarray  # share of right predictions in each bin, likewise
 
     @property
     def mean_confidence(self) -> float:

@@ -23,15 +23,10 @@ if TYPE_CHECKING:
 
 
 class Evaluation(NamedTuple):
-    """The scores of a checkpoint on the test set.
+    """The scores of a checkpoint on the test set."""
 
-    Attributes:
-        step: training steps before the checkpoint.
-        scores: scores over all test images.
-    """
-
-    step: int
-    scores: "Scores"
+    step: int  # training steps before the checkpoint
+    scores: "Scores"  # scores over all test images
 
 
 def evaluate_run(

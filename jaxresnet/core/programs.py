@@ -46,10 +46,7 @@ class DeviceSplit:
 class Steps:
     """Compiled programs that run a series of steps in one dispatch. Metrics have one entry per step.
 
-    Attributes:
-        train: (state, split, indices (steps, batch), hyperparams (steps,)) -> (state, metrics). The
-            state is donated.
-        evaluate: (state, split, indices (steps, batch), mask (steps, batch)) -> metrics.
+    ``train`` donates its state. ``evaluate`` counts the images with a true mask, its last argument.
     """
 
     train: Callable[[TrainState, DeviceSplit, Int[Array, "steps batch"], Hyperparams], tuple[TrainState, Metrics]]

@@ -36,34 +36,19 @@ _SAVED = ("step", "params", "batch_stats", "opt_state")
 
 @dataclasses.dataclass
 class Progress:
-    """State of a run beside its TrainState, without which it could not resume. All but ``best_variables`` is JSON.
+    """State of a run beside its TrainState, without which it could not resume. All but ``best_variables`` is JSON."""
 
-    Attributes:
-        data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
-            of the epochs before are not known then.
-        settings: ``devices.settings()`` of the session; empty in older checkpoints.
-        first_step: first step that this run takes itself. Not 0 if imported weights count as trained for epochs.
-        epoch: running epoch, from 0.
-        sums: sums of the training metrics over the steps of the running epoch.
-        last: line of ``metrics.jsonl`` of the last evaluated epoch.
-        best: ``epoch`` (from 1), ``step``, ``loss`` and ``accuracy`` (%) of the best epoch so far.
-        best_variables: parameters and statistics of the best epoch so far, on the devices.
-        train_seconds: time spent in training steps of finished epochs, compilation included.
-        eval_seconds: time spent in evaluation of finished epochs, compilation included.
-        confusion: confusion matrix of the last evaluation.
-    """
-
-    data_fingerprint: str | None
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    first_step: int = 0
-    epoch: int = 0
-    sums: Sums = dataclasses.field(default_factory=Sums)
-    last: dict[str, Any] | None = None
-    best: dict[str, Any] | None = None
-    best_variables: Any = dataclasses.field(default=None, compare=False)
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    confusion: list[list[int]] | None = None
+    data_fingerprint: str | None  # checksum of the data; None until imported weights meet some
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # ``devices.settings()``
+    first_step: int = 0  # first step that this run takes itself; not 0 if imported weights count as trained
+    epoch: int = 0  # running epoch, from 0
+    sums: Sums = dataclasses.field(default_factory=Sums)  # over the steps of the running epoch
+    last: dict[str, Any] | None = None  # line of ``metrics.jsonl`` of the last evaluated epoch
+    best: dict[str, Any] | None = None  # epoch, from 1, step, loss and accuracy (%) of the best epoch so far
+    best_variables: Any = dataclasses.field(default=None, compare=False)  # of the best epoch, on the devices
+    train_seconds: float = 0.0  # time spent in training steps of finished epochs, compilation included
+    eval_seconds: float = 0.0  # time spent in evaluation of finished epochs, compilation included
+    confusion: list[list[int]] | None = None  # confusion matrix of the last evaluation
 
     def last_scores(self, split: str) -> dict[str, Any]:
         """Return ``epoch``, ``step``, ``loss`` and ``accuracy`` (%) of the last evaluation, made on ``split``."""
