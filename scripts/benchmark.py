@@ -255,7 +255,7 @@ def format_report(report: dict[str, Any]) -> str:
             growth.append([title, *speed, _gib(each["memory"]) if each["memory"] else "unknown"])
     if growth:
         tables.append(markdown_table(["", *_HEADER, "memory"], growth))
-    if report["commands"]:
+    if report.get("commands"):  # older reports have none
         timed = [
             [each["command"], f"{each['cold_seconds']:.1f} s", f"{each['warm_seconds']:.1f} s", _gib(each["peak"])]
             for each in report["commands"]

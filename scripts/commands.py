@@ -3,9 +3,9 @@
 Each command runs twice: cold, with nothing kept of programs and images, and warm, with what the first run kept.
 """
 
-import contextlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -34,23 +34,33 @@ LONG_COMMANDS = {
 }
 
 
-def measure(arguments: list[str], folder: pathlib.Path, until: pathlib.Path | None = None) -> tuple[float, float]:
+def measure(arguments: list[str], folder: pathlib.Path, until: pathlib.Path | None = None) -> tuple[float, int]:
     """Return seconds and peak bytes of a command in ``folder``. It is stopped once the file ``until`` has content."""
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "jaxresnet", *arguments], env=environment, cwd=folder, **quiet)
-    while until is not None and process.poll() is None:
-        with contextlib.suppress(FileNotFoundError):
-            if until.stat().st_size:
-                process.kill()
-                break
-        time.sleep(0.01)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, _peak(process.pid))
+        if until is not None and until.exists() and until.stat().st_size:
+            process.kill()
+        time.sleep(0.005)
     if process.returncode and until is None:
         raise subprocess.CalledProcessError(process.returncode, process.args)
-    return time.monotonic() - start, 1024 * usage.ru_maxrss
+    return time.monotonic() - start, peak
+
+
+def _peak(pid: int) -> int:
+    """Return the peak bytes of a process so far, or 0 if it has ended.
+
+    Its ``ru_maxrss`` would be no less than what the process that started it held.
+    """
+    try:
+        found = re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8"))
+    except OSError:
+        return 0
+    return 1024 * int(found[1]) if found else 0
 
 
 def measure_commands(long: bool) -> list[dict[str, Any]]:

@@ -163,7 +163,7 @@ def test_cifar10_has_391_steps():
 def test_evaluation_counts_every_image_once(tiny_config, batch_size):
     split = random_split(50)
     steps, state, data = setup(tiny_config, split)
-    sums, confusion = evaluate(steps, state, data, 50, batch_size)
+    sums, confusion, *_ = evaluate(steps, state, data, 50, batch_size)
     logits = state.apply_fn(state.variables, TRANSFORM.eval(jax.numpy.asarray(split.images)), train=False)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits), np.float64)
     expected = np.zeros((10, 10), int)
@@ -205,7 +205,7 @@ for count in (1, 3, 8):
         for indices in train_batches(epoch_order(0, epoch, 50), 16, 0, 1):
             state, metrics = steps.train(state, data, indices, hyperparams(len(indices)))
             losses.append(float(metrics["loss"][0]))
-    sums, confusion = evaluate(steps, state, data, 50, 20)
+    sums, confusion, *_ = evaluate(steps, state, data, 50, 20)
     kernel = state.params["layer2_0"]["conv1"]["kernel"]
     results[count] = {
         "losses": losses, "eval_loss": sums.loss, "correct": sums.correct, "count": sums.count,
