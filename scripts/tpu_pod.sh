@@ -8,7 +8,7 @@
 
 set -euo pipefail
 if [ $# -lt 3 ]; then
-    echo "usage: $0 NAME ZONE FLAGS-OF-JAXRESNET.MAIN..." >&2
+    echo "usage: $0 NAME ZONE FLAGS-OF-JAXRESNET-TRAIN..." >&2
     exit 2
 fi
 name=$1 zone=$2

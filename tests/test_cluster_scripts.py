@@ -78,7 +78,7 @@ def test_array_task_runs_its_line(call, root, status, requeued):
     done = call("sweep.slurm", "runs.txt", stand_ins=stand_ins, SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_JOB_ID="17")
     command, *words = done.stdout.splitlines()
     assert done.returncode == status and command == "jaxresnet train '--workdir=a run'"
-    assert words == ["python", "-m", "jaxresnet.main", "--workdir=a run", *requeued]
+    assert words == ["jaxresnet", "train", "--workdir=a run", *requeued]
 
 
 def test_pod_script_passes_flags_on(call):
@@ -87,6 +87,6 @@ def test_pod_script_passes_flags_on(call):
     *words, command = done.stdout.splitlines()
     assert words == ["compute", "tpus", "tpu-vm", "ssh", "slice", "--zone=europe-west4-b", "--worker=all"]
     words = subprocess.run(
-        ["bash", "-c", f'printf "%s\\n" {command.partition(" -m ")[2]}'], capture_output=True, text=True
+        ["bash", "-c", f'printf "%s\\n" {command.partition("activate && ")[2]}'], capture_output=True, text=True
     ).stdout.splitlines()
-    assert words == ["jaxresnet.main", "--coordinator=auto", *flags]
+    assert words == ["jaxresnet", "train", "--coordinator=auto", *flags]
