@@ -63,9 +63,3 @@ def test_scoring_stays_below_two_gigabytes(peak, pictures, tmp_path, command):
 @pytest.mark.reliability
 def test_one_picture_takes_little_memory(peak, pictures):
     assert 0.2 < peak("jaxresnet.predict", pictures.with_name("cat.png")) < 0.8
-
-
-@pytest.mark.reliability
-def test_quick_start_stays_below_one_gigabyte(peak, tmp_path):
-    flags = ["--config=quickstart", f"--workdir={tmp_path / 'run'}", "--config.num_epochs=2"]
-    assert 0.3 < peak("jaxresnet.main", *flags) < 1
