@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jaxresnet import cli, released
 from jaxresnet.config import load_config
 from jaxresnet.system.errors import UserError
-from jaxresnet.system.files import PICTURES, output_file
+from jaxresnet.system.files import PICTURES, default_style, output_file
 
 if TYPE_CHECKING:
     from jaxresnet.core.evaluation import Scores
@@ -94,7 +94,8 @@ def print_scores(arguments: argparse.Namespace) -> None:
         f"{likelihood:.4f}, at temperature {temperature:.3f}"
     )
     if out:
-        out.write_figure(draw_reliability(bins, f"{means['test_accuracy']:.2f}% accuracy"))
+        with default_style():
+            out.write_figure(draw_reliability(bins, f"{means['test_accuracy']:.2f}% accuracy"))
         print(out.path)
 
 
