@@ -179,7 +179,7 @@ def write_release(
             return scores.sums.means("test")["test_accuracy"], scores
 
         state_dict = to_state_dict(run.state.variables)
-        unrounded, state_dict = score(state_dict)[0], in_half_precision(state_dict)
+        state_dict = in_half_precision(state_dict)
         mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
         accuracy, scores = score(state_dict)
         confusion, train = scores.confusion, files.load_data(run.config, run_folder, data_dir).train
@@ -190,7 +190,6 @@ def write_release(
         summary["release"] |= {
             "test_accuracy": accuracy,
             "test_accuracy_mirrored": mirrored,
-            "test_accuracy_unrounded": unrounded,
             "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
             "test_images": int(confusion.sum()),
             "temperature": temperature,
@@ -276,13 +275,12 @@ model-index:
 | weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{scores["sha256"]}` |
 | confidences | softmax(logits / {fitted["value"]:.3f}), fitted on {fitted["images"]:,} {fitted["method"]}; ECE on the \
 test set {scores["test_ece"]:.2f}%, negative log-likelihood {scores["test_negative_log_likelihood"]:.4f} |
-| rounding | {scores["test_accuracy_unrounded"]:.2f}% before rounding to float16, single view |
 
 | class | accuracy, % |
 | --- | --- |
 {classes}
 
-All accuracies but the one before rounding were measured from the file shipped here. To check them, run
+All accuracies were measured from the file shipped here. To check them, run
 `jaxresnet evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
 """
 
@@ -299,18 +297,14 @@ def export(arguments: argparse.Namespace) -> None:
         summary = write_release(arguments.workdir, arguments.out, *about)
         print(f"{arguments.out}: test accuracy {summary['release']['test_accuracy']:.2f}%, single view")
         return
-    if arguments.note or arguments.license != "unknown" or arguments.data_dir:
-        raise UsageError("--note, --license and --data_dir are for --format=release; leave them out")
     folder = arguments.workdir
-    if not folder.is_dir():
-        raise UserError(f"{folder} holds no run: there is no such folder")
     ending = "pth" if arguments.format == "torch" else arguments.format
     beside = pathlib.Path() if folder in released.MODELS.values() else folder
     out = output_file("--out", arguments.out or str(beside / f"model.{ending}"), arguments.force)
-    convert = to_safetensors if out.path.suffix == ".safetensors" else FORMATS[arguments.format]
+    convert = to_safetensors if out.suffix == ".safetensors" else FORMATS[arguments.format]
     content = convert(load(arguments.workdir, arguments.checkpoint))
-    out.write(content)
-    print(f"{out.path}: {len(content) / 1e6:.1f} MB")
+    write_whole(out, content)
+    print(f"{out}: {len(content) / 1e6:.1f} MB")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -128,7 +128,7 @@ class Classifier:
             return np.zeros((0, len(self.class_names)), np.float32)
         size = min(self.batch_size, len(pixels))
         batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        return np.concatenate([self.logits_async(batch, size)[: len(batch)] for batch in batches])
+        return np.concatenate([self.logits_of_batch(batch, size) for batch in batches])
 
     def probabilities(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size classes"]:
         """Compute the softmax of ``logits`` divided by the temperature. Each row sums to 1."""
@@ -142,14 +142,13 @@ class Classifier:
         """Return the name of the most probable class of each image. Arguments are those of ``logits``."""
         return [self.class_names[index] for index in self.logits(images).argmax(-1)]
 
-    def logits_async(self, images: np.ndarray, batch_size: int) -> jax.Array:
-        """Start to compute logits (``batch_size``, classes) of up to ``batch_size`` images, and return without waiting.
-
-        The rows after those of the images are padding. Reading the result waits for the devices.
-        """
+    def logits_of_batch(self, images: np.ndarray, batch_size: int) -> Float[np.ndarray, "size classes"]:
+        """Compute logits of up to ``batch_size`` images, with the program for that many."""
         padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
-        padded = np.concatenate([images, padding]) if len(padding) else images
-        return _compiled_forward(self.variables, padded, self.model, self.transform, self.mesh)
+        padded = np.concatenate([images, padding])
+        return np.asarray(_compiled_forward(self.variables, padded, self.model, self.transform, self.mesh))[
+            : len(images)
+        ]
 
 
 def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int = "last") -> Classifier:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import pathlib
 import re
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -131,23 +130,13 @@ def load_cifar(cifar: Cifar, folder: pathlib.Path) -> tuple[Arrays, tuple[str, .
 
 
 def read_npz(path: pathlib.Path) -> Arrays:
-    """Read the arrays in ``ARRAYS`` from a .npz file, and ``class_names`` if it has them, and verify their checksums.
+    """Read the arrays in ``ARRAYS`` from a .npz file, and ``class_names`` if it has them.
 
     Raises:
         Exception: many types, if the file is damaged or holds something else.
     """
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in [*ARRAYS, "class_names"] if "class_names.npy" in archive.namelist() else ARRAYS:
-            with archive.open(f"{name}.npy") as entry:
-                try:
-                    arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
-                except ValueError as error:  # one of objects, for example, which could hold code
-                    raise ValueError(f"{name}: {error}") from error
-                # The checksum is verified only at the end of an entry, but np.load stops where the header says.
-                if entry.read(1):
-                    raise ValueError(f"{name} is longer than its header says")
-    return arrays
+    with np.load(path) as file:
+        return {name: file[name] for name in ([*ARRAYS, "class_names"] if "class_names" in file else ARRAYS)}
 
 
 def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
