@@ -183,12 +183,12 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     with tempfile.TemporaryDirectory(prefix=f".{workdir.name}.", dir=workdir.parent) as folder:
         new = pathlib.Path(folder) / workdir.name
         new.mkdir()
+        save_config(config, new)
         with Checkpointer(new) as checkpointer:
             checkpointer.save(state, Progress(data_fingerprint=None))
         write_json(new / IMPORTED_FILE, origin)
         if checkpoint.class_names is not None:
             write_class_names(checkpoint.class_names, new)
-        save_config(config, new)
         new.rename(workdir)
     claims = "" if checkpoint.accuracy is None else f", and its file claims {checkpoint.accuracy:.2f}% accuracy"
     return (

@@ -210,7 +210,7 @@ def saved(contents, **options):
 
 
 DAMAGED = {
-    "empty": (lambda content, path: b"", "is empty"),
+    "empty": (lambda content, path: b"", "is not a PyTorch checkpoint"),
     "truncated": (truncated, "or a damaged one"),
     "random": (lambda content, path: np.random.default_rng(0).bytes(5000), "or a damaged one"),
     "whole model": (lambda content, path: saved(torch.nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear"),
@@ -220,7 +220,6 @@ DAMAGED = {
         "'conv1.weight' is a int: expected a tensor",
     ),
     "no weights": (lambda content, path: saved({}), "holds no weights"),
-    "sparse": (lambda content, path: saved({"conv1.weight": torch.eye(2).to_sparse()}), "is not a plain tensor"),
 }
 
 
@@ -261,7 +260,7 @@ def test_wrong_checksum_in_archive_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", b"\xff" * 100, b"junk"])
 def test_damaged_safetensors_are_refused(tiny_config, tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"is empty|is not a safetensors file|missing") as raised:
+    with pytest.raises(UserError, match=r"is not a safetensors file|missing") as raised:
         import_weights(tmp_path / "w.safetensors", tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists(), raised.value
 

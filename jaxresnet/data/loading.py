@@ -76,6 +76,8 @@ def load_dataset(
     names, drawn = None, None  # Digits are named by their numbers.
     if name not in (*SETS, "digits"):
         raise UserError(f"dataset.name={name!r}: expected one of {', '.join([*SETS, 'digits'])}")
+    if data_dir is None and image_size != IMAGE_SIZE:
+        raise UserError(f"dataset.image_size={image_size}: images of {name} have {IMAGE_SIZE}; only files are resized")
     if data_dir is not None:
         arrays, names, drawn = _load_from(data_dir, SETS.get(name, CIFAR10), image_size, test_files)
     elif name == "digits":
@@ -163,10 +165,10 @@ def _checked_split(arrays: Arrays, split: str, origin: str, num_classes: int, si
             f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape (any size, {size}, "
             f"{size}, 3), as set by dataset.image_size"
         )
-    fits = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if not fits or labels.min() < 0 or labels.max() >= num_classes:
-        raise UserError(
-            f"{origin} labels are {labels.dtype} of shape {labels.shape}{f' up to {labels.max()}' if fits else ''}: "
-            f"expected integers of shape ({len(images)},) from 0 to {num_classes - 1}, as set by model.num_classes"
-        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        wanted = f"integers of shape ({len(images)},)"
+        raise UserError(f"{origin} labels are {labels.dtype} of shape {labels.shape}: expected {wanted}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        wanted = f"0 to {num_classes - 1}, as set by model.num_classes"
+        raise UserError(f"{origin} labels go from {labels.min()} to {labels.max()}: expected {wanted}")
     return Split(images, labels.astype(np.int32))
