@@ -94,8 +94,6 @@ def _read_pickled(path: pathlib.Path) -> TorchCheckpoint:
     wrapper = next((key for key in _STATE_DICT_KEYS if isinstance(contents.get(key), Mapping)), None)
     state_dict = contents if wrapper is None else contents[wrapper]
     arrays = {str(key): _to_numpy(str(key), value, path) for key, value in state_dict.items()}
-    if not arrays:
-        raise UserError(f"{path}: holds no weights")
     if wrapper is None:
         return TorchCheckpoint(arrays)
     accuracy = contents.get("acc")  # many scripts save a NumPy number

@@ -129,7 +129,7 @@ def test_metadata_does_not_spoil_pictures(tmp_path, monkeypatch):
 def test_object_arrays_are_named(tiny_npz, tmp_path):
     arrays = dict(np.load(tiny_npz)) | {"class_names": np.array([*"abcdefghij"], object)}
     np.savez(tmp_path / "o.npz", **arrays)
-    with pytest.raises(UserError, match="Object arrays"):
+    with pytest.raises(UserError, match="class_names: Object arrays"):
         loading.load_dataset("cifar10", str(tmp_path / "o.npz"), 10)
 
 

@@ -3,6 +3,7 @@
 tfds shuffles its records, so their ids restore that order. A run then does not depend on where its images came from.
 """
 
+import contextlib
 import hashlib
 import io
 import pathlib
@@ -121,11 +122,9 @@ def load_cifar(cifar: Cifar, folder: pathlib.Path) -> tuple[Arrays, tuple[str, .
         arrays, names = _decode(folder, cifar)
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, class_names=names, **arrays)
-        try:
+        with contextlib.suppress(OSError):  # It cannot be kept there, so the next start is as slow.
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_whole(cache, content.getvalue())
-        except OSError as error:
-            tqdm.write(f"note: the images could not be kept in {cache.parent} ({error}), so the next start is as slow")
     return arrays, tuple(map(str, names))
 
 
@@ -135,8 +134,14 @@ def read_npz(path: pathlib.Path) -> Arrays:
     Raises:
         Exception: many types, if the file is damaged or holds something else.
     """
+    arrays = {}
     with np.load(path) as file:
-        return {name: file[name] for name in ([*ARRAYS, "class_names"] if "class_names" in file else ARRAYS)}
+        for name in [*ARRAYS, "class_names"] if "class_names" in file else ARRAYS:
+            try:
+                arrays[name] = file[name]
+            except ValueError as error:  # one of objects, for example, which could hold code
+                raise ValueError(f"{name}: {error}") from error
+    return arrays
 
 
 def _decode(folder: pathlib.Path, cifar: Cifar) -> tuple[Arrays, np.ndarray]:
