@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("main", "train what a config describes, or resume it"),
     "evaluate": ("evaluate", "score a run or a release on its test set"),
     "predict": ("predict", "classify images"),
+    "explain": ("explain", "show where a network looks in images"),
     "plot": ("plot", "draw a run's curves over the paper's"),
     "summary": ("summary", "print a config's model layer by layer"),
     "sweep": ("sweep", "train every arm of a table"),

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "report": {"system", "core", "data", "config", "workdir", "cli"},
     "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
+    "explain": {"system", "data", "config", "workdir", "cli", "inference"},
     "convert": {"system", "core", "config", "weights", "workdir", "cli"},
     "export": {"system", "released", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "config", "cli"},
@@ -40,7 +41,7 @@ MAY_IMPORT = {
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
 WITHOUT_JAX = (
     *("__main__", "cli", "config", "main", "released"),
-    *("evaluate", "predict", "plot", "summary", "sweep", "convert"),
+    *("evaluate", "explain", "predict", "plot", "summary", "sweep", "convert"),
     "data",
 )
 
