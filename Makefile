@@ -1,4 +1,4 @@
-# make quickstart: set up .venv, then train on images that scikit-learn ships. About a minute on 2 CPU cores.
+# make quickstart: set up .venv (1.2 GB), then train on images that scikit-learn ships. About a minute on 2 CPU cores.
 # make test:       set up .venv with the test extra, then run ruff, mypy and the first lane of tests.
 # make reliability: run the second lane, the tests of docs/reliability.md and the slow ones, with many kills, damaged
 #                  files, bad inputs and configs.
@@ -41,7 +41,10 @@ endef
 .PHONY: quickstart test reliability reliability-quick site lock audit clean
 
 quickstart: .venv/installed
-	$(BIN)/python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/jaxresnet train --config=configs/quickstart.py --workdir=runs/quickstart
+	@echo "next: source .venv/bin/activate"
+	@echo "      jaxresnet predict --workdir=runs/quickstart --grid=wrong.png   # draws its mistakes"
+	@echo "      jaxresnet --help                                               # lists all commands"
 
 test: .venv/installed-test .venv-onnx/installed
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Table 8, the channels of the stages: 64-128-256, 32-64-128-256, 16-32-64-128-256, 32-64-128.
 
-    python -m jaxresnet.main --config=configs/architecture.py:32-64-128 --workdir=runs/architecture/32-64-128/seed0
-    python -m jaxresnet.sweep --config=configs/architecture.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/architecture.py:32-64-128 --workdir=runs/architecture/32-64-128/seed0
+    jaxresnet sweep --config=configs/architecture.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 94.87, 93.41 and 95.39% test accuracy, last of 200 epochs, one run each, V100. No script of the second
 and the third survives. They are assumed to have a stem of C[0] channels and global pooling. The arms 64-128-256_global

@@ -1,7 +1,7 @@
 """Table 3, augmentation: random crop, random flip and normalisation, alone and together.
 
-    python -m jaxresnet.main --config=configs/augmentation.py:flip_norm --workdir=runs/augmentation/flip_norm/seed0
-    python -m jaxresnet.sweep --config=configs/augmentation.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/augmentation.py:flip_norm --workdir=runs/augmentation/flip_norm/seed0
+    jaxresnet sweep --config=configs/augmentation.py --seeds=3 --workdir=runs
 
 Paper: from 89.15% (norm_0.5) to 95.55% (crop_flip) test accuracy, last of 200 epochs, one run each, V100. The arms
 that normalise have another standard deviation than the baseline, as in the authors' scripts.

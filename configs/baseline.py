@@ -1,6 +1,6 @@
 """The paper's baseline: ResNet [64, 128, 256] x (4, 4, 3), 4,697,162 parameters, 5x5 corner pooling.
 
-    python -m jaxresnet.main --config=configs/baseline.py --workdir=runs/baseline
+    jaxresnet train --config=configs/baseline.py --workdir=runs/baseline
 
 Paper: 95.48% test accuracy, last of 200 epochs, one run, V100 (Tables 1 to 8). Measured here: small,
 by configs/small.py; not yet at full length.

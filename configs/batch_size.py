@@ -1,7 +1,7 @@
 """Batch sizes in the paper's text: 16, 32, 64, 128, 256, 512, all at a learning rate of 0.1.
 
-    python -m jaxresnet.main --config=configs/batch_size.py:512 --workdir=runs/batch_size/512/seed0
-    python -m jaxresnet.sweep --config=configs/batch_size.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/batch_size.py:512 --workdir=runs/batch_size/512/seed0
+    jaxresnet sweep --config=configs/batch_size.py --seeds=3 --workdir=runs
 
 Paper: 94.34, 94.65, 95.40, 95.48, 95.32 and 95.37% test accuracy, last of 200 epochs, one run each, V100.
 In the arms that end in _scaled, the learning rate is proportional to the batch size (Goyal et al., 2017).

@@ -1,6 +1,6 @@
 """Real CIFAR-10 on a laptop: a small network that trains in minutes on 2 CPU cores.
 
-    python -m jaxresnet.main --config=configs/cpu.py --workdir=runs/cpu
+    jaxresnet train --config=configs/cpu.py --workdir=runs/cpu
 
 Paper: no such experiment. Measured here: 74.28% test accuracy at the last epoch, also the best; 11m09s on 2 cores of an
 AMD EPYC; jax 0.10.2, seed 0, one run (`results/runs/cpu`).

@@ -21,6 +21,11 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"  # compute dtype: float32 or bfloat16. Parameters, statistics and loss stay float32
     config.steps_per_dispatch = 130  # training steps per dispatch on GPU or TPU; on CPU always 1
 
+    # A run, a release, "pretrained:cifar10", or a .safetensors or .pth file to begin with. If its classes have other
+    # names, its linear layer is replaced by a new one.
+    config.init_from = config_dict.placeholder(str)
+    config.freeze = ""  # stages that stay as they are, such as "stem,layer1", or "all-but-head"; statistics stay too
+
     config.model = ConfigDict()
     config.model.block = "basic"  # see BLOCKS in jaxresnet/core/model.py
     config.model.channels = (64, 128, 256)  # C of the paper, one entry per stage

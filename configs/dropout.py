@@ -1,7 +1,7 @@
 """Table 7, the dropout rate before the linear layer: 0.0, 0.2, 0.3, 0.4, 0.5.
 
-    python -m jaxresnet.main --config=configs/dropout.py:0.4 --workdir=runs/dropout/0.4/seed0
-    python -m jaxresnet.sweep --config=configs/dropout.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/dropout.py:0.4 --workdir=runs/dropout/0.4/seed0
+    jaxresnet sweep --config=configs/dropout.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 95.37, 95.29, 95.49 and 95.43% test accuracy, last of 200 epochs, one run each, V100.
 Measured here: small, by configs/small.py; not yet at full length.

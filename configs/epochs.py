@@ -1,7 +1,7 @@
 """Table 5, the number of epochs: 200, 100, 300, 400.
 
-    python -m jaxresnet.main --config=configs/epochs.py:300 --workdir=runs/epochs/300/seed0
-    python -m jaxresnet.sweep --config=configs/epochs.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/epochs.py:300 --workdir=runs/epochs/300/seed0
+    jaxresnet sweep --config=configs/epochs.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 85.45, 95.32 and 95.31% test accuracy, one run each, V100. The cosine was 200 epochs long in every arm.
 At epoch 100 the learning rate is still 0.05. Past epoch 200 it rises again, to 0.1 at epoch 400. In the arms that end

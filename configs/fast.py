@@ -1,7 +1,7 @@
 """The paper's network with a recipe that needs a fraction of its epochs. `docs/recipe.md` explains why.
 
-    python -m jaxresnet.main --config=configs/fast.py --workdir=runs/fast
-    python -m jaxresnet.main --config=configs/fast.py:60 --workdir=runs/fast60
+    jaxresnet train --config=configs/fast.py --workdir=runs/fast
+    jaxresnet train --config=configs/fast.py:60 --workdir=runs/fast60
 
 The number after the colon is the number of epochs. The recipe stretches over them.
 

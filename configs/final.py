@@ -1,6 +1,6 @@
 """The paper's final model: the baseline with global pooling, dropout 0.4, and no normalisation.
 
-    python -m jaxresnet.main --config=configs/final.py --workdir=runs/final
+    jaxresnet train --config=configs/final.py --workdir=runs/final
 
 Paper: 96.10% test accuracy at the best of 200 epochs, chosen on the test set; 96.01% at the last. One run, V100
 (Table 1).

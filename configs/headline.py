@@ -1,7 +1,7 @@
 """Table 1, the models: baseline, final model, and the ResNet-18 of the paper's comparison.
 
-    python -m jaxresnet.main --config=configs/headline.py:final --workdir=runs/final/seed0
-    python -m jaxresnet.sweep --config=configs/headline.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/headline.py:final --workdir=runs/final/seed0
+    jaxresnet sweep --config=configs/headline.py --seeds=3 --workdir=runs
 
 Paper: 95.48% (last epoch), 96.10% (best epoch, chosen on the test set; last 96.01%) and 93.02% (cited from Liu, 2020)
 test accuracy; 200 epochs, one run each, V100.

@@ -1,7 +1,7 @@
 """Table 4, the optimizer: sgd, adam, rmsprop, adamw, adagrad, adadelta.
 
-    python -m jaxresnet.main --config=configs/optimizer.py:adam --workdir=runs/optimizer/adam/seed0
-    python -m jaxresnet.sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/optimizer.py:adam --workdir=runs/optimizer/adam/seed0
+    jaxresnet sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 68.55, 74.85, 93.06, 89.88 and 94.3% test accuracy, last of 200 epochs, one run each, V100. All ran at
 SGD's learning rate of 0.1, a hundred times Adam's usual one. The arms that end in _fixed have their optimizer's usual

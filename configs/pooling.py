@@ -1,7 +1,7 @@
 """Table 6, the pooling before the linear layer: avg_5, avg_8, adaptive.
 
-    python -m jaxresnet.main --config=configs/pooling.py:avg_8 --workdir=runs/pooling/avg_8/seed0
-    python -m jaxresnet.sweep --config=configs/pooling.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/pooling.py:avg_8 --workdir=runs/pooling/avg_8/seed0
+    jaxresnet sweep --config=configs/pooling.py --seeds=3 --workdir=runs
 
 Paper: 95.48, 95.57 and 95.61% test accuracy, last of 200 epochs, one run each, V100. A window of 5 fits the 8x8 map
 once, in its top left corner, and the rest is never read. A window of 8 is the whole map, so avg_8 and adaptive are

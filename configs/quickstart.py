@@ -1,6 +1,6 @@
 """A minute on a laptop: a small ResNet on the 1,797 handwritten digits that scikit-learn ships. No download.
 
-    python -m jaxresnet.main --config=configs/quickstart.py --workdir=runs/quickstart
+    jaxresnet train --config=configs/quickstart.py --workdir=runs/quickstart
 
 Paper: no such experiment. Measured here: 98.61% of 360 held-out digits at the last epoch, also the best; 50 s of
 training and evaluation on 2 busy cores of an Intel Xeon; jax 0.10.2, seed 0, one run.

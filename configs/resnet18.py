@@ -1,6 +1,6 @@
 """ResNet-18 for CIFAR-10, 11,173,962 parameters. The paper compares its models with it.
 
-    python -m jaxresnet.main --config=configs/resnet18.py --workdir=runs/resnet18
+    jaxresnet train --config=configs/resnet18.py --workdir=runs/resnet18
 
 Paper: 93.02% test accuracy, cited from Liu (2020), not run by the authors (Table 1).
 Measured here: small, by configs/small.py; not yet at full length.

@@ -1,13 +1,13 @@
 """Table 2, the learning-rate schedule: cosine, linear, polynomial, one_cycle.
 
-    python -m jaxresnet.main --config=configs/scheduler.py:linear --workdir=runs/scheduler/linear/seed0
-    python -m jaxresnet.sweep --config=configs/scheduler.py --seeds=3 --workdir=runs
+    jaxresnet train --config=configs/scheduler.py:linear --workdir=runs/scheduler/linear/seed0
+    jaxresnet sweep --config=configs/scheduler.py --seeds=3 --workdir=runs
 
 Paper: 95.48, "91.048", "78.413" and 91.29%, last of 200 epochs, one run each, V100. The second and third are not test
-accuracies, as NOTE shows, so the arms linear and polynomial have no accuracy of the paper. Except for cosine, the
-paper's settings do not give the schedule that the name promises. The arms linear, polynomial and one_cycle have those
-settings. The arms that end in _fixed, and warm_restarts, follow the named schedule over the whole run. The arm
-one_cycle_stepped differs from one_cycle in nothing but when it steps.
+accuracies, as NOTE shows, so the arms linear and polynomial have no accuracy of the paper, and a sweep's --arms=paper
+leaves them out. Except for cosine, the paper's settings do not give the schedule that the name promises. The arms
+linear, polynomial and one_cycle have those settings. The arms that end in _fixed, and warm_restarts, follow the named
+schedule over the whole run. The arm one_cycle_stepped differs from one_cycle in nothing but when it steps.
 Measured here: small, by configs/small.py; not yet at full length.
 """
 

@@ -1,7 +1,7 @@
 """Networks of 20 and 56 layers with and without skip connections: 20, 20_plain, 56, 56_plain.
 
-    python -m jaxresnet.main --config=configs/skips.py:56_plain --workdir=runs/skips/56_plain/seed0
-    python -m jaxresnet.sweep --config=configs/skips.py --workdir=runs
+    jaxresnet train --config=configs/skips.py:56_plain --workdir=runs/skips/56_plain/seed0
+    jaxresnet sweep --config=configs/skips.py --workdir=runs
 
 Paper: no such experiment. Its introduction says that skip connections cure vanishing gradients. The networks are those
 of its source, He et al. (2015), except for the shortcuts: where the shape changes, these are the paper's projections.

@@ -15,6 +15,7 @@ import asyncio.log
 import contextlib
 import difflib
 import inspect
+import io
 import logging
 import os
 import re
@@ -34,10 +35,12 @@ from jaxresnet.system.errors import Interrupted, UsageError, UserError
 class Parser(argparse.ArgumentParser):
     """A parser of flags. ``--data-dir`` means ``--data_dir``, and ``--config.FIELD=VALUE`` goes to ``overrides``."""
 
+    takes_fields = False  # True to accept --config.FIELD=VALUE
+
     def __init__(self, command: str, description: str | None):
-        """Create the parser of ``python -m jaxresnet.COMMAND``."""
+        """Create the parser of ``jaxresnet COMMAND``, or of a script as in ``scripts.benchmark``."""
         super().__init__(
-            prog=f"python -m {command if '.' in command else f'jaxresnet.{command}'}",
+            prog=f"python -m {command}" if "." in command else f"jaxresnet {command}",
             description=(description or "").strip().replace("``", ""),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -48,6 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_config(self, text: str = "config file, or its name such as final") -> None:
         """Add ``--config`` and the overrides of its fields."""
+        self.takes_fields = True
         self.add_argument("--config", required=True, help=f"{text}; single fields as in --config.batch_size=64")
 
     def add_run(self) -> None:
@@ -63,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         for word in map(_spell, sys.argv[1:] if argv is None else argv):
             flag, equals, value = word.partition("=")
-            if flag.startswith("--config.") and "--config" in known:
+            if flag.startswith("--config.") and self.takes_fields:
                 if not equals:
                     self.error(f"{flag}: expected {flag}=VALUE")
                 overrides[flag.removeprefix("--config.")] = value
@@ -106,7 +110,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: Parser, argv: Sequen
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-    """Report errors as ``run`` does."""
+    """Report errors as ``run`` does, also those of imports and of printing."""
+    _settle_streams()
     _silence_libraries()
     try:
         try:
@@ -132,6 +137,16 @@ def _end(status: int, message: str = "") -> NoReturn:
     except OSError:  # Python flushes again when it exits, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
+
+
+def _settle_streams() -> None:
+    """Make what a terminal or a daemon decides the same everywhere: open streams, and no character that fails."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed, so that the next file to be opened would get its number and its output
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A notebook's is another type.
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _silence_libraries() -> None:

@@ -152,9 +152,14 @@ def split_arm(name: str | pathlib.Path) -> tuple[pathlib.Path, str]:
     if not os.path.isfile(path) and path.parent in (pathlib.Path(), pathlib.Path("configs")):
         path = CONFIGS / f"{path.name.removesuffix('.py')}.py"
     if not os.path.isfile(path):
-        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.py") if file.stem not in ("arms", "default")))
+        known = ", ".join(file.stem for file in list_shipped())
         raise UsageError(f"there is no file {str(name)[:200]!r}; give the path of a config file, or one of {known}")
     return path, arm
+
+
+def list_shipped() -> list[pathlib.Path]:
+    """Return the config files that come with the package, by name."""
+    return sorted(file for file in CONFIGS.glob("*.py") if file.stem not in ("arms", "default"))
 
 
 def load_experiment(path: str | pathlib.Path) -> Experiment:
@@ -176,10 +181,13 @@ def load_experiment(path: str | pathlib.Path) -> Experiment:
         with _running(path):
             config = function(arm) if arm else function()
             check_config(config)
-        use_all(config, path.parent)
+            use_all(config, path.parent)
         return config.lock()
 
-    return Experiment(path, contents.get("TITLE", ""), tuple(contents.get("ARMS", ("",))), get_config, contents)
+    arms = contents.get("ARMS", ("",))
+    if not isinstance(arms, dict | list | tuple) or not arms or not all(isinstance(arm, str) for arm in arms):
+        raise UsageError(f"{path}: ARMS={reprlib.repr(arms)}: expected one or more names of arms")
+    return Experiment(path, str(contents.get("TITLE", "")), tuple(arms), get_config, contents)
 
 
 @contextlib.contextmanager
@@ -195,7 +203,7 @@ def _running(path: pathlib.Path) -> Iterator[None]:
     package.__path__ = [str(each) for each in (*own, CONFIGS, pathlib.Path("configs").resolve())]
     try:
         yield
-    except UsageError as error:  # of ``check_config``
+    except UserError as error:  # of ``check_config`` or ``use_all``
         raise UsageError(f"{path}: {error}") from error
     except Exception as error:  # The file's own code can raise anything.
         text = re.sub(r"Other fields present.*?(Did you mean|$)", r"\1", " ".join(str(error).split()))  # a long list

@@ -1,16 +1,19 @@
 """Import PyTorch weights as a run.
 
-    python -m jaxresnet.convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
+    jaxresnet convert --from_torch=ckpt.pth --config=configs/final.py --workdir=runs/imported
 
 The file is a .safetensors file, a state dict, or a checkpoint as the authors' code saves it. No code in it is executed.
+weights.py converts the layouts.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -70,12 +73,21 @@ def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
 def _read_safetensors(path: pathlib.Path) -> TorchCheckpoint:
     try:
         with safetensors.safe_open(path, "np") as file:
-            names = json.loads((file.metadata() or {}).get("class_names", "null"))
-        if names is not None and not all(isinstance(name, str) for name in names):
-            raise ValueError("its class_names are not text")
-        return TorchCheckpoint(safetensors.numpy.load_file(path), class_names=tuple(names) if names else None)
+            text = (file.metadata() or {}).get("class_names", "")
+        arrays = safetensors.numpy.load_file(path)
     except Exception as error:  # A damaged file can raise anything.
         raise UserError(f"{path}: is not a safetensors file, or a damaged one ({one_line(error)})") from error
+    return TorchCheckpoint(arrays, class_names=_class_names(text, path) if text else None)
+
+
+def _class_names(text: str, path: pathlib.Path) -> tuple[str, ...] | None:
+    """Return the class names in a file's metadata, or None with a note: any program may have written that entry."""
+    with contextlib.suppress(ValueError):
+        names = json.loads(text)
+        if isinstance(names, list) and all(isinstance(name, str) for name in names) and len({*names}) == len(names):
+            return tuple(names)
+    print(f"note: {path}: its class_names are not a JSON list of different names, and are ignored", file=sys.stderr)
+    return None
 
 
 def _read_pickled(path: pathlib.Path) -> TorchCheckpoint:
@@ -207,7 +219,7 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     return (
         f"{workdir}: {count_parameters(state.params):,} parameters, counted as trained for {epochs} of "
         f"{config.num_epochs} epochs{claims}.\nThe file does not say how images were normalised or features pooled. To "
-        f"check the config, run: python -m jaxresnet.evaluate --workdir={workdir}"
+        f"check the config, run: jaxresnet evaluate --workdir={workdir}"
     )
 
 

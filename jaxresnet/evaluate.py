@@ -1,6 +1,6 @@
 """Score a run, or a release, on its whole test set: accuracy and loss.
 
-    python -m jaxresnet.evaluate --workdir=runs/final
+    jaxresnet evaluate --workdir=runs/final
 
 With --mirror, the scores are of the mean over each image and its mirror image.
 """
@@ -44,7 +44,7 @@ def evaluate_run(
         UserError: missing run or checkpoint, unreadable data, or ``mirror`` for a run without flips.
     """
     from jaxresnet.core.evaluation import evaluate
-    from jaxresnet.core.programs import jit_steps, put_on_devices
+    from jaxresnet.core.programs import eval_batch_size, jit_steps, put_on_devices
     from jaxresnet.core.state import create_transform
     from jaxresnet.inference import restore_run
     from jaxresnet.system.terminal import image_bar
@@ -58,11 +58,12 @@ def evaluate_run(
     check_class_names(folder, config, dataset.class_names)
     test = dataset.test
     steps = jit_steps(create_transform(config), mesh, mirror=mirror)
+    # Both views are computed at once, so they take the memory of twice as many images.
+    batch_size = max(eval_batch_size(config.eval_batch_size) // (1 + mirror), 1)
     with image_bar(len(test)) as bar:
-        show = functools.partial(bar.update, min(config.eval_batch_size, len(test)))
-        scores = evaluate(
-            steps, state, put_on_devices(test.images, test.labels, mesh), len(test), config.eval_batch_size, show
-        )
+        show = functools.partial(bar.update, min(batch_size, len(test)))
+        data = put_on_devices(test.images, test.labels, mesh)
+        scores = evaluate(steps, state, data, len(test), batch_size, show)
     return Evaluation(step, scores)
 
 

@@ -1,6 +1,6 @@
 """Export a run as one file, or as a release.
 
-    python -m jaxresnet.export --workdir=runs/final --format=onnx
+    jaxresnet export --workdir=runs/final --format=onnx
 
 A file of stablehlo (for JAX, which promises to read it for six months) or onnx holds weights and preprocessing, and
 needs nothing of this package. It maps pixels (batch, 32, 32, 3) uint8 to probabilities (batch, classes) float32, for
@@ -173,7 +173,8 @@ def write_release(
         unrounded, state_dict = score(state_dict)[0], in_half_precision(state_dict)
         mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
         accuracy, confusion = score(state_dict)
-        recalls = (100 * np.diag(confusion) / confusion.sum(1)).tolist()
+        totals = confusion.sum(1).tolist()  # 0 if a class has no test images
+        recalls = [100 * row[i] / totals[i] if totals[i] else None for i, row in enumerate(confusion.tolist())]
         summary["release"] |= {
             "test_accuracy": accuracy,
             "test_accuracy_mirrored": mirrored,
@@ -194,7 +195,8 @@ def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
     """Format a model card as Markdown, with the fields that the Hugging Face hub reads at its top."""
     scores, steps, data = summary["release"], summary["last"]["step"], json.dumps(config.dataset.name)
     single, mirrored = scores["test_accuracy"], scores["test_accuracy_mirrored"]
-    classes = "\n".join(f"| {name} | {value:.1f} |" for name, value in scores["test_accuracy_by_class"].items())
+    by_class = scores["test_accuracy_by_class"].items()
+    classes = "\n".join(f"| {name} | {'no images' if value is None else f'{value:.1f}'} |" for name, value in by_class)
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     return f"""---
 license: {scores["license"]}
@@ -233,7 +235,7 @@ model-index:
 {classes}
 
 All accuracies but the one before rounding were measured from the file shipped here. To check them, run
-`python -m jaxresnet.evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
+`jaxresnet evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
 """
 
 

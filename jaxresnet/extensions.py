@@ -16,14 +16,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxresnet.system.errors import UserError, one_line
+from jaxresnet.system.errors import UserError, one_line, user_path
 
 _USED: dict[str, types.ModuleType] = {}  # files that were run, by name
 
 
 def use(path: str | pathlib.Path) -> None:
     """Run a file of functions, so that configs can name them, or raise UserError. An unchanged file runs once."""
-    path = pathlib.Path(path).expanduser().resolve()
+    path = user_path(path).resolve()
     try:
         source = path.read_bytes()
         checksum = hashlib.sha256(source).hexdigest()

@@ -20,7 +20,7 @@ from jaxresnet import released
 from jaxresnet.config import load_config
 from jaxresnet.core.augment import Transform
 from jaxresnet.core.model import ResNet
-from jaxresnet.core.programs import ambient, create_mesh, replicate
+from jaxresnet.core.programs import ambient, create_mesh, eval_batch_size, replicate
 from jaxresnet.core.state import TrainState, begin_with, create_model, create_train_state, create_transform, split_seed
 from jaxresnet.data.cifar import IMAGE_SHAPE, IMAGE_SIZE
 from jaxresnet.data.images import ImageLike, to_pixels
@@ -163,8 +163,8 @@ def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int =
     config, _, state, mesh = restore_run(folder, checkpoint)
     names = read_class_names(folder, config)
     transform = create_transform(config)
-    model, size = create_model(config), config.dataset.image_size
-    return Classifier(model, state.variables, transform, names, config.eval_batch_size, mesh, size)
+    model, batch_size = create_model(config), eval_batch_size(config.eval_batch_size)
+    return Classifier(model, state.variables, transform, names, batch_size, mesh, config.dataset.image_size)
 
 
 def _forward(variables: Any, images: jax.typing.ArrayLike, model: ResNet, transform: Transform) -> jax.Array:

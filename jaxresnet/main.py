@@ -1,7 +1,7 @@
 """Train what a config describes, or resume the run in --workdir.
 
-    python -m jaxresnet.main --config=configs/final.py --workdir=runs/final
-    python -m jaxresnet.main --config=quickstart --workdir=runs/mine --config.num_epochs=20
+    jaxresnet train --config=configs/final.py --workdir=runs/final
+    jaxresnet train --config=quickstart --workdir=runs/mine --config.num_epochs=20
 
 The config is a file, or the name of one of this project's. configs/default.py lists all fields.
 """
@@ -32,7 +32,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = cli.Parser("main", __doc__)
+    parser = cli.Parser("train", __doc__)
     parser.add_config()
     parser.add_argument("--workdir", required=True, help="run directory; a run that it already holds is resumed")
     text = 'HOST:PORT of the first of several processes, or "auto" under SLURM, mpirun or in a TPU pod'

@@ -1,16 +1,14 @@
 """Draw loss, accuracy and learning rate of a run, over the authors' own run if the config names one.
 
-    python -m jaxresnet.plot --workdir=runs/final
+    jaxresnet plot --workdir=runs/final
 
 The horizontal axis is the epoch or, with --x=pflop, the compute so far. The run need not have ended.
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jaxresnet import cli, released
@@ -18,13 +16,17 @@ from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.data.cifar import CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.files import PICTURES, output_file
+from jaxresnet.system.files import PICTURES, default_style, output_file
 from jaxresnet.workdir.folder import CURVES_FILE, read_class_names
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
+
+if TYPE_CHECKING:  # Its import can fail, and takes a second.
+    from matplotlib.axes import Axes
 
 TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
 
 
+@default_style()
 def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> None:
     """Draw loss, accuracy and learning rate to a picture.
 
@@ -41,6 +43,8 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
     Raises:
         UserError: missing run, no metrics yet, a data set without known size, or a file that cannot be written.
     """
+    from matplotlib.figure import Figure
+
     folder = user_path(workdir)
     config = load_config(folder)
     picture = output_file("--out", out, force, PICTURES)
@@ -113,7 +117,7 @@ def _to_compute(run: Series, paper: Series | None, config: ConfigDict) -> None:
             paper[name] = (flop_until(whole, IMAGE_SHAPE, np.array(paper[name])) * NUM_TRAIN / 1e15).tolist()
 
 
-def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -> None:
+def _draw(axes: "Axes", key: str, run: Series, paper: Series | None, split: str) -> None:
     if paper:
         style: dict[str, Any] = {"linewidth": 0.9, "linestyle": ":"}
         axes.plot(paper["epoch"], paper[f"train_{key}"], color=TRAIN_COLOUR, label="train, paper", **style)
@@ -123,7 +127,7 @@ def _draw(axes: Axes, key: str, run: Series, paper: Series | None, split: str) -
         _plot(axes, run["eval_epoch"], run[f"eval_{key}"], color=EVAL_COLOUR, label=split)
 
 
-def _plot(axes: Axes, x: list[float], y: list[float], **style: Any) -> None:
+def _plot(axes: "Axes", x: list[float], y: list[float], **style: Any) -> None:
     """Plot a curve. If it has few points, they are marked, because a line alone could hide them."""
     axes.plot(x, y, marker="o" if len(x) < 30 else "", markersize=3, **style)
 

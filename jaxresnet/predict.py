@@ -12,7 +12,6 @@ import argparse
 import csv
 import io
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -31,7 +30,7 @@ from jaxresnet.data.batches import PickledImages, load_pickle
 from jaxresnet.data.cifar import IMAGE_SIZE
 from jaxresnet.data.images import read_images, to_pixels
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.files import PICTURES, output_file
+from jaxresnet.system.files import PICTURES, default_style, output_file, to_json
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.folder import check_class_names, load_data
 
@@ -88,11 +87,14 @@ def find_files(paths: Sequence[str]) -> list[pathlib.Path]:
 
     for given in paths:
         path = user_path(given)
-        if not given or not path.exists():
+        if not path.exists():
             raise UserError(f"{given!r}: there is no such file or folder")
         inside = [path] if path.is_file() else []
         for parent, folders, names in os.walk(path, onerror=fail) if path.is_dir() else ():
             folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in folders:
+                if os.path.islink(os.path.join(parent, name)):  # It may lead back here, and the walk would never end.
+                    print(f"skipped: {parent}/{name}: is a link to a folder; give it by name", file=sys.stderr)
             inside += [pathlib.Path(parent, name) for name in names if not name.startswith(".")]
         inside = [file for file in inside if not file.is_fifo()]  # Reading a pipe would never end.
         if not inside:
@@ -226,7 +228,7 @@ def to_json_lines(predictions: Sequence[Prediction], class_names: Sequence[str])
         top = [{"class": class_names[label], "probability": chance} for label, chance in pairs]
         line = {"image": name, "id": id_, "label": classes[0], **top[0], "top": top}
         line |= {} if truth is None else {"true_class": class_names[truth]}
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        lines.append(to_json(line) + "\n")
     return "".join(lines)
 
 
@@ -302,19 +304,20 @@ def run(arguments: argparse.Namespace) -> None:
     if not predictions:
         raise UserError("none of these files could be read as an image")
 
+    if out:  # Files come first, because stdout can fail, as a closed pipe does.
+        is_csv = out.path.suffix == ".csv"
+        out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
+    if grid:
+        with default_style():
+            grid.write_figure(draw(choose(shown), classifier.class_names))
     print(format_table(predictions, classifier.class_names))
     known = sum(prediction.label is not None for prediction in predictions)
     wrong = sum(prediction.is_wrong for prediction in predictions)
     right = f"; {100 * (1 - wrong / known):.2f}% of {known:,} labelled images right" if known else ""
     count = f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''}"
     print(f"{count} in {seconds:.1f} s, {len(predictions) / seconds:,.0f} per second{right}")
-    if out:
-        is_csv = out.path.suffix == ".csv"
-        out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
-        print(out.path)
-    if grid:
-        grid.write_figure(draw(choose(shown), classifier.class_names))
-        print(grid.path)
+    for file in filter(None, (out, grid)):
+        print(file.path)
 
 
 def main(argv: list[str] | None = None) -> None:

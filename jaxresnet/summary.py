@@ -1,6 +1,6 @@
 """Print a config's model layer by layer: shapes, parameters, operations, and memory in training.
 
-    python -m jaxresnet.summary --config=configs/final.py
+    jaxresnet summary --config=configs/final.py
 
 The figures of each layer are those of one image.
 """

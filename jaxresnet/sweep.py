@@ -1,7 +1,7 @@
-"""Train every arm of a table with several seeds, one run after another.
+"""Train every arm of a table (see configs/arms.py) with several seeds, one run after another.
 
-    python -m jaxresnet.sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
-    python -m jaxresnet.sweep --config=scheduler --arms=cosine,linear --workdir=runs --dry_run
+    jaxresnet sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
+    jaxresnet sweep --config=scheduler --arms=cosine,linear --workdir=runs --dry_run
 
 Each run directory is WORKDIR/EXPERIMENT/seedN. Finished runs are skipped and interrupted ones resumed, so that the same
 command goes on after a stop. Fields of every arm can be overridden, as in --config.num_epochs=20.
@@ -32,7 +32,7 @@ class Job(NamedTuple):
     label: str  # arm and seed, for display
     config: ConfigDict  # config with seed and overrides applied
     workdir: pathlib.Path  # run directory, relative if the sweep's is
-    arguments: tuple[str, ...]  # arguments of ``jaxresnet.main`` for this run
+    arguments: tuple[str, ...]  # of ``jaxresnet train``, with paths that another host may have, too
 
     def is_finished(self) -> bool:
         """Return True if the run is there and complete.
@@ -63,7 +63,7 @@ def plan_jobs(
 
     Args:
         name: name or path of the table's config file, and after a colon a single arm.
-        arms: names of arms, with ``"paper"`` for those with a figure in the paper, or None for all.
+        arms: names of arms, with ``"paper"`` for those with a test accuracy in the paper, or None for all.
         seeds: number of seeds, counted from the config's ``seed``.
         overrides: fields to set in every config, by dotted name, as on a command line.
         workdir: folder of all runs.
@@ -83,18 +83,27 @@ def plan_jobs(
             config = experiment.get_config(arm)
             apply(config, overrides)
             config.seed += seed
-            folder = user_path(workdir) / config.name / f"seed{config.seed}"
+            inside = pathlib.PurePath(config.name, f"seed{config.seed}")
+            folder = user_path(workdir) / inside
+            if inside.is_absolute() or ".." in inside.parts:
+                raise UsageError(f"name={config.name} leads out of --workdir; give a name without .. or a leading /")
             arguments = (
-                f"--config={name}:{arm}" if arm else f"--config={name}",
-                *(f"--config.{field}={value}" for field, value in overrides.items() if field != "seed"),
+                f"--config={_portable(name)}:{arm}" if arm else f"--config={_portable(name)}",
+                *(f"--config.{field}={_portable(value)}" for field, value in overrides.items() if field != "seed"),
                 f"--config.seed={config.seed}",
-                f"--workdir={folder}",
+                f"--workdir={_portable(pathlib.PurePath(workdir, inside))}",
             )
             job = Job(f"{arm or config.name}, seed {config.seed}", config, folder, arguments)
             other = jobs.setdefault(folder, job)
             if changed_fields(config, other.config):
                 raise UsageError(f"{other.label} and {job.label} would both run in {folder}; give each its own name")
     return list(jobs.values())
+
+
+def _portable(path: str | pathlib.PurePath) -> str:
+    """Return a path below the current folder relative to it, and any other text as it is, ``~`` included."""
+    here = pathlib.Path.cwd()
+    return str(pathlib.PurePath(path).relative_to(here)) if pathlib.PurePath(path).is_relative_to(here) else str(path)
 
 
 def _chosen(experiment: Experiment, arms: list[str] | None) -> list[str]:
@@ -110,7 +119,7 @@ def _chosen(experiment: Experiment, arms: list[str] | None) -> list[str]:
 
 def list_commands(jobs: list[Job]) -> list[str]:
     """Return a shell command per unfinished run. Include unreadable runs, so that the command reports why."""
-    return [shlex.join(["python", "-m", "jaxresnet.main", *job.arguments]) for job in jobs if _state(job) != "finished"]
+    return [shlex.join(["jaxresnet", "train", *job.arguments]) for job in jobs if _state(job) != "finished"]
 
 
 def _state(job: Job) -> str:
@@ -222,7 +231,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_config("config file of the table, or its name such as scheduler")
     parser.add_argument("--workdir", required=True, help="folder of all runs")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds per arm, counted from --config.seed")
-    parser.add_argument("--arms", help='arms to run, as in --arms=adam,sgd; "paper" stands for those of the paper')
+    parser.add_argument("--arms", help='arms to run, as in --arms=adam,sgd; "paper": those with a test accuracy in it')
     parser.add_argument("--dry_run", action="store_true", help="print the runs and the time left without running them")
     parser.add_argument("--list", action="store_true", help="print one command per unfinished run without running it")
     cli.run(sweep, parser, argv)

@@ -7,6 +7,7 @@ methods in the order in which they are called.
 import contextlib
 import pathlib
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,8 +124,13 @@ class _Trainer:
         # Augmentation is traced here, so that a mistaken config is refused before the workdir is written.
         jax.eval_shape(transform.train, jax.random.key(0), self.train_split.images[:1], self.train_split.labels[:1])
         self.eval_steps = jit_steps(transform, self.mesh)
-        self.state = replicate(create_train_state(config, dataset.train.images.shape[1:]), self.mesh)
-        self.progress = Progress(data_fingerprint=dataset.fingerprint())
+        state, self.imported = create_train_state(config, dataset.train.images.shape[1:]), None
+        if config.init_from and not files.has_checkpoint(workdir):
+            from jaxresnet.initial import begin_from  # Imported here because few runs need it.
+
+            state, self.imported = begin_from(state, config, dataset.class_names)
+        self.state = replicate(state, self.mesh)
+        self.progress = Progress(data_fingerprint=dataset.fingerprint(), settings=devices.settings())
         self.unread: _Dispatch | None = None
         self.read_time = 0.0  # monotonic time at which metrics were last read
 
@@ -142,6 +148,10 @@ class _Trainer:
         self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
         self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
         self.saved, self.save_time = (step, self.progress.epoch), time.monotonic()
+        if self.imported is not None:
+            if processes.is_first():
+                files.write_json(self.workdir / files.IMPORTED_FILE, self.imported)
+            self._save()  # so that the run resumes without the file that it began with
         # Progress is counted in pixels, because a step on smaller images does less work.
         sides = [create_transform(self.config, epoch).side or image_shape[0] for epoch in range(self.config.num_epochs)]
         work = np.cumsum([0, *np.repeat(np.square(sides), self.steps_per_epoch)])
@@ -162,6 +172,10 @@ class _Trainer:
         if restored is None:
             return
         fingerprint, (self.state, self.progress) = self.progress.data_fingerprint, restored
+        before, self.progress.settings = self.progress.settings, devices.settings()
+        for name, value in before.items() if processes.is_first() else ():
+            if (now := self.progress.settings.get(name)) != value:
+                print(f"note: {name} was {value!r} and is {now!r}, which may change the numbers", file=sys.stderr)
         if self.progress.data_fingerprint is None:  # Imported weights, whose step depends on the data.
             if self.progress.epoch >= self.config.num_epochs:
                 raise UserError(
@@ -363,7 +377,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
     """
     from jaxresnet.inference import load  # Imported here because the loop does not need it.
 
-    folder = user_path(str(workdir))
+    folder = user_path(workdir)
     summary = train_and_evaluate(config, str(folder))
     lines = [line for line in read_metrics(folder) if is_epoch_line(line)]
     names = lines[-1] if lines else ()  # the log of a finished run may be gone

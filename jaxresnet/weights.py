@@ -36,7 +36,7 @@ _NAMES = {
 # PyTorch implementations name the convolution and the BatchNorm of a shortcut by their places in it.
 _SHORTCUTS = {"shortcut_conv": "shortcut.0", "shortcut_bn": "shortcut.1"}
 _COUNTERS = "num_batches_tracked"
-_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put these before every key
+_LAST = "linear.weight"  # a key of every network here, and of each only one
 
 
 def torch_key(path: tuple[str, ...]) -> str:
@@ -59,7 +59,7 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], model_config: Mapping[
     """Convert a PyTorch state dict to the variables of the model that ``model_config`` describes.
 
     Args:
-        state_dict: arrays by PyTorch's keys, with or without the prefixes of ``DataParallel`` and ``torch.compile``.
+        state_dict: arrays by PyTorch's keys, with or without a prefix such as that of ``DataParallel`` or Lightning.
         model_config: ``config.model`` (see ``configs/default.py``), or a dictionary of its fields.
 
     Returns:
@@ -69,7 +69,7 @@ def from_state_dict(state_dict: Mapping[str, np.ndarray], model_config: Mapping[
         UserError: keys or shapes are not those of the model, and the message lists all that differ, or weights are not
             floating-point numbers, not finite in float32, or negative variances.
     """
-    arrays = {key: array for key, array in _unwrap(state_dict).items() if not key.endswith(_COUNTERS)}
+    arrays = {key: array for key, array in unwrap(state_dict).items() if not key.endswith(_COUNTERS)}
     model, images = model_from_fields(model_config), jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), np.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     paths = {torch_key(path): path for path in traverse_util.flatten_dict(dict(variables))}
@@ -106,8 +106,8 @@ def _to_flax(key: str, array: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    arrays = dict(state_dict)
-    while wrapper := next((name for name in _WRAPPERS if arrays and all(key.startswith(name) for key in arrays)), None):
-        arrays = {key.removeprefix(wrapper): array for key, array in arrays.items()}
-    return arrays
+def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove what DataParallel, torch.compile, averaging or Lightning put before all keys, and other things' keys."""
+    prefixes = [key.removesuffix(_LAST) for key in state_dict if key.endswith(_LAST)]
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    return {key.removeprefix(prefix): array for key, array in state_dict.items() if key.startswith(prefix)}

@@ -1,6 +1,6 @@
 """Time the training of a config, interleaved with rivals.
 
-    python scripts/benchmark.py --config=configs/final.py --against=torch --against=xla
+    python -m scripts.benchmark --config=configs/final.py --against=torch --against=xla
 
 Rivals are ``xla``, the same program with XLA's own convolutions (on CPU the project has others), and ``torch``, PyTorch
 as the paper's authors wrote it, and tuned. Each contender is a process, so that its memory and threads do not disturb

@@ -32,6 +32,7 @@ from jaxresnet.core.programs import (
     Steps,
     create_mesh,
     dispatch,
+    eval_batch_size,
     eval_batches,
     jit_steps,
     put_on_devices,
@@ -105,7 +106,7 @@ def _jax_training(config: ConfigDict, dataset: Dataset, xla: bool) -> Contender:
 def _jax_evaluation(config: ConfigDict, dataset: Dataset) -> Contender:
     """Create the evaluation program, on the first test images."""
     programs, state, data = _create(config, dataset.test)
-    batch_size = min(config.eval_batch_size, len(dataset.test))
+    batch_size = min(eval_batch_size(config.eval_batch_size), len(dataset.test))
     indices, mask = next(eval_batches(len(dataset.test), batch_size, steps_per_dispatch(config.steps_per_dispatch)))
 
     def run() -> None:

@@ -1,6 +1,6 @@
 """Kill a training run with SIGKILL many times, and check that it ends like an undisturbed run.
 
-    python scripts/kills.py --kills=200
+    python -m scripts.kills --kills=200
 
 The run starts again after each kill. Its parameters, statistics, momenta, metrics.jsonl, summary.json and confusion.csv
 are compared bit for bit. The run trains a small network on scikit-learn's digits on the CPU, by ``train_and_evaluate``,

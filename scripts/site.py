@@ -38,7 +38,9 @@ def write_source() -> None:
     """
     shutil.rmtree(SOURCE, ignore_errors=True)
     pages, problems = site_pages(), []
-    address = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    address = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"][
+        "Repository"
+    ]
     for page, place in pages.items():
 
         def adapt(match: re.Match[str], page: pathlib.Path = page) -> str:

@@ -148,6 +148,17 @@ def skips() -> str:
     return markdown_table(header, rows())
 
 
+def finetune() -> str:
+    """Return means and standard deviations over the seeds of ``scripts/finetune_study.py``."""
+    sizes = _read("finetune")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for size, arms in sizes.items():
+            yield size, *(f"{statistics.mean(each):.1f} ({statistics.stdev(each):.1f})" for each in arms.values())
+
+    return markdown_table(("images of a class", *next(iter(sizes.values()))), rows())
+
+
 @functools.cache
 def claims() -> dict[str, str]:
     """Return the report's verdicts on the claims of each table, by the name of its config file."""
@@ -167,6 +178,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pilots": pilots,
     "gradients": gradients,
     "skips": skips,
+    "finetune": finetune,
 }
 
 

@@ -15,4 +15,4 @@ name=$1 zone=$2
 shift 2
 printf -v flags ' %q' "$@"
 exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
-    --command="cd jaxresnet && source .venv/bin/activate && python -m jaxresnet.main --coordinator=auto$flags"
+    --command="cd jaxresnet && source .venv/bin/activate && jaxresnet train --coordinator=auto$flags"

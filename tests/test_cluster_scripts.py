@@ -73,11 +73,11 @@ def test_only_a_stopped_job_is_requeued(call, status, requeued):
 @pytest.mark.parametrize(("status", "requeued"), [(143, ["requeue 17_2"]), (1, []), (0, [])])
 def test_array_task_runs_its_line(call, root, status, requeued):
     """The second line's folder contains a space, quoted as ``jaxresnet.sweep --list`` quotes it."""
-    (root / "runs.txt").write_text("python first\npython -m jaxresnet.main '--workdir=a run'\n")
+    (root / "runs.txt").write_text("python first\njaxresnet train '--workdir=a run'\n")
     stand_ins = {"srun": f'printf "%s\\n" "$@"; exit {status}', "scontrol": 'echo "$@"'}
     done = call("sweep.slurm", "runs.txt", stand_ins=stand_ins, SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_JOB_ID="17")
     command, *words = done.stdout.splitlines()
-    assert done.returncode == status and command == "python -m jaxresnet.main '--workdir=a run'"
+    assert done.returncode == status and command == "jaxresnet train '--workdir=a run'"
     assert words == ["python", "-m", "jaxresnet.main", "--workdir=a run", *requeued]
 
 

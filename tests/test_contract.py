@@ -26,6 +26,7 @@ COMMANDS = {
     "explain": "--neighbours",
     "export": "--format",
     "summary": "--config",
+    "list_configs": "jaxresnet configs",
     "convert": "--from_torch",
 }
 

@@ -22,17 +22,20 @@ MAY_IMPORT = {
     "config": {"system", "extensions"},
     "cli": {"system", "released", "extensions"},
     "workdir": {"system", "core", "data", "config"},
+    "convert": {"system", "core", "config", "weights", "workdir", "cli"},
     "inference": {"system", "released", "extensions", "core", "data", "config", "weights", "workdir"},
-    "training": {"system", "extensions", "core", "data", "config", "workdir", "inference"},
+    "initial": {"system", "core", "weights", "workdir", "released", "convert", "inference"},
+    "training": {"system", "extensions", "core", "data", "config", "workdir", "inference", "initial"},
+    "finetune": {"system", "released", "config", "data", "cli", "training"},
     "evaluate": {"system", "released", "core", "data", "workdir", "cli", "inference"},
     "sweep": {"system", "config", "workdir", "cli", "training"},
     "report": {"system", "core", "data", "config", "workdir", "cli"},
     "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
     "explain": {"system", "data", "config", "workdir", "cli", "inference"},
-    "convert": {"system", "core", "config", "weights", "workdir", "cli"},
     "export": {"system", "released", "kernels", "data", "config", "weights", "workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "config", "cli"},
+    "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
     "__main__": {"system.errors", "cli"},
     "__init__": {"system", "config", "core", "inference", "training"},
@@ -41,7 +44,7 @@ MAY_IMPORT = {
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
 WITHOUT_JAX = (
     *("__main__", "cli", "config", "main", "released"),
-    *("evaluate", "explain", "predict", "plot", "summary", "sweep", "convert"),
+    *("evaluate", "explain", "finetune", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
     "data",
 )
 

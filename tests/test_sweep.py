@@ -200,9 +200,9 @@ def test_listed_commands_are_runs_of_sweep(command, small, tmp_path, subprocess_
     lines = listed.stdout.splitlines()
     assert len(lines) == 2 and not any(tmp_path.iterdir())
     words = shlex.split(lines[1])
-    assert words[:3] == ["python", "-m", "jaxresnet.main"]
+    assert words[:2] == ["jaxresnet", "train"]
     done = subprocess.run(
-        [sys.executable, *words[1:]], env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", *words], env=subprocess_environment, cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     job = sweep.plan_jobs("scheduler", ["one_cycle"], 2, small, tmp_path)[1]

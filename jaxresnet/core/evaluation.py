@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxresnet.core.programs import DeviceSplit, Steps, dispatch, eval_batches, steps_per_dispatch
+from jaxresnet.core.programs import DeviceSplit, Steps, dispatch, eval_batch_size, eval_batches, steps_per_dispatch
 from jaxresnet.core.state import TrainState
 
 
@@ -55,9 +55,9 @@ def evaluate(
     batch_size: int,
     after_dispatch: Callable[[], Any] = lambda: None,
 ) -> Scores:
-    """Score all ``size`` images of ``data``, each counted once, in batches of up to ``batch_size``."""
+    """Score all ``size`` images of ``data``, each counted once, in batches of up to ``eval_batch_size(batch_size)``."""
     sums, confusions = Sums(), []
-    batch_size = min(batch_size, size)
+    batch_size = min(eval_batch_size(batch_size), size)
     at_once = steps_per_dispatch(-(-size // batch_size))
     for indices, mask in eval_batches(size, batch_size, at_once):
         start = time.monotonic()

@@ -185,11 +185,12 @@ class ResNet(nn.Module):
         block: function that makes a block from the fields of ``BasicBlock``.
         dropout_rate: dropout rate between pooling and the linear layer, in [0, 1).
         num_classes: number of logits.
+        frozen: stages, of ``"stem"``, ``"layer1"`` and so on, whose BatchNorm always uses its running statistics.
         dtype: compute dtype. Pooling and the linear layer run in at least float32.
         param_dtype: dtype of parameters and BatchNorm statistics.
         conv_general_dilated: function for convolutions, with the arguments of ``lax.conv_general_dilated``. Models of
-            a config get that of ``kernels.convolution``.
-        relu: activation function. Models of a config get that of ``kernels.convolution``.
+            a config get that of ``kernels.convolution`` (see ``core.state``).
+        relu: activation function. Models of a config get that of ``kernels.convolution`` too.
     """
 
     channels: Sequence[int] = (64, 128, 256)
@@ -202,6 +203,7 @@ class ResNet(nn.Module):
     block: Callable[..., nn.Module] = BasicBlock
     dropout_rate: float = 0.0
     num_classes: int = 10
+    frozen: Sequence[str] = ()
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     conv_general_dilated: Callable[..., jax.Array] = jax.lax.conv_general_dilated
@@ -224,7 +226,7 @@ class ResNet(nn.Module):
         norm = functools.partial(BatchNorm, dtype=self.dtype, param_dtype=self.param_dtype)
 
         x = conv(self.stem_channels or self.channels[0], (3, 3), padding=1, name="conv1")(x)
-        x = self.relu(norm(name="bn1")(x, train=train))
+        x = self.relu(norm(name="bn1")(x, train=train and "stem" not in self.frozen))
         for stage, (features, num_blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for block in range(num_blocks):
                 x = self.block(
@@ -237,7 +239,7 @@ class ResNet(nn.Module):
                     norm=norm,
                     relu=self.relu,
                     name=f"layer{stage + 1}_{block}",
-                )(x, train=train)
+                )(x, train=train and f"layer{stage + 1}" not in self.frozen)
 
         head_dtype = jnp.promote_types(self.dtype, jnp.float32)
         x = self._pool(x.astype(head_dtype))

@@ -1,7 +1,8 @@
 """Optimizers: Muon, and those of the paper with the semantics of ``torch.optim`` at its default betas and epsilon.
 
 They are optax transformations. Their learning rate, momentum and weight decay may be traced values.
-``create_optimizer`` keeps these in the optimizer's state, and ``set_hyperparams`` replaces them at every step.
+``create_optimizer`` keeps these in the optimizer's state, and ``set_hyperparams`` replaces them at every step. To add
+one, write the function, and list it in ``OPTIMIZERS``.
 """
 
 import functools
@@ -23,25 +24,40 @@ Scalar = jax.typing.ArrayLike
 MUON_SGD_RATE, MUON_SGD_MOMENTUM = 6.0, 0.85
 
 
-def create_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def create_optimizer(config: ConfigDict, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
     """Create the optimizer that ``config``, a run's ``config.optimizer``, describes.
 
     The optimizer gets the fields of ``config`` that its signature names. Its learning rate is 0 until
-    ``set_hyperparams`` sets it. Equal configs get the same object, so that runs share compiled programs.
+    ``set_hyperparams`` sets it. Equal configs get the same object, so that runs share compiled programs. Parameters of
+    ``frozen`` stages, such as ``"stem"`` and ``"layer1"``, keep every bit.
 
     Raises:
         UserError: ``optimizer.name`` is unknown, or the optimizer names a field that does not exist.
     """
     optimizer = find(OPTIMIZERS, "optimizer.name", config.name)
     fields = options_of(optimizer, {"learning_rate": 0.0, **config}, "config.optimizer")
-    return _create_optimizer(optimizer, tuple(sorted(fields.items())))
+    return _create_optimizer(optimizer, tuple(sorted(fields.items())), frozen)
 
 
 @functools.cache
 def _create_optimizer(
-    optimizer: Callable[..., optax.GradientTransformation], fields: tuple[tuple[str, Any], ...]
+    optimizer: Callable[..., optax.GradientTransformation], fields: tuple[tuple[str, Any], ...], frozen: tuple[str, ...]
 ) -> optax.GradientTransformation:
-    return optax.inject_hyperparams(optimizer)(**dict(fields))
+    def kinds(params: Any) -> dict[str, str]:
+        stages = {name: "stem" if name in ("conv1", "bn1") else name.partition("_")[0] for name in params}
+        return {name: "frozen" if stage in frozen else "trained" for name, stage in stages.items()}
+
+    @functools.wraps(optimizer)
+    def partly(**options: Any) -> optax.GradientTransformation:
+        return optax.partition({"trained": optimizer(**options), "frozen": _keep()}, kinds)
+
+    return optax.inject_hyperparams(partly if frozen else optimizer)(**dict(fields))
+
+
+def _keep() -> optax.GradientTransformation:
+    """Leave parameters as they are. The compiler then leaves out their gradients."""
+    # Adding 0 would change -0 to 0, and adding -0 changes nothing.
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda leaf: jnp.full_like(leaf, -0.0), updates))
 
 
 def takes_momentum(config: ConfigDict) -> bool:

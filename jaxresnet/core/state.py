@@ -38,7 +38,21 @@ class TrainState(train_state.TrainState):
 
 def create_model(config: ConfigDict) -> ResNet:
     """Create the model that ``config.model`` describes, computing in ``config.dtype``."""
-    return model_from_fields(config.model, config.dtype)
+    return model_from_fields({**config.model, "frozen": frozen_stages(config)}, config.dtype)
+
+
+def frozen_stages(config: ConfigDict) -> tuple[str, ...]:
+    """Return the stages that ``config.freeze`` names, from ``"stem"``, ``"layer1"`` and so on.
+
+    Raises:
+        UserError: there is no such stage.
+    """
+    stages = ("stem", *(f"layer{number}" for number in range(1, len(config.model.channels) + 1)))
+    names = stages if config.freeze == "all-but-head" else [name for name in config.freeze.split(",") if name]
+    if unknown := {*names} - {*stages}:
+        known = f"all-but-head, or some of {','.join(stages)}"
+        raise UserError(f"freeze={config.freeze!r}: there is no stage {min(unknown)!r}; expected {known}")
+    return tuple(stage for stage in stages if stage in names)
 
 
 def model_from_fields(model_config: Mapping[str, Any], dtype: str = "float32") -> ResNet:
@@ -124,7 +138,7 @@ def begin_with(config: ConfigDict, variables: Mapping[str, Any]) -> TrainState:
     state = TrainState.create(
         apply_fn=create_model(config).apply,
         params=variables["params"],
-        tx=create_optimizer(config.optimizer),
+        tx=create_optimizer(config.optimizer, frozen_stages(config)),
         batch_stats=variables["batch_stats"],
         rng=split_seed(config.seed).step,
     )

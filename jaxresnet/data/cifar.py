@@ -105,7 +105,10 @@ def read_npz(path: pathlib.Path) -> Arrays:
     with zipfile.ZipFile(path) as archive:
         for name in [*ARRAYS, "class_names"] if "class_names.npy" in archive.namelist() else ARRAYS:
             with archive.open(f"{name}.npy") as entry:
-                arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
+                try:
+                    arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
+                except ValueError as error:  # one of objects, for example, which could hold code
+                    raise ValueError(f"{name}: {error}") from error
                 # The checksum is verified only at the end of an entry, but np.load stops where the header says.
                 if entry.read(1):
                     raise ValueError(f"{name} is longer than its header says")

@@ -1,5 +1,6 @@
-"""Image files of any kind, alone or in folders, as the network's input: squares of red, green and blue pixels."""
+"""Image files of any kind, alone or in folders, as squares of uint8 pixels, which ``core.augment`` then normalises."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 from tqdm import tqdm
 
 from jaxresnet.data.cifar import IMAGE_SIZE, Arrays
@@ -22,6 +23,9 @@ TEST_SHARE = 0.2  # of the images of each class, where they are drawn
 
 # An image file's path, a PIL image, or pixels (height, width, 3) uint8.
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+
+# How to turn a photograph upright, by the orientation that its camera recorded.
+_TURNS = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), strict=True))
 
 
 def load_folders(
@@ -159,10 +163,13 @@ def read_image(path: pathlib.Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, 
         UserError: the file is not an image, is damaged, has too many pixels, or cannot be shown as RGB.
     """
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with _open(path) as image:
+            width, height = image.size
             image.draft("RGB", (4 * size, 4 * size))  # reduces the decoding of JPEGs to what is needed
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels are too many")
+            if not image.info.get("progressive"):  # which are decoded whole before they are reduced
+                width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{width}x{height} pixels are too many")
             # A phone's MPO is a photograph with an embedded preview.
             animated = getattr(image, "is_animated", False) and image.format != "MPO"
             return _to_network(image, ["animated: only the first frame is used"] if animated else [], size)
@@ -170,6 +177,15 @@ def read_image(path: pathlib.Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, 
         raise UserError(f"{path}: is not an image") from error
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: cannot be read as an image ({one_line(error)})") from error
+
+
+def _open(path: pathlib.Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=_formats())
+    except Image.DecompressionBombError:  # Pillow's limit does not know that a JPEG is reduced.
+        with contextlib.suppress(SyntaxError):  # It is no JPEG.
+            return JpegImagePlugin.JpegImageFile(path)
+        raise
 
 
 def to_pixels(images: ImageLike | Sequence[ImageLike], size: int = IMAGE_SIZE) -> np.ndarray:
@@ -204,12 +220,18 @@ def _one_to_pixels(image: ImageLike, size: int) -> np.ndarray:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     Image.init()
+    # Bytes of a PNG's comment or colour profile, which Pillow reads first. Beyond 1 MiB, it would refuse the picture.
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_PIXELS
     # Pillow runs other programs to read EPS, and cannot read WMF on every system.
     return tuple(name for name in Image.OPEN if name not in ("EPS", "WMF"))
 
 
 def _to_network(image: Image.Image, notes: list[str], size: int) -> tuple[np.ndarray, list[str]]:
-    image = ImageOps.exif_transpose(image)  # rotates a photograph as its camera recorded
+    image.load()  # A PNG's metadata may follow its pixels.
+    with contextlib.suppress(Exception):  # Damaged metadata can raise anything, and the pixels are whole.
+        # ImageOps.exif_transpose would also write all metadata again, which fails if one entry is unusual.
+        if turn := _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1)):
+            image = image.transpose(turn)
     if image.mode == "I" or image.mode.startswith("I;16"):
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:

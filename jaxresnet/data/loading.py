@@ -164,7 +164,7 @@ def _checked_split(arrays: Arrays, split: str, origin: str, num_classes: int, si
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
         raise UserError(
             f"{origin} images are {images.dtype} of shape {images.shape}: expected uint8 of shape (any size, {size}, "
-            f"{size}, 3)"
+            f"{size}, 3), as set by dataset.image_size"
         )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(

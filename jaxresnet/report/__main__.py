@@ -1,7 +1,7 @@
 """Report on tables of experiments from their finished runs.
 
-    python -m jaxresnet.report --workdir=results --out=report
-    python -m jaxresnet.report --workdir=runs --configs=my_table.py --out=report
+    jaxresnet report --workdir=results --out=report
+    jaxresnet report --workdir=runs --configs=my_table.py --out=report
 
 The report opens with what the runs say of each claim and then has every table, as a page, index.html, that needs no
 network, as Markdown, and in tables/ as Markdown, LaTeX and CSV to paste. Tables, arms and claims come from the config
@@ -13,12 +13,12 @@ import pathlib
 
 from jaxresnet import cli
 from jaxresnet.config import CONFIGS
-from jaxresnet.report.page import check_out, make_section, write
-from jaxresnet.report.study import group_runs, judge, keep_compared, list_doubts, load_tables
 from jaxresnet.system.errors import UserError, user_path
+from jaxresnet.system.files import default_style
 from jaxresnet.workdir.runs import read_runs
 
 
+@default_style()
 def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path) -> None:
     """Write README.md, index.html, figures/ and tables/ to ``out``.
 
@@ -30,6 +30,10 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
     Raises:
         UserError: missing ``workdir``, no runs of a table, no tables, or an ``out`` that cannot be written.
     """
+    # Imported here because the import of matplotlib can fail.
+    from jaxresnet.report.page import check_out, make_section, write
+    from jaxresnet.report.study import group_runs, judge, keep_compared, list_doubts, load_tables
+
     if not workdir.exists():
         raise UserError(f"--workdir={workdir}: there is no such folder; give the folder of the runs")
     check_out(out)  # First, because reading and drawing take long.

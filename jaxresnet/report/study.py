@@ -36,7 +36,7 @@ class Table:
         self.configs = {arm: experiment.get_config(arm) for arm in experiment.arms}
         self.names: dict[str, str] = {arm: config.name for arm, config in self.configs.items()}
         # The accuracy that the paper reports, or NaN.
-        self.paper = {arm: float(config.paper.accuracy or np.nan) for arm, config in self.configs.items()}
+        self.paper = {arm: float(np.float64(config.paper.accuracy)) for arm, config in self.configs.items()}
         self.claims: Sequence[Any] = experiment.contents.get("CLAIMS", ())
         self.note = str(experiment.contents.get("NOTE", "")).strip()  # Markdown
         arms = experiment.contents["ARMS"]

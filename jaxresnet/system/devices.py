@@ -13,17 +13,26 @@ import jax
 
 from jaxresnet.system.files import cache_folder
 
+# JAX's settings that change numbers. An environment variable such as JAX_ENABLE_X64 sets each, besides XLA_FLAGS.
+_SETTINGS = (
+    *("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable"),
+    *("jax_random_seed_offset", "jax_disable_jit", "jax_numpy_dtype_promotion"),
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
 
-
+_XLA_FLAGS = (
+    "--xla_cpu_collective_call_terminate_timeout_seconds=3600",  # or a core 40 s late, on a busy machine, ends all
+    "--xla_cpu_parallel_codegen_split_count=4",  # 32 parts of a program, the default, take more memory to compile
+)
 # Each device holds a copy of the data set, 180 MB for CIFAR-10.
 MAX_CPU_DEVICES = 8
 
-# Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. One arena for all threads
-# (M_ARENA_MAX=1) saves no time, and one process of three still grew with the steps.
+# Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. With an arena for each thread,
+# the quick start took 0.1 GB more; with one for all threads, one process of three grew with the steps.
+_ARENAS = 2
 KEPT_BLOCK = 2**27  # bytes
 _MOST_BEFORE_2_35 = 2**25  # bytes: the highest threshold that glibc accepts before version 2.35
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of malloc.h
 
 
 def set_up_jax() -> None:
@@ -35,9 +44,10 @@ def set_up_jax() -> None:
     none of this.
     """
     keep_freed_memory()
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_collective_call" not in flags:  # XLA would end the process if a core is 40 s late, on a busy machine
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_collective_call_terminate_timeout_seconds=3600".strip()
+    for flag in _XLA_FLAGS:
+        flags = os.environ.get("XLA_FLAGS", "")
+        if flag.partition("=")[0] not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
     _use_all_cores()
     _keep_compiled_programs()
 
@@ -53,9 +63,17 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc" or os.environ.get("JAXRESNET_TUNE_MALLOC") == "0":
         return
     set_option = ctypes.CDLL(None).mallopt
+    set_option(_M_ARENA_MAX, _ARENAS)
     # The threshold comes first, because either setting stops glibc from raising it by itself.
     if set_option(_M_MMAP_THRESHOLD, KEPT_BLOCK) or set_option(_M_MMAP_THRESHOLD, _MOST_BEFORE_2_35):
         set_option(_M_TRIM_THRESHOLD, -1)
+    jax.monitoring.register_event_duration_secs_listener(_return_compilers_memory)
+
+
+def _return_compilers_memory(event: str, duration_secs: float, **_: Any) -> None:
+    """Return the memory of a long compilation to the system, a quarter of the quick start's."""
+    if event == "/jax/core/compile/backend_compile_duration" and duration_secs > 0.5:
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _use_all_cores() -> None:
@@ -78,7 +96,7 @@ def _keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache, if it is writable and ``JAX_COMPILATION_CACHE_DIR`` is not set."""
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds it at run time
         return
-    with contextlib.suppress(OSError, RuntimeError):  # there is no home folder, or it is not writable
+    with contextlib.suppress(OSError):  # there is no home folder, or it is not writable
         folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
@@ -86,7 +104,7 @@ def _keep_compiled_programs() -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Return device, platform, numbers of devices and processes, versions and git commit."""
+    """Return device, platform, numbers of devices and processes, versions, git commit and settings."""
     devices = jax.devices()
     return {
         "device": device_name(),
@@ -96,7 +114,13 @@ def describe() -> dict[str, Any]:
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
         "git_commit": _git_commit(),
+        "settings": settings(),
     }
+
+
+def settings() -> dict[str, Any]:
+    """Return what of this process's environment changes numbers, beside devices and versions."""
+    return {name: getattr(jax.config, name) for name in _SETTINGS} | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 def device_name() -> str:

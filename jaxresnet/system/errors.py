@@ -28,14 +28,16 @@ def user_path(path: str | pathlib.Path) -> pathlib.Path:
     """Return a path that a user gave, with ``~`` expanded.
 
     Raises:
-        UserError: the home folder of ``~`` or ``~name`` is not known, or the path is the address of a remote one.
+        UsageError: the path is empty, the address of a remote one, or in the home folder of an unknown user.
     """
+    if not str(path):  # as --workdir=$RUN is if RUN is not set; it would be the current folder
+        raise UsageError("a path is empty; give a name, or . for the current folder")
     if re.match("[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):  # a Path has lost the second slash
-        raise UserError(f"{path} is an address: give a path on this machine, such as that of a mounted bucket")
+        raise UsageError(f"{path} is an address: give a path on this machine, such as that of a mounted bucket")
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error
 
 
 def one_line(error: Exception) -> str:

@@ -1,11 +1,16 @@
 """Write files atomically: a crash leaves either the old content or the new."""
 
+import contextlib
 import io
+import json
+import math
 import os
 import pathlib
 import secrets
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxresnet.system.errors import UserError, user_path
 
@@ -17,7 +22,9 @@ PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 def cache_folder() -> pathlib.Path:
     """Return the folder for data that can be recreated: ``$XDG_CACHE_HOME/jaxresnet``, or ``~/.cache/jaxresnet``."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxresnet"
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    # Without a home folder, as in some containers, "~" stays. Nothing can be kept below /dev/null, so nothing is.
+    return pathlib.Path(os.devnull if folder.startswith("~") else folder, "jaxresnet")
 
 
 def shipped_folder(name: str) -> pathlib.Path:
@@ -36,10 +43,36 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def to_json(fields: Any, **options: Any) -> str:
+    """Return JSON for any reader, in which NaN and infinity are null: JSON has no such numbers."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [*map(finite, value)]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(fields), allow_nan=False, ensure_ascii=False, **options)
+
+
 def remove_leftovers(folder: pathlib.Path) -> None:
     """Delete temporary files left by killed writers. The caller must hold the folder's lock."""
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def default_style() -> Iterator[None]:
+    """Draw as matplotlib does by default, whatever the user's matplotlibrc says, which could ask for LaTeX."""
+    os.environ["MPLBACKEND"] = "agg"  # A mistyped one would fail, and no window is opened.
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings(record=True) as caught:
+        matplotlib.rcdefaults()
+        yield
+    if caught:  # one for each character that the font lacks
+        print(f"note: in a picture: {' '.join(str(caught[0].message).split())}", file=sys.stderr)
 
 
 class OutputFile(NamedTuple):

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxresnet.system.errors import Diverged, UserError, one_line
+from jaxresnet.system.errors import Diverged, UsageError, UserError, one_line
 
 T = TypeVar("T")
 
@@ -42,9 +42,9 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
     """
     flag, is_auto = f"--coordinator={coordinator}", coordinator == "auto"
     if not is_auto and not re.fullmatch(r".+:[0-9]{1,5}", coordinator):
-        raise UserError(f"{flag}: expected HOST:PORT or auto")
+        raise UsageError(f"{flag}: expected HOST:PORT or auto")
     if not is_auto and (num_processes is None or process_id is None or not 0 <= process_id < num_processes):
-        raise UserError(f"{flag}: give --num_processes, and --process_id from 0 to one less than that, too")
+        raise UsageError(f"{flag}: give --num_processes, and --process_id from 0 to one less than that, too")
     try:
         jax.distributed.initialize(
             None if is_auto else coordinator,
@@ -55,6 +55,9 @@ def connect(coordinator: str, num_processes: int | None, process_id: int | None)
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except Exception as error:  # JAX raises several types
+        if is_auto and "coordinator_address" in str(error):  # JAX's name for what it could not find out
+            problem = "this is no task of srun or mpirun, and no TPU pod"
+            raise UsageError(f"{flag}: {problem}; start the command by one of these, or give HOST:PORT") from error
         raise UserError(f"{flag}: the processes did not find each other ({one_line(error)})") from error
     faulthandler.disable()  # if another process dies, JAX ends this one with a message that a dump would bury
     try:

@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from jaxresnet.config import CONFIG_FILE, changed_fields, load_config, restore_config
 from jaxresnet.core.evaluation import Sums
 from jaxresnet.core.state import TrainState
 from jaxresnet.system import processes
@@ -40,6 +41,7 @@ class Progress:
     Attributes:
         data_fingerprint: checksum of the data set. None if weights were imported and no data were read yet: the steps
             of the epochs before are not known then.
+        settings: ``devices.settings()`` of the session; empty in older checkpoints.
         first_step: first step that this run takes itself. Not 0 if imported weights count as trained for epochs.
         epoch: running epoch, from 0.
         sums: sums of the training metrics over the steps of the running epoch.
@@ -52,6 +54,7 @@ class Progress:
     """
 
     data_fingerprint: str | None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     first_step: int = 0
     epoch: int = 0
     sums: Sums = dataclasses.field(default_factory=Sums)
@@ -142,6 +145,8 @@ class Checkpointer:
                 f"parameters became NaN or infinite at step {step:,}: "
                 f"{self.last_good()}; start a new --workdir with a lower schedule.learning_rate"
             )
+        if (self._workdir / CONFIG_FILE).exists():
+            fields["config"] = load_config(self._workdir).to_dict()
         fields["checksum"] = _checksum(arrays, fields)
         args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(fields))
         try:
@@ -149,6 +154,8 @@ class Checkpointer:
                 processes.in_first(lambda: shutil.rmtree(self._folder / str(step)), "checkpoint without result deleted")
                 self._manager.reload()
             self._manager.save(step, args=args)
+            if not (self._folder / str(step) / "state" / "manifest.ocdbt").exists():
+                raise OSError("orbax wrote it without a manifest, so it cannot be read")
         except jax.errors.JaxRuntimeError:  # another process has ended, so the caller ends this one too
             raise
         except Exception as error:  # orbax and tensorstore raise many types
@@ -164,7 +171,7 @@ class Checkpointer:
 
         Raises:
             DamagedCheckpoint: the checkpoint is not what was saved.
-            UserError: the checkpoint cannot be accessed, or its weights do not fit ``state``.
+            UserError: the checkpoint cannot be accessed, is of another run, or its weights do not fit ``state``.
         """
         folder = self._folder / str(step)
         _check_fits(state.params, folder)
@@ -172,15 +179,16 @@ class Checkpointer:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
             with _quiet():
-                restored = self._manager.restore(step, args=args)
-            arrays, fields = restored["state"], restored["progress"]
+                stored = self._manager.restore(step, args=args)
+            arrays, fields = stored["state"], stored["progress"]
             expected = fields.pop("checksum")
             if _checksum(arrays, fields) != expected:
                 raise ValueError("its checksum is wrong")
             if int(arrays["step"]) != step:
                 raise ValueError(f"it is that of step {int(arrays['step'])}")
+            config = fields.pop("config", None)  # Older checkpoints have none.
             best = arrays.pop("best") if fields["best"] else None
-            return state.replace(**{name: arrays[name] for name in _SAVED}), Progress.from_json(fields, best)
+            restored = state.replace(**{name: arrays[name] for name in _SAVED}), Progress.from_json(fields, best)
         except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
             raise
         except Exception as error:  # as in save
@@ -189,6 +197,10 @@ class Checkpointer:
                     f"the checkpoint {folder} cannot be read ({one_line(error)}); fix that, and run the same command"
                 ) from error
             raise DamagedCheckpoint(f"the checkpoint {folder} is damaged ({one_line(error)})") from error
+        if config and (changes := changed_fields(restore_config(config), load_config(self._workdir))):
+            fields = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+            raise UserError(f"the checkpoint {folder} is of another run ({fields}); restore that of this run")
+        return restored
 
     def restore_newest(self, state: TrainState) -> tuple[TrainState, Progress] | None:
         """Restore the newest undamaged checkpoint. Return None if there is no checkpoint.

@@ -3,7 +3,7 @@
 ``config.json`` describes the run, ``metrics.jsonl`` is its log, and ``classes.json`` lists the class names.
 ``split.json`` lists the test images, if they were drawn.
 ``summary.json`` and ``confusion.csv`` hold the results of a finished run. ``failure.txt`` says why a run diverged.
-``imported.json`` records the file that the first weights were imported from.
+``imported.json`` records the file or the run that the first weights were imported from.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxresnet.config import CONFIG_FILE, check_same_training, save_config
 from jaxresnet.data.cifar import CIFAR10_CLASSES
 from jaxresnet.data.loading import Dataset, load_dataset
 from jaxresnet.system.errors import Diverged, UserError
-from jaxresnet.system.files import remove_leftovers, write_whole
+from jaxresnet.system.files import remove_leftovers, to_json, write_whole
 from jaxresnet.system.terminal import format_seconds
 
 # Every run.
@@ -56,10 +57,17 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
+    if odd := re.search(r"\[.*\]|\\|[\ud800-\udfff]", str(workdir.absolute())):
+        raise UserError(f"workdir {workdir}: checkpoints in a path with {odd[0]!r} cannot be read again; give another")
     if (workdir / CONFIG_FILE).exists():
         check_same_training(config, workdir)
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"workdir {workdir} holds other files and no run; give an empty or a new folder")
+
+
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Return True if a checkpoint was saved, damaged or not."""
+    return any(path.name.isdecimal() for path in (workdir / CHECKPOINTS_FOLDER).glob("*"))
 
 
 @contextlib.contextmanager
@@ -78,7 +86,10 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
             remove_leftovers(workdir)
             save_config(config, workdir)
         except filelock.Timeout as error:
-            raise UserError(f"{workdir} is in use by another process; wait, or give another --workdir") from error
+            # On file systems without locks, the file is the lock: it names its process and host, and outlives a crash.
+            holder = " on ".join((workdir / LOCK_FILE).read_text(encoding="utf-8").split()[:2])
+            who = f"process {holder} (if it has ended, delete {workdir / LOCK_FILE})" if holder else "another process"
+            raise UserError(f"{workdir} is in use by {who}; wait, or give another --workdir") from error
         except OSError as error:
             raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
         try:
@@ -119,7 +130,7 @@ def read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:
 
 def write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write_whole(path, json.dumps(fields, ensure_ascii=False, indent=2) + "\n")
+    write_whole(path, to_json(fields, indent=2) + "\n")
 
 
 def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:

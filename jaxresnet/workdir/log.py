@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.system.files import write_whole
+from jaxresnet.system.files import to_json, write_whole
 from jaxresnet.workdir.folder import METRICS_FILE, TENSORBOARD_FOLDER
 
 _WANDB_ID_FILE = "wandb-run-id.txt"
@@ -47,7 +47,7 @@ class MetricsWriter:
         ]
         if last is not None and not any(is_epoch_line(line) and line["epoch"] == last["epoch"] for line in kept):
             kept = sorted([*kept, last], key=lambda line: line["step"])
-        write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
+        write_whole(path, "".join(f"{to_json(line)}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._others: list[_TensorBoard | WandbTracker] = [_TensorBoard(workdir / TENSORBOARD_FOLDER, step)]
         if tracker:
@@ -55,7 +55,7 @@ class MetricsWriter:
 
     def write(self, line: dict[str, float | int]) -> None:
         """Write one line and flush it."""
-        self._file.write(f"{json.dumps(line)}\n")
+        self._file.write(f"{to_json(line)}\n")
         self._file.flush()
         for other in self._others:
             other.write(line)

@@ -1,9 +1,12 @@
 """Read finished and unfinished runs from their directories."""
 
-import functools
+import contextlib
 import json
+import math
+import os
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -36,23 +39,42 @@ def read_runs(folder: pathlib.Path) -> list[Run]:
     Files of packed runs (``scripts/pack_runs.py``) are read like folders of the same name without ``.jsonl``.
     ``folder`` may also be such a file.
     """
-    files = [folder] if folder.is_file() else [file for file in folder.rglob("*.jsonl") if file.name != METRICS_FILE]
-    readers = [functools.partial(_read_folder, file.parent) for file in folder.rglob(CONFIG_FILE)]
-    readers += [functools.partial(_unpack, file, line) for file in files for line in read_packed(file)]
-    runs = []
-    for read in readers:
-        try:
-            runs.append(read())
-        except UserError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+    runs: list[Run] = []
+    walk = os.walk(folder, onerror=lambda error: print(f"skipped: {error}", file=sys.stderr))
+    inside = (pathlib.Path(parent, name) for parent, _, names in walk for name in names)
+    for file in [folder] if folder.is_file() else inside:
+        with _skipping(file):
+            if file.name == CONFIG_FILE:
+                runs.append(_read_folder(file.parent))
+            elif file.suffix == ".jsonl" and file.name != METRICS_FILE:
+                for line in read_packed(file):
+                    with _skipping(file):
+                        runs.append(_unpack(file, line))
     return sorted(runs, key=lambda run: run.path)
+
+
+@contextlib.contextmanager
+def _skipping(file: pathlib.Path) -> Iterator[None]:
+    """Name a file that is no run, or one of another program, so that it does not end the report on all others."""
+    try:
+        yield
+    except Exception as error:  # such a file can hold anything
+        reason = error if isinstance(error, UserError) else f"{file} cannot be read ({one_line(error)})"
+        print(f"skipped: {reason}", file=sys.stderr)
 
 
 def _read_folder(path: pathlib.Path) -> Run:
     if (path / IMPORTED_FILE).exists():
         raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
-    summary, confusion, failure = read_summary(path), read_confusion(path), read_failure(path)
+    summary, confusion, failure = _finite(read_summary(path)), read_confusion(path), read_failure(path)
     return Run(path, load_config(path), read_metrics(path), summary, confusion, failure)
+
+
+def _finite(summary: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a summary whose accuracy is a number, as a fit over all runs needs it, or None, or raise an exception."""
+    if summary is not None and not math.isfinite(summary["last"]["accuracy"]):
+        raise ValueError("its accuracy is not a number")
+    return summary
 
 
 def read_packed(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -73,7 +95,7 @@ def read_packed(file: pathlib.Path) -> list[dict[str, Any]]:
 def _unpack(file: pathlib.Path, line: dict[str, Any]) -> Run:
     path = file.with_suffix("") / line["path"]
     try:
-        config = restore_config(line["config"])
+        config, summary = restore_config(line["config"]), _finite(line.get("summary"))
     except Exception as error:  # fields of unexpected types can raise anything
         raise UserError(f"{path} cannot be read ({one_line(error)})") from error
-    return Run(path, config, line["metrics"], line.get("summary"), None, line.get("failure"))
+    return Run(path, config, line["metrics"], summary, None, line.get("failure"))

@@ -51,7 +51,7 @@ def test_docstring_has_command_and_paper(table):
     docstring = TABLES[table].__doc__
     example = re.search(rf"--config=configs/{table}\.py:(\S+) --workdir=runs/(\S+)/seed0\n", docstring)
     assert TABLES[table].get_config(example[1]).name == example[2]
-    assert f"python -m jaxresnet.sweep --config=configs/{table}.py --seeds=3 --workdir=runs" in docstring
+    assert f"jaxresnet sweep --config=configs/{table}.py --seeds=3 --workdir=runs" in docstring
     assert "Paper: " in docstring and "Measured here: " in docstring
 
 

@@ -55,7 +55,7 @@ def test_docstring_gives_command_and_figures(name):
     if name == "default":
         return
     docstring = module(name).__doc__
-    assert f"python -m jaxresnet.main --config=configs/{name}.py --workdir=runs/{name}" in docstring
+    assert f"jaxresnet train --config=configs/{name}.py --workdir=runs/{name}" in docstring
     assert "Paper:" in docstring and "Measured here:" in docstring
 
 

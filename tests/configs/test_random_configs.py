@@ -77,6 +77,8 @@ def possible_configs(draw):
     fields |= {
         "batch_size": batch_size,
         "num_epochs": 1 if rest else 2,
+        "dataset.image_size": 32,  # that of the digits
+        "freeze": draw(values("", "stem", "all-but-head")),
         "model.channels": tuple(draw(st.lists(st.integers(1, 9), min_size=stages, max_size=stages))),
         "model.blocks": tuple(2 if stage == deeper else 1 for stage in range(stages)),
         "model.kernel_size": draw(values(1, 3, 5, 7)),
@@ -164,6 +166,8 @@ WRONG_VALUE = {
     "eval_batch_size": [0],
     "eval_every_epochs": [0],
     "label_smoothing": [1, 1.0],
+    "init_from": ["nowhere", "pretrained:nothing"],
+    "freeze": ["head", "layer9", "stem layer1"],
     "loss": ["", "mse", "nowhere.py:loss"],
     "model.block": ["", "Basic", "nowhere.py:block"],
     "augment.stages": ["nowhere.py:erase"],
@@ -180,6 +184,8 @@ WRONG_VALUE = {
     "dataset.name": ["", "cifar20", "CIFAR10"],
     "dataset.data_dir": ["/nowhere", "nowhere.npz", "x" * 300],
     "dataset.validation_size": [165, 10**9],
+    "dataset.image_size": [31, 48, 513],
+    "dataset.split_seed": [2**32],
     "augment.crop_padding": [33, 10**6],
     "augment.small_images": [
         *[16, (16,), (16, 0.5), ((0, 0.5),), ((33, 0.5),), ((16.0, 0.5),), ((16, 0),), ((16, 1.5),), ((16, "half"),)],

@@ -162,8 +162,35 @@ def test_unknown_optimizer_is_refused():
         optim.create_optimizer(optimizer_config("sgdd"))
 
 
-def test_train_step_equals_torch():
-    """The real train_step runs without dropout and augmentation, at a falling learning rate."""
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_frozen_parameters_keep_every_bit(name):
+    """Others move as without frozen ones. A zero keeps its sign."""
+    rng = np.random.default_rng(0)
+    params = {module: {"kernel": rng.normal(size=(3, 3, 4, 4))} for module in ("conv1", "layer1_0", "layer2_0")}
+    params["conv1"]["kernel"][0] = -0.0
+    grads = {module: {"kernel": rng.normal(size=(STEPS, 3, 3, 4, 4))} for module in params}
+    grads_at = lambda i: {module: {"kernel": jnp.asarray(grads[module]["kernel"][i])} for module in params}  # noqa: E731
+    ends = []
+    for frozen in ((), ("stem", "layer1")):
+        tx, after = optim.create_optimizer(optimizer_config(name), frozen), jax.tree.map(jnp.asarray, params)
+        state = optim.set_hyperparams(tx.init(after), learning_rate=0.1)
+        for i in range(STEPS):
+            updates, state = tx.update(grads_at(i), state, after)
+            after = optax.apply_updates(after, updates)
+        ends.append(jax.tree.map(np.asarray, after))
+    start = jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), params)
+    for module in ("conv1", "layer1_0"):
+        assert ends[1][module]["kernel"].tobytes() == start[module]["kernel"].tobytes()
+        assert ends[0][module]["kernel"].tobytes() != start[module]["kernel"].tobytes()
+    np.testing.assert_allclose(ends[1]["layer2_0"]["kernel"], ends[0]["layer2_0"]["kernel"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [(), ("stem", "layer1")])
+def test_train_step_equals_torch(frozen):
+    """The real train_step runs without dropout and augmentation, at a falling learning rate.
+
+    In PyTorch, frozen modules need no gradient and are in evaluation mode.
+    """
     fields = dict(channels=(4, 8), blocks=(1, 2), pooling=2)
     steps, batch_size = 5, 6
     rng = np.random.default_rng(0)
@@ -172,9 +199,11 @@ def test_train_step_equals_torch():
     transform = Transform((), (0.5,) * 3, (0.25,) * 3)
 
     with jax.enable_x64(True):
-        model = ResNet(**fields, dtype=np.float64, param_dtype=np.float64)
+        model = ResNet(**fields, frozen=frozen, dtype=np.float64, param_dtype=np.float64)
         variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
         torch_model = load_variables(TorchResNet(**fields, head=2).double(), variables).train()
+        for name in ("conv1", "bn1", "layer1") if frozen else ():
+            getattr(torch_model, name).requires_grad_(False).eval()
         optimizer = torch.optim.SGD(torch_model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
 
@@ -184,7 +213,7 @@ def test_train_step_equals_torch():
         state = TrainState.create(
             apply_fn=model.apply,
             params=variables["params"],
-            tx=optim.create_optimizer(config.optimizer),
+            tx=optim.create_optimizer(config.optimizer, frozen),
             batch_stats=variables["batch_stats"],
             rng=jax.random.key(0),
         )

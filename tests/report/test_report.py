@@ -230,6 +230,6 @@ def test_markdown_escapes_bars():
 
 
 def test_committed_report_is_that_of_the_runs(tmp_path):
-    """``python -m jaxresnet.report --workdir=results --out=results/report`` brings it up to date."""
+    """``jaxresnet report --workdir=results --out=results/report`` brings it up to date."""
     markdown, _, _ = report(tmp_path, REPOSITORY / "results")
     assert markdown == (REPOSITORY / "results" / "report" / "README.md").read_text()

@@ -52,7 +52,7 @@ def test_late_cores_are_waited_for(monkeypatch):
     devices.set_up_jax()
     assert os.environ["XLA_FLAGS"].split()[1].startswith("--xla_cpu_collective_call_terminate_timeout_seconds=")
     devices.set_up_jax()
-    assert len(os.environ["XLA_FLAGS"].split()) == 2
+    assert len(os.environ["XLA_FLAGS"].split()) == 3
 
 
 def test_without_a_cache_nothing_is_kept(set_up, tmp_path):

@@ -1,11 +1,11 @@
 """Runs in folders and in files of JSON lines."""
 
 import json
+import shutil
 
 import pytest
 
 from jaxresnet.config import changed_fields
-from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.runs import read_runs
 from scripts.pack_runs import pack_runs
 from tests.conftest import REPOSITORY
@@ -33,9 +33,21 @@ def test_pack_keeps_runs_of_the_file(tmp_path):
     assert pack_runs(REPOSITORY / "results" / "runs" / "cpu", file) == 2
 
 
-def test_damaged_packed_file_is_named(tmp_path, capsys):
-    (tmp_path / "runs.jsonl").write_text('{"path": "a", "config": {}, "metrics": []}\n')
-    assert read_runs(tmp_path) == [] and "skipped" in capsys.readouterr().err
-    (tmp_path / "runs.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="not a file of packed runs"):
-        read_runs(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("runs.jsonl", '{"path": "a", "config": {}, "metrics": []}', "runs/a cannot be read"),
+        ("answers.jsonl", '{"image": "cat.png"}', "is not a file of packed runs"),
+        ("summary.json", '{"last": {"accuracy": NaN}}', "its accuracy is not a number"),
+        ("summary.json", '{"version": 3}', "cannot be read ('last')"),
+        ("config.json", "[1]", "config.json cannot be read"),
+    ],
+)
+def test_damaged_runs_are_skipped_by_name(tmp_path, capsys, name, content, problem):
+    for folder in ("good", "bad"):
+        shutil.copytree(REPOSITORY / "results" / "runs" / "cpu", tmp_path / folder)
+    (tmp_path / "bad" / name).write_text(content + "\n")
+    left = [run.path.name for run in read_runs(tmp_path)]
+    assert left == (["bad", "good"] if name.endswith(".jsonl") else ["good"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("skipped: ") and problem in line
