@@ -11,6 +11,7 @@ COMMANDS = {
     "finetune": ("finetune", "train a model further on pictures of your own"),
     "evaluate": ("evaluate", "score a run or a release on its test set"),
     "predict": ("predict", "classify images"),
+    "explain": ("explain", "show where a network looks in images"),
     "plot": ("plot", "draw a run's curves over the paper's"),
     "summary": ("summary", "print a config's model layer by layer"),
     "configs": ("list_configs", "list the configs that come with the package, and their arms"),

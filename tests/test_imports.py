@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "report": {"system", "core", "data", "config", "workdir", "cli"},
     "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
+    "explain": {"system", "data", "config", "workdir", "cli", "inference"},
     "export": {"system", "released", "calibration", "kernels", "core", "data", "config", "weights"}
     | {"workdir", "cli", "inference", "evaluate"},
     "summary": {"system", "core", "data", "config", "cli"},
@@ -45,7 +46,7 @@ MAY_IMPORT = {
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
 WITHOUT_JAX = (
     *("__main__", "cli", "config", "main", "released"),
-    *("evaluate", "finetune", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
+    *("evaluate", "explain", "finetune", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
     "data",
 )
 
