@@ -34,8 +34,10 @@ MAY_IMPORT = {
     "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
     "explain": {"system", "data", "config", "workdir", "cli", "inference"},
-    "export": {"system", "released", "calibration", "kernels", "core", "data", "config", "weights"}
-    | {"workdir", "cli", "inference", "evaluate"},
+    "portable": {"system", "kernels", "inference"},
+    "web": {"system", "released", "config", "workdir", "inference", "portable"},
+    "export": {"system", "released", "calibration", "core", "data", "config", "weights"}
+    | {"workdir", "cli", "inference", "evaluate", "portable", "web"},
     "summary": {"system", "core", "data", "config", "cli"},
     "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
