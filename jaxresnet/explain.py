@@ -17,7 +17,7 @@ from jaxresnet import cli
 from jaxresnet.config import load_config
 from jaxresnet.data.images import to_pixels
 from jaxresnet.system.errors import UsageError
-from jaxresnet.system.files import PICTURES, output_file
+from jaxresnet.system.files import PICTURES, default_style, output_file, write_figure
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.folder import check_class_names, load_data
 
@@ -182,7 +182,8 @@ def explain(arguments: argparse.Namespace) -> None:
         test = dataset.test
         shown = slice(0, EMBEDDED)
         places = embed(compute_features(classifier, test.images[shown]))
-        out.write_figure(draw_embedding(places, test.labels[shown], classifier.class_names))
+        with default_style():
+            write_figure(out, draw_embedding(places, test.labels[shown], classifier.class_names))
     else:
         pixels, neighbours = to_pixels(arguments.images, classifier.image_size), None
         if dataset:
@@ -191,8 +192,9 @@ def explain(arguments: argparse.Namespace) -> None:
                 classifier.features(pixels), classifier.features(train.images), arguments.neighbours
             ).ravel()
             neighbours = train.images[found], train.labels[found]
-        out.write_figure(draw(classifier, pixels, neighbours))
-    print(out.path)
+        with default_style():
+            write_figure(out, draw(classifier, pixels, neighbours))
+    print(out)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -164,7 +164,7 @@ def write_release(
             return scores.sums.means("test")["test_accuracy"], scores
 
         state_dict = to_state_dict(run.state.variables)
-        unrounded, state_dict = score(state_dict)[0], in_half_precision(state_dict)
+        state_dict = in_half_precision(state_dict)
         mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
         accuracy, scores = score(state_dict)
         confusion, train = scores.confusion, files.load_data(run.config, run_folder, data_dir).train
@@ -175,7 +175,6 @@ def write_release(
         summary["release"] |= {
             "test_accuracy": accuracy,
             "test_accuracy_mirrored": mirrored,
-            "test_accuracy_unrounded": unrounded,
             "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
             "test_images": int(confusion.sum()),
             "temperature": temperature,
@@ -261,13 +260,12 @@ model-index:
 | weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{scores["sha256"]}` |
 | confidences | softmax(logits / {fitted["value"]:.3f}), fitted on {fitted["images"]:,} {fitted["method"]}; ECE on the \
 test set {scores["test_ece"]:.2f}%, negative log-likelihood {scores["test_negative_log_likelihood"]:.4f} |
-| rounding | {scores["test_accuracy_unrounded"]:.2f}% before rounding to float16, single view |
 
 | class | accuracy, % |
 | --- | --- |
 {classes}
 
-All accuracies but the one before rounding were measured from the file shipped here. To check them, run
+All accuracies were measured from the file shipped here. To check them, run
 `jaxresnet evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
 """
 
@@ -284,26 +282,20 @@ def export(arguments: argparse.Namespace) -> None:
         summary = write_release(arguments.workdir, arguments.out, *about)
         print(f"{arguments.out}: test accuracy {summary['release']['test_accuracy']:.2f}%, single view")
         return
-    folder, is_page = arguments.workdir, arguments.format == "web"
-    if arguments.note or arguments.license != "unknown" or (arguments.data_dir and not is_page):
-        raise UsageError("--note, --license and --data_dir are for --format=release (--data_dir for web too)")
-    if arguments.runtime and not is_page:
-        raise UsageError("--runtime is for --format=web; leave it out")
-    if not folder.is_dir():
-        raise UserError(f"{folder} holds no run: there is no such folder")
-    if is_page:
-        if arguments.out is None or arguments.force:
-            raise UsageError("--format=web needs --out, a new folder, and no --force")
+    folder = arguments.workdir
+    if arguments.format == "web":
+        if arguments.out is None:
+            raise UsageError("--format=web needs --out, a new folder")
         write_page(folder, arguments.checkpoint, arguments.out, arguments.data_dir, arguments.runtime)
         print(f"to see it: python -m http.server --directory={arguments.out}")
         return
     ending = "pth" if arguments.format == "torch" else arguments.format
     beside = pathlib.Path() if folder in released.MODELS.values() else folder
     out = output_file("--out", arguments.out or str(beside / f"model.{ending}"), arguments.force)
-    convert = to_safetensors if out.path.suffix == ".safetensors" else FORMATS[arguments.format]
+    convert = to_safetensors if out.suffix == ".safetensors" else FORMATS[arguments.format]
     content = convert(load(arguments.workdir, arguments.checkpoint))
-    out.write(content)
-    print(f"{out.path}: {len(content) / 1e6:.1f} MB")
+    write_whole(out, content)
+    print(f"{out}: {len(content) / 1e6:.1f} MB")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -312,8 +304,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_run()
     parser.add_argument("--format", required=True, choices=[*FORMATS, "web", "release"], help="what to write")
     text = "file to write (default: model.FORMAT in the workdir; in the current folder for a released model), or new "
-    parser.add_argument("--out", help=f"{text}folder of a release; --format=torch also writes .safetensors")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing file; a release never is")
+    parser.add_argument("--out", help=f"{text}folder of a page or a release; --format=torch also writes .safetensors")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file; a folder never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
     parser.add_argument("--license", default="unknown", help="license of a release's weights, for the card")
     text = "location of the data for a release's scores, or for a page's examples, if moved since training"

@@ -148,17 +148,17 @@ class Classifier:
         """
         return functools.partial(_forward, model=self.model, transform=self.transform), self.variables
 
-    def logits_async(self, images: np.ndarray, batch_size: int) -> jax.Array:
-        """Start to compute logits (``batch_size``, classes) of up to ``batch_size`` images, and return without waiting.
+    def logits_of_batch(self, images: np.ndarray, batch_size: int) -> Float[np.ndarray, "size classes"]:
+        """Compute logits of up to ``batch_size`` images, with the program for that many."""
+        return self._of_batch(_forward, images, batch_size)
 
-        The rows after those of the images are padding. Reading the result waits for the devices.
-        """
-        return self._start(_forward, images, batch_size)
-
-    def _start(self, function: Callable[..., jax.Array], images: np.ndarray, batch_size: int) -> jax.Array:
+    def _of_batch(
+        self, function: Callable[..., jax.Array], images: np.ndarray, batch_size: int
+    ) -> Float[np.ndarray, "size values"]:
         padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
-        padded = np.concatenate([images, padding]) if len(padding) else images
-        return _compiled(function, self.variables, padded, self.model, self.transform, self.mesh)
+        padded = np.concatenate([images, padding])
+        values = _compiled(function, self.variables, padded, self.model, self.transform, self.mesh)
+        return np.asarray(values)[: len(images)]
 
     def _in_batches(
         self, function: Callable[..., jax.Array], images: ImageLike | Sequence[ImageLike]
@@ -166,7 +166,7 @@ class Classifier:
         pixels = to_pixels(images, self.image_size)
         size = max(1, min(self.batch_size, len(pixels)))
         batches = [pixels[start : start + size] for start in range(0, len(pixels), size)] or [pixels]
-        return np.concatenate([self._start(function, batch, size)[: len(batch)] for batch in batches])
+        return np.concatenate([self._of_batch(function, batch, size) for batch in batches])
 
 
 def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int = "last") -> Classifier:

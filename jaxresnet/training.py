@@ -41,7 +41,7 @@ from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
 from jaxresnet.workdir import folder as files
 from jaxresnet.workdir.checkpoint import Checkpointer, Progress
-from jaxresnet.workdir.log import MetricsWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
+from jaxresnet.workdir.log import MetricsWriter, format_epoch, is_epoch_line, open_wandb, read_metrics
 
 if TYPE_CHECKING:
     from jaxresnet.inference import Classifier
@@ -64,6 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         UserError: config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
         Interrupted: SIGINT, SIGTERM or SIGHUP came, and the run was saved.
+        OSError: the workdir can no longer be written, as on a full disk. What was saved is kept.
     """
     folder = user_path(workdir)
     check_config(config)
@@ -78,10 +79,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     trainer = _Trainer(config, processes.first_before_others(lambda: files.load_data(config, folder)), folder)
     with (
         files.opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
-        files.explaining_full_disks(folder),
         Checkpointer(folder, config.checkpoint.keep) as checkpointer,
         processes.ending_others_too(),
-        files.explaining_full_disks(folder),  # again, because the line before may end the process
     ):
         summary = trainer.run(checkpointer)
     print(files.format_summary(summary))
@@ -181,16 +180,7 @@ class _Trainer:
         for name, value in before.items() if processes.is_first() else ():
             if (now := self.progress.settings.get(name)) != value:
                 print(f"note: {name} was {value!r} and is {now!r}, which may change the numbers", file=sys.stderr)
-        if self.progress.data_fingerprint is None:  # Imported weights, whose step depends on the data.
-            if self.progress.epoch >= self.config.num_epochs:
-                raise UserError(
-                    f"{self.workdir} holds weights imported after epoch {self.progress.epoch} of "
-                    f"{self.config.num_epochs}, so nothing is left to train; score them with jaxresnet.evaluate, or "
-                    "import them again with another --epoch"
-                )
-            self.progress.data_fingerprint = fingerprint
-            self.progress.first_step = self.progress.epoch * self.steps_per_epoch
-            self.state = self.state.replace(step=replicate(jnp.int32(self.progress.first_step), self.mesh))
+        self.progress.data_fingerprint = self.progress.data_fingerprint or fingerprint  # Imported weights have none.
         if self.progress.data_fingerprint != fingerprint:
             raise UserError(
                 f"{self.workdir} holds a run on other data (checksum {self.progress.data_fingerprint}, now "
@@ -201,7 +191,7 @@ class _Trainer:
         files.write_class_names(self.dataset.class_names, self.workdir)
         if self.dataset.test_files is not None:
             files.write_json(self.workdir / files.SPLIT_FILE, {"test": self.dataset.test_files})
-        tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
+        tracker = open_wandb(self.config, self.workdir) if self.config.tracker else None
         return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
 
     def _train_epoch(self) -> None:
@@ -323,7 +313,6 @@ class _Trainer:
         """
         progress, config, split = self.progress, self.config, self.eval_name
         assert progress.best is not None and progress.confusion is not None  # The last epoch is evaluated.
-        epochs_here = config.num_epochs - progress.first_step // self.steps_per_epoch
         summary = {
             "best": progress.best | {"selected_on": split},
             "last": progress.last_scores(split),
@@ -332,7 +321,7 @@ class _Trainer:
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
-            "images_per_second": epochs_here * self.train_size / progress.train_seconds,
+            "images_per_second": config.num_epochs * self.train_size / progress.train_seconds,
             "data_fingerprint": progress.data_fingerprint,
             **devices.describe(),
         }

@@ -66,7 +66,6 @@ def test_maps_sum_to_the_logits(tiny_classifier):
         (["--out=."], "--out=. exists; give a new folder"),
         (["--out=new"], "which npm downloads: install Node.js, or give --runtime=FOLDER with ort.wasm.bundle.min.mjs"),
         (["--out=new", "--runtime=."], "holds no ort.wasm.bundle.min.mjs; give --runtime=FOLDER"),
-        (["--format=onnx", "--runtime=."], "--runtime is for --format=web"),
     ],
 )
 def test_mistakes_get_one_line(tmp_path, monkeypatch, capsys, flags, message):

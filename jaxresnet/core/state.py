@@ -88,15 +88,10 @@ def create_transform(config: ConfigDict, epoch: int = 0) -> Transform:
         UserError: images do not have 32x32 pixels, or are shrunk, but the model's linear layer fits only that size.
     """
     augment = config.augment
-    if augment.small_images and config.model.pooling != "global":
+    if config.model.pooling != "global" and (augment.small_images or config.dataset.image_size != 32):
         raise UserError(
-            f"augment.small_images={augment.small_images}: needs model.pooling='global'. With a window of "
-            f"{config.model.pooling}, the linear layer fits only one image size"
-        )
-    if config.dataset.image_size != 32 and config.model.pooling != "global":
-        raise UserError(
-            f"dataset.image_size={config.dataset.image_size}: needs model.pooling=global, as a window of "
-            f"{config.model.pooling} is for images of 32x32 pixels"
+            f"model.pooling={config.model.pooling}: with a window, the linear layer fits images of 32x32 pixels only; "
+            "give model.pooling=global with augment.small_images or dataset.image_size"
         )
     sides = (side for side, until in augment.small_images if epoch < round(until * config.num_epochs))
     own: list[Stage] = [find({}, "augment.stages", name) for name in augment.stages.split(",") if name]
