@@ -17,7 +17,7 @@ COMMANDS = {
     "configs": ("list_configs", "list the configs that come with the package, and their arms"),
     "sweep": ("sweep", "train every arm of a table"),
     "report": ("report", "redraw the paper's tables from finished runs"),
-    "export": ("export", "write a run as one file for JAX, ONNX or PyTorch, or as a release"),
+    "export": ("export", "write a run as one file for JAX, ONNX or PyTorch, as a web page, or as a release"),
     "convert": ("convert", "import PyTorch weights as a run"),
 }
 
