@@ -107,7 +107,7 @@ def read_runtime(folder: str | None) -> dict[str, bytes]:
     Raises:
         UserError: npm is missing or fails, or the folder lacks one of them.
     """
-    package = json.loads(_SOURCE.joinpath(PACKAGE[0]).read_text())
+    package = json.loads(_SOURCE.joinpath(PACKAGE[0]).read_bytes())
     ((name, version),) = package["dependencies"].items()
     advice = f"give --runtime=FOLDER with {' and '.join(RUNTIME)} of {name} {version}"
     with tempfile.TemporaryDirectory() as temporary:
