@@ -24,6 +24,7 @@ COMMANDS = {
     "predict": "--grid",
     "plot": "--out",
     "report": "--configs",
+    "explain": "--neighbours",
     "export": "--format",
     "summary": "--config",
     "list_configs": "jaxresnet configs",
