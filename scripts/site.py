@@ -1,4 +1,4 @@
-"""Build the site in build/site: the README, docs/, the report of results/, and a reference of the public names.
+"""Build the site in build/site: README, docs/, the report of results/, a model to try, and a reference of public names.
 
     make site
 
@@ -19,6 +19,7 @@ import urllib.parse
 import jaxresnet
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+DEMO = REPOSITORY / "build" / "try"  # what export --format=web has written
 SOURCE, SITE = REPOSITORY / "build" / "site-source", REPOSITORY / "build" / "site"  # as zensical.toml names them
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
@@ -31,7 +32,7 @@ def site_pages() -> dict[pathlib.Path, pathlib.Path]:
 
 
 def write_source() -> None:
-    """Write the site's source: pages with adapted links, their pictures, and the reference.
+    """Write the site's source: pages with adapted links, their pictures, the page of the model, and the reference.
 
     Raises:
         SystemExit: a link leads nowhere.
@@ -66,6 +67,10 @@ def write_source() -> None:
         text = _LINK.sub(adapt, page.read_text(encoding="utf-8"))
         (SOURCE / place).parent.mkdir(parents=True, exist_ok=True)
         (SOURCE / place).write_text(text, encoding="utf-8")
+    demo = (REPOSITORY / "jaxresnet" / "web" / "index.html").read_text(encoding="utf-8")
+    part = demo.split("<!-- demo", 1)[1].split("-->", 1)[1].split("<!-- end of demo", 1)[0]
+    (SOURCE / "try").mkdir()
+    (SOURCE / "try" / "index.md").write_text(f"---\nhide: [toc]\n---\n# Try it\n\n{part}", encoding="utf-8")
     names = "\n\n".join(f"::: jaxresnet.{name}" for name in sorted(jaxresnet.__all__))
     introduction = "The public names of the package. Everything else may change between versions."
     (SOURCE / "reference.md").write_text(f"# Reference\n\n{introduction}\n\n{names}\n", encoding="utf-8")
@@ -120,6 +125,7 @@ def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     zensical = pathlib.Path(sys.executable).with_name("zensical")
     subprocess.run([zensical, "build", "--strict", "--clean"], cwd=REPOSITORY, check=True)
+    shutil.copytree(DEMO, SITE / "try", dirs_exist_ok=True, ignore=shutil.ignore_patterns("index.html"))
     if problems := find_problems(SITE):
         sys.exit("\n".join(problems))
     print(f"{SITE}/index.html")

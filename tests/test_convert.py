@@ -219,7 +219,6 @@ DAMAGED = {
         lambda content, path: saved({"net": {"conv1.weight": 3}}),
         "'conv1.weight' is a int: expected a tensor",
     ),
-    "no weights": (lambda content, path: saved({}), "the weights do not fit the model"),
 }
 
 
