@@ -1,4 +1,4 @@
-"""What a run begins with: the weights of another run, of a release or of a file, or the whole state of another run."""
+"""Begin a run with the weights of another run, of a release or of a file, or go on from another run."""
 
 import hashlib
 import pathlib
