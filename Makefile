@@ -90,7 +90,7 @@ tests/browser/node_modules: tests/browser/package-lock.json
 	npm ci --ignore-scripts --prefix tests/browser
 	@touch $@
 
-build/try: .venv-onnx/installed $(wildcard jaxresnet/web/* pretrained/cifar10/*)
+build/try: .venv-onnx/installed $(wildcard jaxresnet/web/*.* pretrained/cifar10/*)
 	rm -rf $@
 	.venv-onnx/bin/python -m jaxresnet export --format=web --out=$@
 
