@@ -294,7 +294,7 @@ class _Trainer:
 
     def _save_is_due(self, step: int) -> bool:
         every = self.config.checkpoint
-        by_steps = every.every_steps > 0 and step - self.saved[0] >= every.every_steps
+        by_steps = every.every_steps > 0 and step // every.every_steps > self.saved[0] // every.every_steps
         late = time.monotonic() - self.save_time >= 60 * every.every_minutes
         return by_steps or processes.largest(late) > 0  # clocks differ between processes
 
