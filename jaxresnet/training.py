@@ -146,7 +146,8 @@ class _Trainer:
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
-        self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
+        train, alternating = self.train_split, self.config.augment.alternating_flip
+        self.train_data = put_on_devices(train.images, train.labels, self.mesh, has_mirrored=alternating)
         self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
         # The devices hold the training images now, so the host's are freed: 0.15 GB of CIFAR-10.
         self.train_split = Split(self.train_split.images[:0].copy(), self.train_split.labels[:0])
@@ -171,8 +172,12 @@ class _Trainer:
         return self._summarise()
 
     def _restore(self) -> None:
-        """Continue from the newest checkpoint if there is one."""
+        """Continue from the newest checkpoint, or else from the run to branch off, if there is one."""
         restored = self.checkpointer.restore_newest(self.state)
+        if restored is None and self.config.branch_from:
+            from jaxresnet.initial import branch_off  # Imported here because few runs need it.
+
+            restored, self.imported = branch_off(self.state, self.config, self.steps_per_epoch, self.workdir)
         if restored is None:
             return
         fingerprint, (self.state, self.progress) = self.progress.data_fingerprint, restored
@@ -198,7 +203,7 @@ class _Trainer:
         """Train the remaining steps of the current epoch."""
         config, epoch, step = self.config, self.progress.epoch, int(self.state.step)
         train = jit_steps(create_transform(config, epoch), self.mesh, self.loss).train
-        order = epoch_order(config.seed, epoch, self.train_size)
+        order = epoch_order(config.seed, epoch, self.train_size, config.augment.alternating_flip)
         at_once = steps_per_dispatch(config.steps_per_dispatch)
         for indices in train_batches(order, config.batch_size, step - epoch * self.steps_per_epoch, at_once):
             start, after = time.monotonic(), step + len(indices)
@@ -251,14 +256,13 @@ class _Trainer:
         progress, step, number = self.progress, int(self.state.step), self.progress.epoch + 1
         is_last = number == self.config.num_epochs
         is_evaluated = is_last or number % self.config.eval_every_epochs == 0
-        evaluation = self._evaluate() if is_evaluated else Sums()
+        scores, eval_seconds = self._evaluate() if is_evaluated else ({}, 0.0)
         progress.train_seconds += progress.sums.seconds
-        progress.eval_seconds += evaluation.seconds
+        progress.eval_seconds += eval_seconds
         seconds = progress.train_seconds + progress.eval_seconds
         line = self._metrics_line(step) | {"epoch": number}
         if is_evaluated:
-            line |= evaluation.means(self.eval_name)
-            line["seconds"] = seconds
+            line |= scores | {"seconds": seconds}
             progress.last = line
             if progress.best is None or line[f"{self.eval_name}_accuracy"] > progress.best["accuracy"]:
                 progress.best = progress.last_scores(self.eval_name)
@@ -271,12 +275,22 @@ class _Trainer:
         if is_last or self._save_is_due(step):
             self._save()
 
-    def _evaluate(self) -> Sums:
-        """Score the evaluation split and record its confusion matrix."""
-        size, batch_size = len(self.eval_split), self.config.eval_batch_size
-        scores = evaluate(self.eval_steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
-        self.progress.confusion = scores.confusion.tolist()
-        return scores.sums
+    def _evaluate(self) -> tuple[dict[str, float], float]:
+        """Score the evaluation split, record its confusion matrix, and return loss, accuracy and time.
+
+        If there are averages, ``raw_{split}_loss`` and ``raw_{split}_accuracy`` are of the variables behind them.
+        """
+        state, size, batch_size = self.state, len(self.eval_split), self.config.eval_batch_size
+        raw = {} if state.averages is None else {"raw_": state.raw_variables}
+        means: dict[str, float] = {}
+        seconds = 0.0
+        for prefix, variables in (raw | {"": state.variables}).items():
+            each = state.with_variables(variables)
+            scores = evaluate(self.eval_steps, each, self.eval_data, size, batch_size, self._stop_if_asked)
+            means |= scores.sums.means(prefix + self.eval_name)
+            seconds += scores.sums.seconds
+            self.progress.confusion = scores.confusion.tolist()
+        return means, seconds
 
     def _save_is_due(self, step: int) -> bool:
         every = self.config.checkpoint
@@ -326,7 +340,7 @@ class _Trainer:
             **devices.describe(),
         }
         if split != "test":
-            best, test = self.state.replace(**progress.best_variables), self.dataset.test
+            best, test = self.state.with_variables(progress.best_variables), self.dataset.test
             data = put_on_devices(test.images, test.labels, self.mesh)
             scores = evaluate(self.eval_steps, best, data, len(test), config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}

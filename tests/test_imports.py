@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "workdir": {"system", "core", "data", "config"},
     "convert": {"system", "core", "config", "weights", "workdir", "cli"},
     "inference": {"system", "released", "extensions", "core", "data", "config", "weights", "workdir"},
-    "initial": {"system", "core", "weights", "workdir", "released", "convert", "inference"},
+    "initial": {"system", "config", "core", "weights", "workdir", "released", "convert", "inference"},
     "training": {"system", "extensions", "core", "data", "config", "workdir", "inference", "initial"},
     "finetune": {"system", "released", "config", "data", "cli", "training"},
     "evaluate": {"system", "released", "calibration", "core", "data", "config", "workdir", "cli", "inference"},

@@ -23,7 +23,7 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.folder import METRICS_FILE
+from jaxresnet.workdir.folder import METRICS_FILE, read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from scripts.same_run import checkpointed, differences, read_outcome
 from tests.conftest import REPOSITORY, make_tiny_config
@@ -340,10 +340,13 @@ def test_small_images_need_global_pooling(tiny_config, tmp_path):
 
 
 def test_fast_recipe_resumes_exactly(tiny_config, tmp_path, monkeypatch):
-    """The run stops in the epoch of small images, with all features of the fast recipe."""
+    """The run stops in the epoch of small images, with all features of the fast recipe, averages and a trapezoid."""
     tiny_config.augment.small_images = ((16, 0.5),)
+    tiny_config.augment.alternating_flip = True
     tiny_config.label_smoothing = 0.1
     tiny_config.optimizer.name = "muon"
+    tiny_config.ema_decay = 0.7
+    tiny_config.schedule.update(name="constant", step_per="step", warmup_epochs=0.5, decay_epochs=1.0)
     train_and_evaluate(tiny_config, str(tmp_path / "whole"))
     with monkeypatch.context() as patch:
         stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -351,6 +354,10 @@ def test_fast_recipe_resumes_exactly(tiny_config, tmp_path, monkeypatch):
             train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
     train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
     assert_same_run(tiny_config, tmp_path / "stopped", tmp_path / "whole")
+    last = read_summary(tmp_path / "whole")["last"]
+    line = read_metrics(tmp_path / "whole")[-1]
+    assert line["test_loss"] != line["raw_test_loss"] and last["raw_accuracy"] == line["raw_test_accuracy"]
+    assert evaluate_run(str(tmp_path / "whole"), "last").scores.sums.means("test")["test_accuracy"] == last["accuracy"]
 
 
 def test_rare_evaluation_changes_no_training(tiny_config, tmp_path, monkeypatch):

@@ -30,8 +30,8 @@ from jaxresnet.system import processes
 from jaxresnet.system.errors import Diverged, UserError, one_line
 from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, DAMAGED_FOLDER
 
-# Saved fields of a TrainState. The others follow from the config.
-_SAVED = ("step", "params", "batch_stats", "opt_state")
+# Saved fields of a TrainState, if they are not None. The others follow from the config.
+_SAVED = ("step", "params", "batch_stats", "opt_state", "averages")
 
 
 @dataclasses.dataclass
@@ -50,9 +50,13 @@ class Progress:
     confusion: list[list[int]] | None = None  # confusion matrix of the last evaluation
 
     def last_scores(self, split: str) -> dict[str, Any]:
-        """Return ``epoch``, ``step``, ``loss`` and ``accuracy`` (%) of the last evaluation, made on ``split``."""
+        """Return ``epoch``, ``step``, ``loss`` and ``accuracy`` (%) of the last evaluation, made on ``split``.
+
+        If averages were scored, ``raw_accuracy`` is that of the variables behind them.
+        """
         assert self.last is not None
-        scores = {name: self.last[f"{split}_{name}"] for name in ("loss", "accuracy")}
+        keys = {name: f"{split}_{name}" for name in ("loss", "accuracy")} | {"raw_accuracy": f"raw_{split}_accuracy"}
+        scores = {name: self.last[key] for name, key in keys.items() if key in self.last}
         return {"epoch": self.last["epoch"], "step": self.last["step"], **scores}
 
     def to_json(self) -> dict[str, Any]:
@@ -169,8 +173,8 @@ class Checkpointer:
             if changes:
                 raise ValueError("its config is not the run's")
             fields.pop("config", None)
-            best = arrays.pop("best") if fields["best"] else None
-            return state.replace(**{name: arrays[name] for name in _SAVED}), Progress.from_json(fields, best)
+            best = arrays.pop("best")
+            return state.replace(**arrays), Progress.from_json(fields, best if fields["best"] else None)
         except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
             raise
         except Exception as error:  # as in save
@@ -247,12 +251,13 @@ class Checkpointer:
             return state, progress
         if progress.best is None:
             raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
-        return state.replace(step=jnp.int32(progress.best["step"]), **progress.best_variables), progress
+        return state.with_variables(progress.best_variables).replace(step=jnp.int32(progress.best["step"])), progress
 
 
 def _arrays(state: TrainState, best_variables: Any) -> dict[str, Any]:
     """Return the arrays of a checkpoint. Before the first evaluation the state's variables stand for the best ones."""
-    return {name: getattr(state, name) for name in _SAVED} | {"best": best_variables or state.variables}
+    arrays = {name: value for name in _SAVED if (value := getattr(state, name)) is not None}
+    return arrays | {"best": best_variables or state.variables}
 
 
 def _checksum(arrays: Any, fields: dict[str, Any]) -> str:
