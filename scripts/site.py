@@ -1,4 +1,4 @@
-"""Build the site in build/site: README, docs/, the report of results/, a model to try, and a reference of public names.
+"""Build the site in build/site: README, docs/, lessons, the report of results/, a model to try, and a reference.
 
     make site
 
@@ -8,6 +8,7 @@ would load something from another host.
 """
 
 import html.parser
+import json
 import pathlib
 import re
 import shutil
@@ -27,8 +28,26 @@ _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 def site_pages() -> dict[pathlib.Path, pathlib.Path]:
     """Return each page of the repository, and its place in the site's source."""
     docs = {page: pathlib.Path(page.name) for page in (REPOSITORY / "docs").glob("*.md")}
+    lessons = {page: pathlib.Path(f"{page.stem}.md") for page in (REPOSITORY / "notebooks").glob("*.ipynb")}
     report = REPOSITORY / "results" / "report" / "README.md"
-    return {REPOSITORY / "README.md": pathlib.Path("index.md"), report: pathlib.Path("report.md")} | docs
+    return {REPOSITORY / "README.md": pathlib.Path("index.md"), report: pathlib.Path("report.md")} | docs | lessons
+
+
+def read_page(page: pathlib.Path, address: str) -> str:
+    """Return the Markdown of a page. A notebook's lacks the cells that Colab hides, and links to the notebook."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    notebook = f"blob/main/{page.relative_to(REPOSITORY).as_posix()}"
+    colab = address.replace("https://github.com", "https://colab.research.google.com/github")
+    cells = [
+        "".join(cell["source"]) if cell["cell_type"] == "markdown" else f"```python\n{''.join(cell['source'])}\n```"
+        for cell in json.loads(text)["cells"]
+        if "cellView" not in cell["metadata"]
+    ]
+    links = f"[The notebook]({address}/{notebook}), or [in Colab]({colab}/{notebook}). Outputs are left out here."
+    title, _, rest = "\n\n".join(cells).partition("\n")
+    return f"{title}\n\n{links}\n{rest}\n"
 
 
 def write_source() -> None:
@@ -64,7 +83,7 @@ def write_source() -> None:
                 new = f"{address}/{'tree' if target.is_dir() else 'blob'}/main/{name}"
             return before + new + (f"#{anchor}" if anchor else "") + after
 
-        text = _LINK.sub(adapt, page.read_text(encoding="utf-8"))
+        text = _LINK.sub(adapt, read_page(page, address))
         (SOURCE / place).parent.mkdir(parents=True, exist_ok=True)
         (SOURCE / place).write_text(text, encoding="utf-8")
     demo = (REPOSITORY / "jaxresnet" / "web" / "index.html").read_text(encoding="utf-8")
