@@ -3,7 +3,7 @@
     jaxresnet sweep --config=configs/vetoes.py --workdir=runs/vetoes
 
 The plan was written before the first run. Each arm trains 30 epochs on 45,000 images and is scored on the other 5,000;
-the test set is not read. An arm has one seed, and an accuracy of 93% on 5,000 images has a standard error of 0.36 points.
+the test set is not read. An arm has one seed, and 93% of 5,000 images have a standard error of 0.36 points.
 So arms are not ranked:
 
 - Cutout and alternating flips each leave the recipe if the mean of their two arms is more than 1 point below that of
