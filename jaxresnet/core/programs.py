@@ -79,9 +79,12 @@ def _put(tree: Any, replicated: Sharding) -> Any:
 def put_on_devices(
     images: UInt8[np.ndarray, "size height width 3"], labels: Int32[np.ndarray, " size"], mesh: Mesh
 ) -> DeviceSplit:
-    """Copy a whole split to every device."""
+    """Copy a whole split to every device, or once if they are CPU devices."""
     _, height, width, channels = images.shape
-    return replicate(DeviceSplit(images.reshape(len(images), -1), labels, (height, width, channels)), mesh)
+    rows = images.reshape(len(images), -1)
+    if jax.default_backend() == "cpu":
+        rows = np.asarray(jnp.asarray(rows))  # JAX's own memory, aligned so that all CPU devices can share it
+    return replicate(DeviceSplit(rows, labels, (height, width, channels)), mesh)
 
 
 def ambient(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
