@@ -3,14 +3,15 @@
 # make reliability: run the second lane, the tests of docs/reliability.md and the slow ones, with many kills, damaged
 #                  files, bad inputs and configs.
 # make reliability-quick: run the second lane with fewer of them, as CI does after the first lane.
-# make site:       build the site in build/site, and check its links.
+# make site:       build the site in build/site, with the shipped model to try in the browser, and check its links. Needs npm.
 # make lock:       update requirements.lock to the newest versions that pyproject.toml allows. Needs Python 3.11.
 # make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
 #
 # .venv gets the versions in requirements.lock. .venv-onnx, in which the tests export to ONNX, gets those in
 # requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-aot has the compilers for GPUs and
 # TPUs, in the versions in requirements-aot.lock. In .venv, JAX would look for their devices. .venv-site has the site's tools,
-# without this package's dependencies, in the versions in requirements-site.lock.
+# without this package's dependencies, in the versions in requirements-site.lock. What npm installs, the runtime of the
+# browser's page and the driver of its test, is in the versions in jaxresnet/web and tests/browser.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -51,10 +52,10 @@ test: .venv/installed-test .venv-onnx/installed
 	$(BIN)/mypy
 	$(PYTEST) -m 'not reliability'
 
-reliability: .venv/installed-test .venv-onnx/installed .venv-aot/installed
+reliability: .venv/installed-test .venv-onnx/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability --thorough
 
-reliability-quick: .venv/installed-test .venv-onnx/installed .venv-aot/installed
+reliability-quick: .venv/installed-test .venv-onnx/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability
 
 .venv/bin/python:
@@ -85,7 +86,15 @@ reliability-quick: .venv/installed-test .venv-onnx/installed .venv-aot/installed
 	.venv-site/bin/python $(PIP_INSTALL) --requirement $(SITE_LOCK)
 	@touch $@
 
-site: .venv-site/installed
+tests/browser/node_modules: tests/browser/package-lock.json
+	npm ci --ignore-scripts --prefix tests/browser
+	@touch $@
+
+build/try: .venv-onnx/installed $(wildcard jaxresnet/web/*.* pretrained/cifar10/*)
+	rm -rf $@
+	.venv-onnx/bin/python -m jaxresnet export --format=web --out=$@
+
+site: .venv-site/installed build/try
 	.venv-site/bin/python -m scripts.site
 
 lock:

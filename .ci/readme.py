@@ -29,11 +29,11 @@ FEW = {
 
 
 def commands():
-    """Return the README's commands, but those of make, each as a list of words."""
+    """Return the README's commands, each as a list of words, but those of make and pip, which have installed this."""
     blocks = re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"))
     unmarked = [block for language, block in blocks if not language]
     lines = [shlex.split(line, comments=True) for block in unmarked for line in block.splitlines()]
-    return [line for line in lines if line and line[0] != "make"]
+    return [line for line in lines if line and line[0] not in ("make", "pip")]
 
 
 def main():

@@ -19,11 +19,14 @@ def get_config() -> ConfigDict:
     config.loss = "cross_entropy"  # see LOSSES in jaxresnet/core/steps.py
     config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.dtype = "float32"  # compute dtype: float32 or bfloat16. Parameters, statistics and loss stay float32
+    config.ema_decay = 0.0  # share of the averages of weights and statistics kept at each step; 0: no averages
     config.steps_per_dispatch = 130  # training steps per dispatch on GPU or TPU; on CPU always 1
 
     # A run, a release, "pretrained:cifar10", or a .safetensors or .pth file to begin with. If its classes have other
     # names, its linear layer is replaced by a new one.
     config.init_from = config_dict.placeholder(str)
+    # A run to go on from, where the decay of this one's schedule begins. Until there, both must be trained alike.
+    config.branch_from = config_dict.placeholder(str)
     config.freeze = ""  # stages that stay as they are, such as "stem,layer1", or "all-but-head"; statistics stay too
 
     config.model = ConfigDict()
@@ -52,6 +55,7 @@ def get_config() -> ConfigDict:
     config.augment.stages = ""  # stages of an own file, as in "mine.py:jitter,mine.py:erase"
     config.augment.crop_padding = 4  # pixels of zero padding per side before random crops; 0: no crop
     config.augment.flip = True  # mirror each training image with probability 1/2
+    config.augment.alternating_flip = False  # instead, mirror each in every other epoch, half of them first
     config.augment.cutout_size = 0  # side of a square that hides a part of each training image, in pixels; 0: none
     config.augment.cutmix_alpha = 0.0  # parameter of CutMix's beta distribution, 1.0 in its paper; 0: no CutMix
     # Pairs of a side and a share of the epochs, as in ((16, 0.3), ...): shrink training images to that side until then.
@@ -70,6 +74,7 @@ def get_config() -> ConfigDict:
     config.schedule.step_per = "epoch"  # when the rate changes: "epoch", as in PyTorch scripts, or "step"
     config.schedule.total_epochs = config_dict.placeholder(float)  # length (T_max of cosine). None: the whole run
     config.schedule.warmup_epochs = 0.0  # length of a linear warm-up before it, from a hundredth of the rate
+    config.schedule.decay_epochs = 0.0  # length of a linear fall to 0 at its end, which multiplies it
     config.schedule.start_factor = 1.0  # linear only: factor at the start
     config.schedule.end_factor = 0.0  # linear only: factor at the end
     config.schedule.power = 1.0  # polynomial only: exponent
@@ -77,7 +82,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()  # each holds the best epoch's variables too; the end is always saved
     config.checkpoint.every_minutes = 5.0  # minutes between saves, also within an epoch
-    config.checkpoint.every_steps = 0  # steps between further saves; 0: by time alone
+    config.checkpoint.every_steps = 0  # save after each multiple of so many steps, too; 0: by time alone
     config.checkpoint.keep = 2  # number of latest checkpoints to keep
 
     config.code = ""  # set by training: names and SHA-256 of own files, such as that of loss="mine.py:focal"

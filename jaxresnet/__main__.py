@@ -11,12 +11,13 @@ COMMANDS = {
     "finetune": ("finetune", "train a model further on pictures of your own"),
     "evaluate": ("evaluate", "score a run or a release on its test set"),
     "predict": ("predict", "classify images"),
+    "explain": ("explain", "show where a network looks in images"),
     "plot": ("plot", "draw a run's curves over the paper's"),
     "summary": ("summary", "print a config's model layer by layer"),
     "configs": ("list_configs", "list the configs that come with the package, and their arms"),
     "sweep": ("sweep", "train every arm of a table"),
     "report": ("report", "redraw the paper's tables from finished runs"),
-    "export": ("export", "write a run as one file for JAX, ONNX or PyTorch, or as a release"),
+    "export": ("export", "write a run as one file for JAX, ONNX or PyTorch, as a web page, or as a release"),
     "convert": ("convert", "import PyTorch weights as a run"),
 }
 

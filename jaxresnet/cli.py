@@ -120,8 +120,10 @@ def command() -> Iterator[None]:
             sys.stdout.flush()
     except BrokenPipeError:  # The reader closed the pipe, as in `... | head`.
         _end(1)
-    except (UserError, OSError) as error:  # An OSError is, for example, that of a folder without read permission.
+    except UserError as error:
         _end(2 if isinstance(error, UsageError) else 1, str(error))
+    except OSError as error:  # a full disk, or a folder without read permission
+        _end(1, f"{error}; fix that, and run the same command again")
     except Interrupted as interrupted:
         _end(interrupted.exit_status, str(interrupted))
     except KeyboardInterrupt:

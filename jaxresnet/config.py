@@ -50,7 +50,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("model.channels", "model.stem_channels"), (1, 2**20)),
     **dict.fromkeys(("model.kernel_size", "model.shortcut_kernel_size"), (1, 63)),  # covers 32 pixels from each
     "model.blocks": (1, 1000),
-    **dict.fromkeys(("label_smoothing", "model.dropout_rate", "optimizer.momentum"), (0, _BELOW_1)),
+    **dict.fromkeys(("label_smoothing", "ema_decay", "model.dropout_rate", "optimizer.momentum"), (0, _BELOW_1)),
     **dict.fromkeys(("augment.std", "checkpoint.every_minutes"), (_TINY, _HUGE)),
     "schedule.power": (_TINY, _HUGE),
     "schedule.total_epochs": (0.001, _HUGE),  # about a step

@@ -48,7 +48,6 @@ class TorchCheckpoint(NamedTuple):
     """Content of a checkpoint file, with None for what it does not say."""
 
     state_dict: dict[str, np.ndarray]
-    epochs: int | None = None  # number of epochs trained
     accuracy: float | None = None  # test accuracy in %
     class_names: tuple[str, ...] | None = None
 
@@ -64,8 +63,6 @@ def read_torch_file(path: pathlib.Path) -> TorchCheckpoint:
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: is empty; copy it again")
     path.open("rb").close()  # The libraries would report a file that may not be read as a damaged one.
     return _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickled(path)
 
@@ -97,15 +94,10 @@ def _read_pickled(path: pathlib.Path) -> TorchCheckpoint:
     wrapper = next((key for key in _STATE_DICT_KEYS if isinstance(contents.get(key), Mapping)), None)
     state_dict = contents if wrapper is None else contents[wrapper]
     arrays = {str(key): _to_numpy(str(key), value, path) for key, value in state_dict.items()}
-    if not arrays:
-        raise UserError(f"{path}: holds no weights")
     if wrapper is None:
         return TorchCheckpoint(arrays)
-    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in contents.items()}
-    epoch, accuracy = plain.get("epoch"), plain.get("acc")
-    # The authors count epochs from 0. Scripts with another key save how many have passed.
-    epochs = epoch + (wrapper == "net") if type(epoch) is int else None
-    return TorchCheckpoint(arrays, epochs, accuracy if type(accuracy) is float else None)
+    accuracy = contents.get("acc")  # many scripts save a NumPy number
+    return TorchCheckpoint(arrays, float(accuracy) if isinstance(accuracy, float | np.floating) else None)
 
 
 def _load_pickled(path: pathlib.Path) -> Any:
@@ -135,13 +127,9 @@ def _load_pickled(path: pathlib.Path) -> Any:
                 f"{path}: asks for {asked[1]} when loaded. This may run code and is refused; save "
                 "model.state_dict() alone"
             ) from error
-        raise UserError(f"{path}: is not a PyTorch checkpoint, or a damaged one ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    """Return PyTorch's message without the advice to its own users, or a reason if nothing else is left."""
-    reason = one_line(error).partition(". ")[0]
-    return "it holds something else than weights" if re.match("Weights only|[0-9]*$", reason) else reason
+        # The rest of PyTorch's message is advice to its own users.
+        reason = one_line(error).partition(". ")[0]
+        raise UserError(f"{path}: is not a PyTorch checkpoint, or a damaged one ({reason})") from error
 
 
 def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
@@ -151,26 +139,18 @@ def _to_numpy(key: str, value: Any, path: pathlib.Path) -> np.ndarray:
         raise UserError(
             f"{path}: {key!r} is a {type(value).__name__}: expected a tensor; save model.state_dict() alone"
         )
-    try:
-        value = value.detach()
-        # Not copied, because a damaged file can claim a shape that does not fit into memory.
-        if value.dtype == torch.bfloat16:
-            return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return value.numpy()
-    except Exception as error:  # Sparse, quantised and other tensors each raise their own type.
-        raise UserError(f"{path}: {key!r} is not a plain tensor ({_reason(error)})") from error
+    if value.dtype == torch.bfloat16:  # NumPy's own types have none.
+        return value.detach().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return value.detach().numpy()
 
 
-def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path, epochs: int | None = None) -> str:
-    """Create a run directory from a PyTorch checkpoint, and return a description of what was imported.
-
-    Training resumes with a fresh optimizer, because these files hold no momentum.
+def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path) -> str:
+    """Create a run before its first step from a PyTorch checkpoint, and return a description of what was imported.
 
     Args:
         file: checkpoint that ``read_torch_file`` accepts.
         config: config that the weights belong to.
         workdir: new or empty folder.
-        epochs: number of epochs that count as trained. ``None`` means the number in the file, or else 0.
 
     Raises:
         UserError: the file, config or folder is invalid, or the weights do not fit the config.
@@ -180,14 +160,12 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     import jax.numpy as jnp
 
     from jaxresnet.core.model import count_parameters
-    from jaxresnet.core.schedules import create_hyperparams_fn
     from jaxresnet.core.state import begin_with
     from jaxresnet.weights import from_state_dict
     from jaxresnet.workdir.checkpoint import Checkpointer, Progress
     from jaxresnet.workdir.folder import IMPORTED_FILE, write_class_names, write_json
 
     check_config(config)
-    create_hyperparams_fn(config, steps_per_epoch=1)
     if os.path.lexists(workdir) and not (workdir.is_dir() and not any(workdir.iterdir())):
         raise UserError(f"--workdir={workdir} exists; give a new or an empty folder, as a run is never overwritten")
     checkpoint = read_torch_file(file)
@@ -195,38 +173,32 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
         variables = from_state_dict(checkpoint.state_dict, config.model)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    epochs = (checkpoint.epochs or 0) if epochs is None else epochs
-    if epochs < 0:
-        raise UserError(f"{epochs} epochs count as trained; give a positive number, or 0, with --epoch")
-    if checkpoint.class_names is not None and len(checkpoint.class_names) != config.model.num_classes:
-        raise UserError(f"{file} names {len(checkpoint.class_names)} classes, but its weights have another number")
     state = begin_with(config, jax.tree.map(jnp.asarray, variables))
-    origin = {"file": file.name, "epochs": checkpoint.epochs, "accuracy": checkpoint.accuracy}
-    origin["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    origin = {"file": file.name, "accuracy": checkpoint.accuracy, "sha256": sha256}
     workdir.parent.mkdir(parents=True, exist_ok=True)
     # Written to a temporary folder beside it and then renamed, so that a failure leaves no partial run.
     with tempfile.TemporaryDirectory(prefix=f".{workdir.name}.", dir=workdir.parent) as folder:
         new = pathlib.Path(folder) / workdir.name
         new.mkdir()
+        save_config(config, new)
         with Checkpointer(new) as checkpointer:
-            checkpointer.save(state, Progress(data_fingerprint=None, epoch=epochs))
+            checkpointer.save(state, Progress(data_fingerprint=None))
         write_json(new / IMPORTED_FILE, origin)
         if checkpoint.class_names is not None:
             write_class_names(checkpoint.class_names, new)
-        save_config(config, new)
         new.rename(workdir)
     claims = "" if checkpoint.accuracy is None else f", and its file claims {checkpoint.accuracy:.2f}% accuracy"
     return (
-        f"{workdir}: {count_parameters(state.params):,} parameters, counted as trained for {epochs} of "
-        f"{config.num_epochs} epochs{claims}.\nThe file does not say how images were normalised or features pooled. To "
-        f"check the config, run: jaxresnet evaluate --workdir={workdir}"
+        f"{workdir}: {count_parameters(state.params):,} parameters{claims}.\nThe file does not say how images were "
+        f"normalised or features pooled. To check the config, run: jaxresnet evaluate --workdir={workdir}"
     )
 
 
 def convert(arguments: argparse.Namespace) -> None:
     """Import the weights that the flags name."""
     config = get_config(arguments.config, arguments.overrides)
-    print(import_weights(user_path(arguments.from_torch), config, user_path(arguments.workdir), arguments.epoch))
+    print(import_weights(user_path(arguments.from_torch), config, user_path(arguments.workdir)))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -235,8 +207,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_config("config file that the weights belong to")
     parser.add_argument("--workdir", required=True, help="new run directory")
     parser.add_argument("--from_torch", required=True, help="file to import")
-    text = "epochs that count as trained when training resumes (default: the number in the file, or else 0)"
-    parser.add_argument("--epoch", type=int, help=text)
     cli.run(convert, parser, argv)
 
 

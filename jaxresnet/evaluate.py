@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jaxresnet import cli, released
 from jaxresnet.config import load_config
 from jaxresnet.system.errors import UserError
-from jaxresnet.system.files import PICTURES, default_style, output_file
+from jaxresnet.system.files import PICTURES, default_style, output_file, write_figure
 
 if TYPE_CHECKING:
     from jaxresnet.core.evaluation import Scores
@@ -95,8 +95,8 @@ def print_scores(arguments: argparse.Namespace) -> None:
     )
     if out:
         with default_style():
-            out.write_figure(draw_reliability(bins, f"{means['test_accuracy']:.2f}% accuracy"))
-        print(out.path)
+            write_figure(out, draw_reliability(bins, f"{means['test_accuracy']:.2f}% accuracy"))
+        print(out)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,17 +11,16 @@ any batch size:
     session = onnxruntime.InferenceSession("model.onnx")
     (probabilities,) = session.run(None, {"images": images})
 
-A file of torch or safetensors holds the weights under PyTorch's names. A release is a finished run without checkpoints:
+A file of torch or safetensors holds the weights under PyTorch's names. The folder of web is a page that classifies
+pictures in the reader's browser, for any web server. A release is a finished run without checkpoints:
 its config, its summary with the scores of the released weights, the weights in half precision, and a model card.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import hashlib
 import io
 import json
-import logging
 import pathlib
 import shutil
 import tempfile
@@ -43,10 +42,11 @@ from jaxresnet.core.state import create_transform
 from jaxresnet.data.loading import Split, hold_out
 from jaxresnet.evaluate import evaluate_run
 from jaxresnet.inference import Classifier, load, restore_run
-from jaxresnet.kernels import convolution
+from jaxresnet.portable import any_batch, convert_to_onnx, in_float32, portable
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UsageError, UserError, user_path
 from jaxresnet.system.files import output_file, write_whole
+from jaxresnet.web.page import write_page
 from jaxresnet.weights import StateDict, to_state_dict
 from jaxresnet.workdir import folder as files
 from jaxresnet.workdir.folder import WEIGHTS_FILE
@@ -57,14 +57,8 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 def _probabilities(classifier: Classifier) -> tuple[Callable[[jax.Array], jax.Array], jax.ShapeDtypeStruct]:
     """Return a pure function from pixels to probabilities, and the shape and dtype of its input."""
-    (batch,) = jax.export.symbolic_shape("batch")
-    # Kernels for CPUs are replaced by the functions that they compute, so that the file suits any platform.
-    generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, convolution.relu: jax.nn.relu}
-    used = {name: getattr(classifier.model, name) for name in ("conv_general_dilated", "relu")}
-    model = classifier.model.clone(**{name: generic.get(function, function) for name, function in used.items()})
-    constants = dataclasses.replace(classifier, model=model, variables=jax.device_get(classifier.variables))
-    images = jax.ShapeDtypeStruct((batch, classifier.image_size, classifier.image_size, 3), jnp.uint8)
-    return lambda pixels: jax.nn.softmax(constants.forward(pixels) / classifier.temperature), images
+    constants = portable(classifier)
+    return lambda pixels: jax.nn.softmax(constants.forward(pixels) / constants.temperature), any_batch(constants)
 
 
 def to_stablehlo(classifier: Classifier) -> bytes:
@@ -76,20 +70,11 @@ def to_stablehlo(classifier: Classifier) -> bytes:
 def to_onnx(classifier: Classifier) -> bytes:
     """Convert to an ONNX model with input ``images`` and output ``probabilities``.
 
-    Its metadata holds ``class_names`` as JSON. It computes in float32, as few ONNX runtimes convolve in bfloat16.
+    Its metadata holds ``class_names`` as JSON. It computes in float32.
     """
-    try:
-        import jax2onnx
-    except ImportError as error:
-        raise UserError("--format=onnx needs the converter: pip install 'jaxresnet[onnx]'") from error
-    function, images = _probabilities(dataclasses.replace(classifier, model=classifier.model.clone(dtype=jnp.float32)))
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # It warns about shapes that it then infers.
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = jax2onnx.to_onnx(
-            function, [images], model_name="jaxresnet", input_names=["images"], output_names=["probabilities"]
-        )
+    model = convert_to_onnx(*_probabilities(in_float32(classifier)), ["probabilities"])
     model.metadata_props.add(key="class_names", value=json.dumps(classifier.class_names))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def to_torch(classifier: Classifier) -> bytes:
@@ -179,7 +164,7 @@ def write_release(
             return scores.sums.means("test")["test_accuracy"], scores
 
         state_dict = to_state_dict(run.state.variables)
-        unrounded, state_dict = score(state_dict)[0], in_half_precision(state_dict)
+        state_dict = in_half_precision(state_dict)
         mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
         accuracy, scores = score(state_dict)
         confusion, train = scores.confusion, files.load_data(run.config, run_folder, data_dir).train
@@ -190,7 +175,6 @@ def write_release(
         summary["release"] |= {
             "test_accuracy": accuracy,
             "test_accuracy_mirrored": mirrored,
-            "test_accuracy_unrounded": unrounded,
             "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
             "test_images": int(confusion.sum()),
             "temperature": temperature,
@@ -276,13 +260,12 @@ model-index:
 | weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{scores["sha256"]}` |
 | confidences | softmax(logits / {fitted["value"]:.3f}), fitted on {fitted["images"]:,} {fitted["method"]}; ECE on the \
 test set {scores["test_ece"]:.2f}%, negative log-likelihood {scores["test_negative_log_likelihood"]:.4f} |
-| rounding | {scores["test_accuracy_unrounded"]:.2f}% before rounding to float16, single view |
 
 | class | accuracy, % |
 | --- | --- |
 {classes}
 
-All accuracies but the one before rounding were measured from the file shipped here. To check them, run
+All accuracies were measured from the file shipped here. To check them, run
 `jaxresnet evaluate --workdir=` with this folder{"" if mirrored is None else ", and again with `--mirror`"}.
 """
 
@@ -299,31 +282,35 @@ def export(arguments: argparse.Namespace) -> None:
         summary = write_release(arguments.workdir, arguments.out, *about)
         print(f"{arguments.out}: test accuracy {summary['release']['test_accuracy']:.2f}%, single view")
         return
-    if arguments.note or arguments.license != "unknown" or arguments.data_dir:
-        raise UsageError("--note, --license and --data_dir are for --format=release; leave them out")
     folder = arguments.workdir
-    if not folder.is_dir():
-        raise UserError(f"{folder} holds no run: there is no such folder")
+    if arguments.format == "web":
+        if arguments.out is None:
+            raise UsageError("--format=web needs --out, a new folder")
+        write_page(folder, arguments.checkpoint, arguments.out, arguments.data_dir, arguments.runtime)
+        print(f"to see it: python -m http.server --directory={arguments.out}")
+        return
     ending = "pth" if arguments.format == "torch" else arguments.format
     beside = pathlib.Path() if folder in released.MODELS.values() else folder
     out = output_file("--out", arguments.out or str(beside / f"model.{ending}"), arguments.force)
-    convert = to_safetensors if out.path.suffix == ".safetensors" else FORMATS[arguments.format]
+    convert = to_safetensors if out.suffix == ".safetensors" else FORMATS[arguments.format]
     content = convert(load(arguments.workdir, arguments.checkpoint))
-    out.write(content)
-    print(f"{out.path}: {len(content) / 1e6:.1f} MB")
+    write_whole(out, content)
+    print(f"{out}: {len(content) / 1e6:.1f} MB")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = cli.Parser("export", __doc__)
     parser.add_run()
-    parser.add_argument("--format", required=True, choices=[*FORMATS, "release"], help="what to write")
+    parser.add_argument("--format", required=True, choices=[*FORMATS, "web", "release"], help="what to write")
     text = "file to write (default: model.FORMAT in the workdir; in the current folder for a released model), or new "
-    parser.add_argument("--out", help=f"{text}folder of a release; --format=torch also writes .safetensors")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing file; a release never is")
+    parser.add_argument("--out", help=f"{text}folder of a page or a release; --format=torch also writes .safetensors")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file; a folder never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
     parser.add_argument("--license", default="unknown", help="license of a release's weights, for the card")
-    parser.add_argument("--data_dir", help="location of the data for a release's scores, if moved since training")
+    text = "location of the data for a release's scores, or for a page's examples, if moved since training"
+    parser.add_argument("--data_dir", help=text)
+    parser.add_argument("--runtime", help="folder with onnxruntime-web for --format=web (default: from npm)")
     cli.run(export, parser, argv)
 
 

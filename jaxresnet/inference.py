@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -108,7 +108,7 @@ class Classifier:
     image_size: int = IMAGE_SIZE  # height and width of the model's input
     temperature: float = 1.0  # divides logits before they become probabilities
 
-    def forward(self, images: jax.Array) -> jax.Array:
+    def forward(self, images: jax.typing.ArrayLike) -> jax.Array:
         """Compute logits (batch, classes) of pixels (batch, size, size, 3) uint8. Pure, for jit and export."""
         return _forward(self.variables, images, self.model, self.transform)
 
@@ -123,12 +123,7 @@ class Classifier:
         Raises:
             UserError: an entry is not an image, or cannot be read.
         """
-        pixels = to_pixels(images, self.image_size)
-        if not len(pixels):
-            return np.zeros((0, len(self.class_names)), np.float32)
-        size = min(self.batch_size, len(pixels))
-        batches = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        return np.concatenate([self.logits_async(batch, size)[: len(batch)] for batch in batches])
+        return self._in_batches(_forward, images)
 
     def probabilities(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size classes"]:
         """Compute the softmax of ``logits`` divided by the temperature. Each row sums to 1."""
@@ -142,14 +137,36 @@ class Classifier:
         """Return the name of the most probable class of each image. Arguments are those of ``logits``."""
         return [self.class_names[index] for index in self.logits(images).argmax(-1)]
 
-    def logits_async(self, images: np.ndarray, batch_size: int) -> jax.Array:
-        """Start to compute logits (``batch_size``, classes) of up to ``batch_size`` images, and return without waiting.
+    def features(self, images: ImageLike | Sequence[ImageLike]) -> Float[np.ndarray, "size values"]:
+        """Compute the input of the linear layer. Arguments and errors are those of ``logits``."""
+        return self._in_batches(_features, images)
 
-        The rows after those of the images are padding. Reading the result waits for the devices.
+    def functional(self) -> tuple[Callable[[Any, jax.typing.ArrayLike], jax.Array], Any]:
+        """Return a pure function ``apply_fn``, and ``variables``, so that ``apply_fn(variables, images)`` are logits.
+
+        The images are pixels as in ``forward``. ``jax.grad``, ``vmap`` and ``jit`` apply to images and variables alike.
         """
+        return functools.partial(_forward, model=self.model, transform=self.transform), self.variables
+
+    def logits_of_batch(self, images: np.ndarray, batch_size: int) -> Float[np.ndarray, "size classes"]:
+        """Compute logits of up to ``batch_size`` images, with the program for that many."""
+        return self._of_batch(_forward, images, batch_size)
+
+    def _of_batch(
+        self, function: Callable[..., jax.Array], images: np.ndarray, batch_size: int
+    ) -> Float[np.ndarray, "size values"]:
         padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
-        padded = np.concatenate([images, padding]) if len(padding) else images
-        return _compiled_forward(self.variables, padded, self.model, self.transform, self.mesh)
+        padded = np.concatenate([images, padding])
+        values = _compiled(function, self.variables, padded, self.model, self.transform, self.mesh)
+        return np.asarray(values)[: len(images)]
+
+    def _in_batches(
+        self, function: Callable[..., jax.Array], images: ImageLike | Sequence[ImageLike]
+    ) -> Float[np.ndarray, "size values"]:
+        pixels = to_pixels(images, self.image_size)
+        size = max(1, min(self.batch_size, len(pixels)))
+        batches = [pixels[start : start + size] for start in range(0, len(pixels), size)] or [pixels]
+        return np.concatenate([self._of_batch(function, batch, size) for batch in batches])
 
 
 def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int = "last") -> Classifier:
@@ -171,13 +188,26 @@ def load(workdir: str | pathlib.Path = released.DEFAULT, checkpoint: str | int =
     return Classifier(model, state.variables, transform, names, batch_size, mesh, size, temperature)
 
 
-def _forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform) -> jax.Array:
+def _forward(variables: Any, images: jax.typing.ArrayLike, model: ResNet, transform: Transform) -> jax.Array:
     # Flax returns logits alone here, because no variables are mutable.
     return cast(jax.Array, model.apply(variables, transform.eval(jnp.asarray(images)), train=False))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "transform", "mesh"))
-def _compiled_forward(variables: Any, images: jax.Array, model: ResNet, transform: Transform, mesh: Mesh) -> jax.Array:
+def _features(variables: Any, images: jax.typing.ArrayLike, model: ResNet, transform: Transform) -> jax.Array:
+    pixels = transform.eval(jnp.asarray(images))
+    _, state = model.apply(variables, pixels, train=False, mutable=["intermediates"])
+    return cast(jax.Array, state["intermediates"]["features"][0])
+
+
+@functools.partial(jax.jit, static_argnames=("function", "model", "transform", "mesh"))
+def _compiled(
+    function: Callable[..., jax.Array],
+    variables: Any,
+    images: jax.Array,
+    model: ResNet,
+    transform: Transform,
+    mesh: Mesh,
+) -> jax.Array:
     divided = NamedSharding(mesh, PartitionSpec("data"))
     with ambient(mesh):
-        return _forward(variables, jax.lax.with_sharding_constraint(images, divided), model, transform)
+        return function(variables, jax.lax.with_sharding_constraint(images, divided), model, transform)

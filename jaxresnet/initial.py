@@ -1,21 +1,27 @@
-"""Weights that a run begins with: those of another run, of a release, or of a file."""
+"""Begin a run with the weights of another run, of a release or of a file, or go on from another run."""
 
 import hashlib
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
 from jaxresnet import released
+from jaxresnet.config import changed_fields, load_config
 from jaxresnet.convert import read_torch_file
-from jaxresnet.core.state import TrainState, begin_with
+from jaxresnet.core.schedules import create_hyperparams_fn
+from jaxresnet.core.state import TrainState, begin_with, create_transform
 from jaxresnet.inference import restore_run
 from jaxresnet.system.errors import UserError
+from jaxresnet.system.files import write_whole
 from jaxresnet.weights import StateDict, from_state_dict, to_state_dict, unwrap
-from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, WEIGHTS_FILE, read_class_names
+from jaxresnet.workdir.checkpoint import Checkpointer, Progress
+from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, METRICS_FILE, WEIGHTS_FILE, read_class_names
 
 
 def begin_from(state: TrainState, config: ConfigDict, class_names: Sequence[str]) -> tuple[TrainState, dict[str, Any]]:
@@ -49,6 +55,42 @@ def begin_from(state: TrainState, config: ConfigDict, class_names: Sequence[str]
     print(f"beginning with {config.init_from}" + (", and a new linear layer for these classes" if is_new else ""))
     imported = {"file": config.init_from, "sha256": sha256, "initialised": sorted(head) if is_new else []}
     return begin_with(config, jax.tree.map(jnp.asarray, variables)), imported
+
+
+def branch_off(
+    state: TrainState, config: ConfigDict, steps_per_epoch: int, workdir: pathlib.Path
+) -> tuple[tuple[TrainState, Progress], dict[str, Any]]:
+    """Return the run that ``config.branch_from`` names, as it was where the decay of ``config.schedule`` begins.
+
+    Its log until there is copied into ``workdir``.
+
+    Returns:
+        The state, placed like ``state``, and the progress. And what ``imported.json`` records: the run and the step.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or the runs differ before that step.
+    """
+    trunk, epoch = released.resolve(config.branch_from), int(config.num_epochs - config.schedule.decay_epochs)
+    theirs, step = load_config(trunk), epoch * steps_per_epoch
+    configs, steps = (config, theirs), np.arange(step)
+    rates, momenta = zip(*(create_hyperparams_fn(each, steps_per_epoch)(steps) for each in configs), strict=True)
+    sides = [[create_transform(each, number).side for number in range(epoch)] for each in configs]
+    followed = ("num_epochs", "eval_every_epochs", "branch_from", "augment.small_images")  # sides are compared instead
+    changes = changed_fields(config, theirs)
+    different = [name for name in changes if name not in followed and not name.startswith("schedule.")]
+    different += ["the learning rate"] if not np.allclose(rates[0], rates[1], rtol=1e-6) else []
+    different += ["the momentum"] if not np.allclose(momenta[0], momenta[1], rtol=1e-6) else []
+    different += ["augment.small_images"] if sides[0] != sides[1] else []
+    if different:
+        raise UserError(f"branch_from={trunk}: until epoch {epoch} it was trained differently ({', '.join(different)})")
+    with Checkpointer(trunk, read_only=True) as checkpointer:
+        try:
+            restored = checkpointer.restore_named(state, step)
+        except UserError as error:
+            raise UserError(f"branch_from={trunk}: epoch {epoch} ends at step {step:,}; {error}") from error
+    write_whole(workdir / METRICS_FILE, (trunk / METRICS_FILE).read_bytes())
+    print(f"going on from {trunk} after step {step:,}")
+    return restored, {"file": config.branch_from, "step": step}
 
 
 def _read(init_from: str) -> tuple[StateDict, tuple[str, ...] | None, str]:

@@ -16,7 +16,7 @@ from jaxresnet.config import eval_split_name, load_config
 from jaxresnet.data.cifar import CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.files import PICTURES, default_style, output_file
+from jaxresnet.system.files import PICTURES, default_style, output_file, write_figure
 from jaxresnet.workdir.folder import CURVES_FILE, read_class_names
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
@@ -84,7 +84,7 @@ def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> N
         axes.grid(alpha=0.3)
         if x == "pflop":
             axes.set_xscale("log")  # a run may take a fraction of the paper's operations
-    picture.write_figure(figure)
+    write_figure(picture, figure)
 
 
 def _run_series(lines: list[dict[str, Any]], split: str) -> Series:

@@ -16,7 +16,6 @@ import math
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,13 +28,12 @@ from jaxresnet.data.batches import PickledImages, load_pickle
 from jaxresnet.data.cifar import IMAGE_SIZE
 from jaxresnet.data.images import read_images, to_pixels
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.files import PICTURES, default_style, output_file, to_json
+from jaxresnet.system.files import PICTURES, default_style, output_file, to_json, write_figure, write_whole
+from jaxresnet.system.terminal import format_table as align_columns
 from jaxresnet.system.terminal import image_bar
 from jaxresnet.workdir.folder import check_class_names, load_data
 
 if TYPE_CHECKING:  # JAX takes seconds to import, so a mistyped flag is reported before that.
-    import jax
-
     from jaxresnet.inference import Classifier
 
 TOP = 3  # classes reported for each image
@@ -116,7 +114,7 @@ def read_files(files: Sequence[pathlib.Path], num_classes: int, bar: tqdm, size:
         some = list(group)
         results = (_read_pickle(file, num_classes) for file in some) if is_pickle else read_images(some, size)
         for file, result in zip(some, results, strict=True):
-            if isinstance(result, UserError):
+            if isinstance(result, Exception):
                 bar.total -= 1
                 # Off a terminal, tqdm.write would draw the bar again after the line.
                 write = tqdm.write if sys.stderr.isatty() else print
@@ -151,13 +149,13 @@ def _is_pickle(file: pathlib.Path) -> bool:
         return False
 
 
-def _read_pickle(file: pathlib.Path, num_classes: int) -> PickledImages | UserError:
+def _read_pickle(file: pathlib.Path, num_classes: int) -> PickledImages | Exception:
     try:
         result = load_pickle(file)
         if result.labels is not None and result.labels.max() >= num_classes:
             raise UserError(f"{file}: has labels up to {result.labels.max()}; the model has {num_classes} classes")
         return result
-    except UserError as error:
+    except (UserError, OSError) as error:
         return error
 
 
@@ -171,42 +169,29 @@ def _printable(text: str | pathlib.Path) -> str:
 
 
 def predict(classifier: "Classifier", images: Iterator[Image]) -> Iterator[tuple[np.ndarray, Prediction]]:
-    """Yield each image's pixels and prediction. A batch of images is read while the devices compute the one before."""
-    running: tuple[list[Image], jax.Array] | None = None
+    """Yield each image's pixels and prediction."""
     size = 0
     while batch := list(itertools.islice(images, classifier.batch_size)):
         size = size or len(batch)  # The last batch is padded to the size of the others, to compile one program for all.
-        logits = classifier.logits_async(np.stack([image.pixels for image in batch]), size)
-        if running is not None:
-            yield from _predictions(classifier, *running)
-        running = batch, logits
-    if running is not None:
-        yield from _predictions(classifier, *running)
-
-
-def _predictions(
-    classifier: "Classifier", images: Sequence[Image], logits: "jax.Array"
-) -> Iterator[tuple[np.ndarray, Prediction]]:
-    probabilities = classifier.to_probabilities(np.asarray(logits)[: len(images)])
-    top = np.argsort(-probabilities, axis=-1, kind="stable")[:, :TOP]
-    chances = np.take_along_axis(probabilities, top, -1)
-    for image, classes, row in zip(images, top.tolist(), chances.tolist(), strict=True):
-        yield image.pixels, Prediction(image.name, image.id, image.label, classes, row)
+        logits = classifier.logits_of_batch(np.stack([image.pixels for image in batch]), size)
+        probabilities = classifier.to_probabilities(logits)
+        top = np.argsort(-probabilities, axis=-1, kind="stable")[:, :TOP]
+        chances = np.take_along_axis(probabilities, top, -1)
+        for image, classes, row in zip(batch, top.tolist(), chances.tolist(), strict=True):
+            yield image.pixels, Prediction(image.name, image.id, image.label, classes, row)
 
 
 def format_table(predictions: Sequence[Prediction], class_names: Sequence[str]) -> str:
     """Format the first ``ROWS`` predictions as a table, and count the rest. True classes are shown if any is known."""
-    table = [["image", "is", "predicted", "probability", "then"]]
+    has_labels, table = any(prediction.label is not None for prediction in predictions), []
     for name, _, label, classes, probabilities in predictions[:ROWS]:
         shown = name if len(name) <= NAME_WIDTH else f"...{name[3 - NAME_WIDTH :]}"
         (best, chance), *others = zip([class_names[each] for each in classes], probabilities, strict=True)
         then = ", ".join(f"{other} {100 * less:.1f}%" for other, less in others)
-        table.append([shown, "" if label is None else class_names[label], best, f"{100 * chance:.1f}%", then])
-    if all(prediction.label is None for prediction in predictions):
-        table = [[row[0], *row[2:]] for row in table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*lines, f"... and {len(predictions) - ROWS:,} more"] if len(predictions) > ROWS else lines)
+        truth = ["" if label is None else class_names[label]] * has_labels
+        table.append([shown, *truth, best, f"{100 * chance:.1f}%", then])
+    more = f"\n... and {len(predictions) - ROWS:,} more" if len(predictions) > ROWS else ""
+    return align_columns(["image", *["is"] * has_labels, "predicted", "probability", "then"], table, left=5) + more
 
 
 def to_submission(predictions: Sequence[Prediction]) -> str:
@@ -291,38 +276,32 @@ def run(arguments: argparse.Namespace) -> None:
 
     predictions: list[Prediction] = []
     shown: list[tuple[np.ndarray, Prediction]] = []
-    start = time.monotonic()
     with image_bar(len(files) or len(dataset.test)) as bar:
         for pair in predict(
             classifier, images or read_files(files, config.model.num_classes, bar, classifier.image_size)
         ):
             predictions.append(pair[1])
-            if len(predictions) == classifier.batch_size:
-                start = time.monotonic()  # the first batch also waited for the compiler
             if grid:
                 shown = shown if len(shown) < 2 * GRID else choose(shown)  # Other pixels are not kept.
                 shown.append(pair)
             bar.update()
-    seconds = time.monotonic() - start
     if not predictions:
         raise UserError("none of these files could be read as an image")
 
     if out:  # Files come first, because stdout can fail, as a closed pipe does.
-        is_csv = out.path.suffix == ".csv"
-        out.write(to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
+        is_csv = out.suffix == ".csv"
+        write_whole(out, to_submission(predictions) if is_csv else to_json_lines(predictions, classifier.class_names))
     if grid:
         with default_style():
-            grid.write_figure(draw(choose(shown), classifier.class_names))
+            write_figure(grid, draw(choose(shown), classifier.class_names))
     print(format_table(predictions, classifier.class_names))
     known = sum(prediction.label is not None for prediction in predictions)
     wrong = sum(prediction.is_wrong for prediction in predictions)
     right = f"; {100 * (1 - wrong / known):.2f}% of {known:,} labelled images right" if known else ""
     count = f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''}"
-    after = len(predictions) - classifier.batch_size
-    rate = f", {after / seconds:,.0f} per second" if after >= classifier.batch_size else ""
-    print(f"{count}{rate}{right}")
+    print(f"{count}{right}")
     for file in filter(None, (out, grid)):
-        print(file.path)
+        print(file)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,7 +8,6 @@ command goes on after a stop. Fields of every arm can be overridden, as in --con
 """
 
 import argparse
-import json
 import pathlib
 import shlex
 import traceback
@@ -22,8 +21,6 @@ from jaxresnet.system.errors import Interrupted, UsageError, UserError, one_line
 from jaxresnet.system.terminal import format_seconds, format_table
 from jaxresnet.workdir.folder import read_summary
 from jaxresnet.workdir.log import read_metrics
-
-MAX_SEEDS = 1000
 
 
 class Job(NamedTuple):
@@ -75,8 +72,6 @@ def plan_jobs(
     experiment, name = load_experiment(path), name.removesuffix(f":{single}")
     if single and arms is None:
         arms = [single]
-    if not 0 < seeds <= MAX_SEEDS:
-        raise UsageError(f"--seeds={seeds}: expected a whole number from 1 to {MAX_SEEDS:,}")
     jobs: dict[pathlib.Path, Job] = {}
     for seed in range(seeds):
         for arm in _chosen(experiment, arms):
@@ -85,8 +80,6 @@ def plan_jobs(
             config.seed += seed
             inside = pathlib.PurePath(config.name, f"seed{config.seed}")
             folder = user_path(workdir) / inside
-            if inside.is_absolute() or ".." in inside.parts:
-                raise UsageError(f"name={config.name} leads out of --workdir; give a name without .. or a leading /")
             arguments = (
                 f"--config={_portable(name)}:{arm}" if arm else f"--config={_portable(name)}",
                 *(f"--config.{field}={_portable(value)}" for field, value in overrides.items() if field != "seed"),
@@ -132,46 +125,23 @@ def _state(job: Job) -> str:
     return f"{100 * share:.0f}% done" if share else "new"
 
 
-def seconds_left(jobs: list[Job]) -> list[float | None]:
-    """Estimate the time that each run still takes, from finished runs of the sweep with the same model and data.
-
-    An entry is None if no such run has finished. The estimate assumes the device on which those runs were trained.
-    """
-    states = [_state(job) for job in jobs]
-    paces: dict[str, list[float]] = {}  # seconds an epoch
-    for job, state in zip(jobs, states, strict=True):
-        if state == "finished" and (summary := read_summary(job.workdir)):
-            paces.setdefault(_kind(job.config), []).append(summary["wall_seconds"] / job.config.num_epochs)
-    return [
-        0.0 if state == "finished" else job.epochs_left() * sum(pace) / len(pace) if pace else None
-        for job, state in zip(jobs, states, strict=True)
-        for pace in [paces.get(_kind(job.config))]
-    ]
-
-
-def _kind(config: ConfigDict) -> str:
-    """Return a key that is equal for runs whose epochs take about as long."""
-    fields = [config.model.to_dict(), config.dataset.to_dict(), config.augment.small_images]
-    return json.dumps([*fields, config.dtype, config.eval_every_epochs], sort_keys=True)
-
-
-def _format_left(left: list[float | None]) -> str:
-    """Return a text such as ``about 2h05m left for 7 of 9 runs``."""
-    known = [seconds for seconds in left if seconds]
-    if unfinished := len(known) + left.count(None):
-        text = f"about {format_seconds(sum(known))} left for {len(known)} of {unfinished} runs"
-        return text if known else "time left: not known until a run has finished"
-    return "all finished"
+def time_left(jobs: list[Job]) -> str:
+    """Return in words how long the unfinished runs will take, at the mean pace of the sweep's finished ones."""
+    seconds = epochs = left = 0.0
+    for job in jobs:
+        if _state(job) == "finished" and (summary := read_summary(job.workdir)):
+            seconds, epochs = seconds + summary["wall_seconds"], epochs + job.config.num_epochs
+        else:
+            left += job.epochs_left()
+    if left and not epochs:
+        return "time left: ... until a run has finished"
+    return f"about {format_seconds(left * seconds / epochs)} left" if left else "all finished"
 
 
 def describe(jobs: list[Job]) -> str:
-    """Format a table of the runs of a sweep and the estimated time left of each."""
-    left = seconds_left(jobs)
-    rows = [
-        [job.label, _state(job), f"{job.config.num_epochs:,}", "not known" if s is None else format_seconds(s)]
-        for job, s in zip(jobs, left, strict=True)
-    ]
-    return f"{format_table(['run', 'state', 'epochs', 'time left'], rows)}\n{len(jobs)} runs; {_format_left(left)}"
+    """Format a table of the runs of a sweep, and the time left."""
+    rows = [[job.label, _state(job), f"{job.config.num_epochs:,}"] for job in jobs]
+    return f"{format_table(['run', 'state', 'epochs'], rows)}\n{len(jobs)} runs; {time_left(jobs)}"
 
 
 def run_jobs(jobs: list[Job]) -> list[str]:
@@ -187,8 +157,7 @@ def run_jobs(jobs: list[Job]) -> list[str]:
 
     failures = []
     for number, job in enumerate(jobs, 1):
-        left = _format_left(seconds_left(jobs))
-        print(f"\n== run {number} of {len(jobs)}: {job.label}, in {job.workdir}; {left}", flush=True)
+        print(f"\n== run {number} of {len(jobs)}: {job.label}, in {job.workdir}; {time_left(jobs)}", flush=True)
         failure = None
         try:
             if job.is_finished():
@@ -197,7 +166,7 @@ def run_jobs(jobs: list[Job]) -> list[str]:
             train_and_evaluate(job.config, str(job.workdir))
         except Interrupted:
             raise
-        except UserError as error:
+        except (UserError, OSError) as error:
             failure = f"{job.label}: {error}"
         except Exception as error:  # This model may exceed the memory, but the next may fit.
             traceback.print_exc()

@@ -41,7 +41,7 @@ from jaxresnet.system.errors import Diverged, Interrupted, UserError, user_path
 from jaxresnet.system.terminal import ProgressDisplay, format_seconds
 from jaxresnet.workdir import folder as files
 from jaxresnet.workdir.checkpoint import Checkpointer, Progress
-from jaxresnet.workdir.log import MetricsWriter, WandbTracker, format_epoch, is_epoch_line, read_metrics
+from jaxresnet.workdir.log import MetricsWriter, format_epoch, is_epoch_line, open_wandb, read_metrics
 
 if TYPE_CHECKING:
     from jaxresnet.inference import Classifier
@@ -64,6 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
         UserError: config, workdir or data set that cannot work.
         Diverged: the loss or a parameter became NaN or infinite.
         Interrupted: SIGINT, SIGTERM or SIGHUP came, and the run was saved.
+        OSError: the workdir can no longer be written, as on a full disk. What was saved is kept.
     """
     folder = user_path(workdir)
     check_config(config)
@@ -78,10 +79,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
     trainer = _Trainer(config, processes.first_before_others(lambda: files.load_data(config, folder)), folder)
     with (
         files.opened(folder, config) if processes.is_first() else contextlib.nullcontext(),
-        files.explaining_full_disks(folder),
         Checkpointer(folder, config.checkpoint.keep) as checkpointer,
         processes.ending_others_too(),
-        files.explaining_full_disks(folder),  # again, because the line before may end the process
     ):
         summary = trainer.run(checkpointer)
     print(files.format_summary(summary))
@@ -147,7 +146,8 @@ class _Trainer:
             + ("compiling the first step ..." if step == 0 else f"resuming after step {step:,}"),
             flush=True,
         )
-        self.train_data = put_on_devices(self.train_split.images, self.train_split.labels, self.mesh)
+        train, alternating = self.train_split, self.config.augment.alternating_flip
+        self.train_data = put_on_devices(train.images, train.labels, self.mesh, has_mirrored=alternating)
         self.eval_data = put_on_devices(self.eval_split.images, self.eval_split.labels, self.mesh)
         # The devices hold the training images now, so the host's are freed: 0.15 GB of CIFAR-10.
         self.train_split = Split(self.train_split.images[:0].copy(), self.train_split.labels[:0])
@@ -172,8 +172,12 @@ class _Trainer:
         return self._summarise()
 
     def _restore(self) -> None:
-        """Continue from the newest checkpoint if there is one."""
+        """Continue from the newest checkpoint, or else from the run to branch off, if there is one."""
         restored = self.checkpointer.restore_newest(self.state)
+        if restored is None and self.config.branch_from:
+            from jaxresnet.initial import branch_off  # Imported here because few runs need it.
+
+            restored, self.imported = branch_off(self.state, self.config, self.steps_per_epoch, self.workdir)
         if restored is None:
             return
         fingerprint, (self.state, self.progress) = self.progress.data_fingerprint, restored
@@ -181,16 +185,7 @@ class _Trainer:
         for name, value in before.items() if processes.is_first() else ():
             if (now := self.progress.settings.get(name)) != value:
                 print(f"note: {name} was {value!r} and is {now!r}, which may change the numbers", file=sys.stderr)
-        if self.progress.data_fingerprint is None:  # Imported weights, whose step depends on the data.
-            if self.progress.epoch >= self.config.num_epochs:
-                raise UserError(
-                    f"{self.workdir} holds weights imported after epoch {self.progress.epoch} of "
-                    f"{self.config.num_epochs}, so nothing is left to train; score them with jaxresnet.evaluate, or "
-                    "import them again with another --epoch"
-                )
-            self.progress.data_fingerprint = fingerprint
-            self.progress.first_step = self.progress.epoch * self.steps_per_epoch
-            self.state = self.state.replace(step=replicate(jnp.int32(self.progress.first_step), self.mesh))
+        self.progress.data_fingerprint = self.progress.data_fingerprint or fingerprint  # Imported weights have none.
         if self.progress.data_fingerprint != fingerprint:
             raise UserError(
                 f"{self.workdir} holds a run on other data (checksum {self.progress.data_fingerprint}, now "
@@ -201,14 +196,14 @@ class _Trainer:
         files.write_class_names(self.dataset.class_names, self.workdir)
         if self.dataset.test_files is not None:
             files.write_json(self.workdir / files.SPLIT_FILE, {"test": self.dataset.test_files})
-        tracker = WandbTracker(self.config, self.workdir) if self.config.tracker else None
+        tracker = open_wandb(self.config, self.workdir) if self.config.tracker else None
         return MetricsWriter(self.workdir, int(self.state.step), self.progress.epoch, self.progress.last, tracker)
 
     def _train_epoch(self) -> None:
         """Train the remaining steps of the current epoch."""
         config, epoch, step = self.config, self.progress.epoch, int(self.state.step)
         train = jit_steps(create_transform(config, epoch), self.mesh, self.loss).train
-        order = epoch_order(config.seed, epoch, self.train_size)
+        order = epoch_order(config.seed, epoch, self.train_size, config.augment.alternating_flip)
         at_once = steps_per_dispatch(config.steps_per_dispatch)
         for indices in train_batches(order, config.batch_size, step - epoch * self.steps_per_epoch, at_once):
             start, after = time.monotonic(), step + len(indices)
@@ -263,14 +258,13 @@ class _Trainer:
         progress, step, number = self.progress, int(self.state.step), self.progress.epoch + 1
         is_last = number == self.config.num_epochs
         is_evaluated = is_last or number % self.config.eval_every_epochs == 0
-        evaluation = self._evaluate() if is_evaluated else Sums()
+        scores, eval_seconds = self._evaluate() if is_evaluated else ({}, 0.0)
         progress.train_seconds += progress.sums.seconds
-        progress.eval_seconds += evaluation.seconds
+        progress.eval_seconds += eval_seconds
         seconds = progress.train_seconds + progress.eval_seconds
         line = self._metrics_line(step) | {"epoch": number}
         if is_evaluated:
-            line |= evaluation.means(self.eval_name)
-            line["seconds"] = seconds
+            line |= scores | {"seconds": seconds}
             progress.last = line
             if progress.best is None or line[f"{self.eval_name}_accuracy"] > progress.best["accuracy"]:
                 progress.best = progress.last_scores(self.eval_name)
@@ -283,16 +277,26 @@ class _Trainer:
         if is_last or self._save_is_due(step):
             self._save()
 
-    def _evaluate(self) -> Sums:
-        """Score the evaluation split and record its confusion matrix."""
-        size, batch_size = len(self.eval_split), self.config.eval_batch_size
-        scores = evaluate(self.eval_steps, self.state, self.eval_data, size, batch_size, self._stop_if_asked)
-        self.progress.confusion = scores.confusion.tolist()
-        return scores.sums
+    def _evaluate(self) -> tuple[dict[str, float], float]:
+        """Score the evaluation split, record its confusion matrix, and return loss, accuracy and time.
+
+        If there are averages, ``raw_{split}_loss`` and ``raw_{split}_accuracy`` are of the variables behind them.
+        """
+        state, size, batch_size = self.state, len(self.eval_split), self.config.eval_batch_size
+        raw = {} if state.averages is None else {"raw_": state.raw_variables}
+        means: dict[str, float] = {}
+        seconds = 0.0
+        for prefix, variables in (raw | {"": state.variables}).items():
+            each = state.with_variables(variables)
+            scores = evaluate(self.eval_steps, each, self.eval_data, size, batch_size, self._stop_if_asked)
+            means |= scores.sums.means(prefix + self.eval_name)
+            seconds += scores.sums.seconds
+            self.progress.confusion = scores.confusion.tolist()
+        return means, seconds
 
     def _save_is_due(self, step: int) -> bool:
         every = self.config.checkpoint
-        by_steps = every.every_steps > 0 and step - self.saved[0] >= every.every_steps
+        by_steps = every.every_steps > 0 and step // every.every_steps > self.saved[0] // every.every_steps
         late = time.monotonic() - self.save_time >= 60 * every.every_minutes
         return by_steps or processes.largest(late) > 0  # clocks differ between processes
 
@@ -325,7 +329,6 @@ class _Trainer:
         """
         progress, config, split = self.progress, self.config, self.eval_name
         assert progress.best is not None and progress.confusion is not None  # The last epoch is evaluated.
-        epochs_here = config.num_epochs - progress.first_step // self.steps_per_epoch
         summary = {
             "best": progress.best | {"selected_on": split},
             "last": progress.last_scores(split),
@@ -334,12 +337,12 @@ class _Trainer:
             "parameters": count_parameters(self.state.params),
             "wall_seconds": progress.train_seconds + progress.eval_seconds,
             "train_seconds": progress.train_seconds,
-            "images_per_second": epochs_here * self.train_size / progress.train_seconds,
+            "images_per_second": config.num_epochs * self.train_size / progress.train_seconds,
             "data_fingerprint": progress.data_fingerprint,
             **devices.describe(),
         }
         if split != "test":
-            best, test = self.state.replace(**progress.best_variables), self.dataset.test
+            best, test = self.state.with_variables(progress.best_variables), self.dataset.test
             data = put_on_devices(test.images, test.labels, self.mesh)
             scores = evaluate(self.eval_steps, best, data, len(test), config.eval_batch_size)
             summary["test"] = {"epoch": progress.best["epoch"], **scores.sums.means("test")}

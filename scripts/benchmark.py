@@ -30,7 +30,7 @@ from jaxresnet import cli
 from jaxresnet.config import check_config, get_config, save_config
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.system.files import output_file
+from jaxresnet.system.files import output_file, write_whole
 from jaxresnet.system.terminal import format_seconds
 from scripts.commands import measure_commands
 
@@ -324,8 +324,8 @@ def run(arguments: argparse.Namespace) -> None:
     _say("")
     print(f"\n{format_report(report)}")
     if out:
-        out.write(json.dumps(report, indent=2) + "\n")
-        print(out.path)
+        write_whole(out, json.dumps(report, indent=2) + "\n")
+        print(out)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,7 +39,7 @@ from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.data.cifar import IMAGE_SHAPE
 from jaxresnet.system.errors import UserError, one_line
-from jaxresnet.system.files import output_file
+from jaxresnet.system.files import output_file, write_whole
 from scripts.compiled_program import LARGE_COPY, Summary, summarise
 
 DTYPES = ("float32", "bfloat16")
@@ -311,7 +311,7 @@ def run(arguments: argparse.Namespace) -> None:
         compilers = {name for target in arguments.targets for name in KINDS[target.partition(":")[0]].packages}
         versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *sorted(compilers))}
         facts = {"versions": {"python": platform.python_version()} | versions, "programs": records}
-        output.write(json.dumps(facts, indent=1) + "\n")
+        write_whole(output, json.dumps(facts, indent=1) + "\n")
     if failed := [record for record in records if record["failures"]]:
         raise UserError(f"{len(failed)} of {len(records)} programs are not as expected; see above")
 

@@ -1,4 +1,4 @@
-"""Build the site in build/site: the README, docs/, the report of results/, and a reference of the public names.
+"""Build the site in build/site: README, docs/, lessons, the report of results/, a model to try, and a reference.
 
     make site
 
@@ -8,6 +8,7 @@ would load something from another host.
 """
 
 import html.parser
+import json
 import pathlib
 import re
 import shutil
@@ -19,6 +20,7 @@ import urllib.parse
 import jaxresnet
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+DEMO = REPOSITORY / "build" / "try"  # what export --format=web has written
 SOURCE, SITE = REPOSITORY / "build" / "site-source", REPOSITORY / "build" / "site"  # as zensical.toml names them
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
@@ -26,12 +28,30 @@ _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 def site_pages() -> dict[pathlib.Path, pathlib.Path]:
     """Return each page of the repository, and its place in the site's source."""
     docs = {page: pathlib.Path(page.name) for page in (REPOSITORY / "docs").glob("*.md")}
+    lessons = {page: pathlib.Path(f"{page.stem}.md") for page in (REPOSITORY / "notebooks").glob("*.ipynb")}
     report = REPOSITORY / "results" / "report" / "README.md"
-    return {REPOSITORY / "README.md": pathlib.Path("index.md"), report: pathlib.Path("report.md")} | docs
+    return {REPOSITORY / "README.md": pathlib.Path("index.md"), report: pathlib.Path("report.md")} | docs | lessons
+
+
+def read_page(page: pathlib.Path, address: str) -> str:
+    """Return the Markdown of a page. A notebook's lacks the cells that Colab hides, and links to the notebook."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    notebook = f"blob/main/{page.relative_to(REPOSITORY).as_posix()}"
+    colab = address.replace("https://github.com", "https://colab.research.google.com/github")
+    cells = [
+        "".join(cell["source"]) if cell["cell_type"] == "markdown" else f"```python\n{''.join(cell['source'])}\n```"
+        for cell in json.loads(text)["cells"]
+        if "cellView" not in cell["metadata"]
+    ]
+    links = f"[The notebook]({address}/{notebook}), or [in Colab]({colab}/{notebook}). Outputs are left out here."
+    title, _, rest = "\n\n".join(cells).partition("\n")
+    return f"{title}\n\n{links}\n{rest}\n"
 
 
 def write_source() -> None:
-    """Write the site's source: pages with adapted links, their pictures, and the reference.
+    """Write the site's source: pages with adapted links, their pictures, the page of the model, and the reference.
 
     Raises:
         SystemExit: a link leads nowhere.
@@ -63,9 +83,13 @@ def write_source() -> None:
                 new = f"{address}/{'tree' if target.is_dir() else 'blob'}/main/{name}"
             return before + new + (f"#{anchor}" if anchor else "") + after
 
-        text = _LINK.sub(adapt, page.read_text(encoding="utf-8"))
+        text = _LINK.sub(adapt, read_page(page, address))
         (SOURCE / place).parent.mkdir(parents=True, exist_ok=True)
         (SOURCE / place).write_text(text, encoding="utf-8")
+    demo = (REPOSITORY / "jaxresnet" / "web" / "index.html").read_text(encoding="utf-8")
+    part = demo.split("<!-- demo", 1)[1].split("-->", 1)[1].split("<!-- end of demo", 1)[0]
+    (SOURCE / "try").mkdir()
+    (SOURCE / "try" / "index.md").write_text(f"---\nhide: [toc]\n---\n# Try it\n\n{part}", encoding="utf-8")
     names = "\n\n".join(f"::: jaxresnet.{name}" for name in sorted(jaxresnet.__all__))
     introduction = "The public names of the package. Everything else may change between versions."
     (SOURCE / "reference.md").write_text(f"# Reference\n\n{introduction}\n\n{names}\n", encoding="utf-8")
@@ -120,6 +144,7 @@ def main() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     zensical = pathlib.Path(sys.executable).with_name("zensical")
     subprocess.run([zensical, "build", "--strict", "--clean"], cwd=REPOSITORY, check=True)
+    shutil.copytree(DEMO, SITE / "try", dirs_exist_ok=True, ignore=shutil.ignore_patterns("index.html"))
     if problems := find_problems(SITE):
         sys.exit("\n".join(problems))
     print(f"{SITE}/index.html")

@@ -30,7 +30,7 @@ from jaxresnet.core import model as model_module
 from jaxresnet.core.model import ResNet
 from jaxresnet.data.loading import load_dataset
 from jaxresnet.system.errors import user_path
-from jaxresnet.system.files import PICTURES, output_file
+from jaxresnet.system.files import PICTURES, output_file, write_figure, write_whole
 from jaxresnet.workdir.runs import read_runs
 
 BATCH = 128
@@ -123,13 +123,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure gradients, or draw the curves."""
     out = output_file("--out", arguments.out, arguments.force, PICTURES if arguments.workdir else (".json",))
     if arguments.workdir:
-        out.write_figure(draw_curves(user_path(arguments.workdir)))
+        write_figure(out, draw_curves(user_path(arguments.workdir)))
     else:
         records = []
         for record in measure(arguments.data_dir, arguments.draws):
             print(json.dumps(record), flush=True)
             records.append(record)
-        out.write(json.dumps(records, indent=1) + "\n")
+        write_whole(out, json.dumps(records, indent=1) + "\n")
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The interface that users rely on: the commands, the public names, and the content of a wheel."""
 
+import email
 import pathlib
 import re
 import shutil
@@ -23,6 +24,7 @@ COMMANDS = {
     "predict": "--grid",
     "plot": "--out",
     "report": "--configs",
+    "explain": "--neighbours",
     "export": "--format",
     "summary": "--config",
     "list_configs": "jaxresnet configs",
@@ -111,7 +113,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy, because a build leaves files in its source
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     for name in ("jaxresnet", "configs", "pretrained"):
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -130,6 +132,19 @@ def test_a_wheel_holds_the_whole_package(wheel):
     beside = [*(REPOSITORY / "configs").glob("*.py"), *(REPOSITORY / "pretrained").glob("*/*")]
     inside = {f"jaxresnet/{path.relative_to(REPOSITORY).as_posix()}" for path in beside}
     assert held == {path.relative_to(REPOSITORY).as_posix() for path in files} | inside
+
+
+@pytest.mark.reliability
+def test_description_of_a_wheel_links_absolutely(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        fields = email.message_from_bytes(archive.read(name))
+    description = fields.get_payload()
+    assert fields["Description-Content-Type"] == "text/markdown" and "# jaxresnet" in description
+    links = re.findall(r"\]\(([^)\s]+)\)", description)
+    assert len(links) > 15 and all(link.startswith("https://") for link in links)
+    site = dict(url.split(", ") for url in fields.get_all("Project-URL"))["Documentation"]
+    assert f"{site}try/" in links
 
 
 @pytest.mark.reliability

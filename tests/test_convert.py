@@ -56,7 +56,7 @@ def exported(workdir, out):
 
 def test_authors_file_is_read(authors_file, torch_model):
     checkpoint = read_torch_file(authors_file)
-    assert (checkpoint.epochs, checkpoint.accuracy) == (1, 95.5)  # their epochs count from 0
+    assert checkpoint.accuracy == 95.5
     assert all(key.startswith("module.") for key in checkpoint.state_dict)
 
 
@@ -73,7 +73,7 @@ def test_other_files_are_read(torch_model, tmp_path, form):
         contents = {"state_dict": state_dict} if form == "state_dict inside" else state_dict
         torch.save(contents, path, _use_new_zipfile_serialization=form != "legacy")
     checkpoint = read_torch_file(path)
-    assert (checkpoint.epochs, checkpoint.accuracy) == (None, None)
+    assert checkpoint.accuracy is None
     assert checkpoint.state_dict.keys() == state_dict.keys()
     for key, tensor in state_dict.items():
         np.testing.assert_array_equal(checkpoint.state_dict[key].astype(np.float32), tensor.float().numpy())
@@ -99,9 +99,6 @@ def test_safetensors_hold_class_names(authors_file, tiny_config, tmp_path):
     arrays = exported(tmp_path / "run", file)
     import_weights(file, tiny_config, tmp_path / "again")
     assert read_class_names(tmp_path / "again", tiny_config) == names
-    safetensors.numpy.save_file(arrays, file, {"class_names": json.dumps(names[:9])})
-    with pytest.raises(UserError, match="names 9 classes, but its weights"):
-        import_weights(file, tiny_config, tmp_path / "third")
     for text in ("[0, 1]", '{"a": "b"}', '"abcdefghij"', '["a", "a"]', "cat, dog"):  # as another program may write
         safetensors.numpy.save_file(arrays, file, {"class_names": text})
         assert read_torch_file(file).class_names is None
@@ -109,9 +106,9 @@ def test_safetensors_hold_class_names(authors_file, tiny_config, tmp_path):
 
 def test_import_is_recorded(authors_file, tiny_config, tmp_path):
     said = import_weights(authors_file, tiny_config, tmp_path / "run")
-    assert "counted as trained for 1 of 2 epochs" in said and "95.50%" in said
+    assert "its file claims 95.50% accuracy" in said
     origin = json.loads((tmp_path / "run" / "imported.json").read_text())
-    assert (origin["file"], origin["epochs"], origin["accuracy"]) == ("ckpt.pth", 1, 95.5)
+    assert (origin["file"], origin["accuracy"]) == ("ckpt.pth", 95.5)
 
 
 def test_evaluate_equals_torch_on_imports(authors_file, torch_model, tiny_config, tmp_path):
@@ -131,14 +128,13 @@ def normalised(pixels, config):
 
 
 def test_training_continues_as_in_torch(authors_file, torch_model, tiny_config, tmp_path):
-    """Train two epochs after an imported checkpoint of one epoch, here and in PyTorch.
+    """Train two epochs from an imported checkpoint, here and in PyTorch.
 
-    Both start at the learning rate of the second epoch and take the same batches. Losses and weights are equal
-    at the end. Nothing is random: there is no dropout, crop or flip.
+    Both take the same batches. Losses and weights are equal at the end. Nothing is random: there is no dropout, crop or
+    flip.
     """
     config = tiny_config
     with config.unlocked():
-        config.num_epochs = 3
         config.model.dropout_rate = 0.0
         config.augment.crop_padding, config.augment.flip = 0, False
         config.log_every_steps = 1
@@ -151,12 +147,10 @@ def test_training_continues_as_in_torch(authors_file, torch_model, tiny_config, 
         torch_model.parameters(), config.schedule.learning_rate, config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
     )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
-    optimizer.step()  # without gradients; stands for the first epoch in the schedule
-    schedule.step()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
     torch_model.train()
     losses = []
-    for epoch in (1, 2):
+    for epoch in (0, 1):
         order, total = epoch_order(config.seed, epoch, len(train)), 0.0
         for start in range(0, len(order), config.batch_size):
             batch = order[start : start + config.batch_size]
@@ -171,20 +165,13 @@ def test_training_continues_as_in_torch(authors_file, torch_model, tiny_config, 
         schedule.step()
 
     lines = read_metrics(tmp_path / "run")
-    assert [line["step"] for line in lines] == list(range(7, 19))  # six steps per epoch
+    assert [line["step"] for line in lines] == list(range(1, 13))  # six steps per epoch
     np.testing.assert_allclose([line["train_loss"] for line in lines], losses, rtol=1e-4)
     actual = exported(tmp_path / "run", tmp_path / "w.safetensors")
     for key, expected in without_counters(torch_model.state_dict()).items():
         np.testing.assert_allclose(actual[key], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=key)
-    assert summary["last"]["epoch"] == 3
+    assert summary["last"]["epoch"] == 2
     assert summary["images_per_second"] == pytest.approx(2 * len(train) / summary["train_seconds"])
-
-
-def test_import_without_epoch_trains_all(torch_model, tiny_config, tmp_path):
-    torch.save(torch_model.state_dict(), tmp_path / "w.pt")
-    import_weights(tmp_path / "w.pt", tiny_config, tmp_path / "run")
-    train_and_evaluate(tiny_config, str(tmp_path / "run"))
-    assert [line["step"] for line in read_metrics(tmp_path / "run") if "seconds" in line] == [6, 12]
 
 
 def test_finished_import_has_nothing_to_train(authors_file, tiny_config, tmp_path, capsys):
@@ -193,10 +180,6 @@ def test_finished_import_has_nothing_to_train(authors_file, tiny_config, tmp_pat
     assert read_summary(tmp_path / "run")["last"]["epoch"] == 2
     train_and_evaluate(tiny_config, str(tmp_path / "run"))
     assert "already holds this run, finished" in capsys.readouterr().out
-
-    import_weights(authors_file, tiny_config, tmp_path / "done", epochs=2)
-    with pytest.raises(UserError, match="imported after epoch 2 of 2, so nothing is left to train"):
-        train_and_evaluate(tiny_config, str(tmp_path / "done"))
 
 
 def test_report_excludes_imported_runs(authors_file, tiny_config, tmp_path, capsys):
@@ -227,7 +210,7 @@ def saved(contents, **options):
 
 
 DAMAGED = {
-    "empty": (lambda content, path: b"", "is empty"),
+    "empty": (lambda content, path: b"", "is not a PyTorch checkpoint"),
     "truncated": (truncated, "or a damaged one"),
     "random": (lambda content, path: np.random.default_rng(0).bytes(5000), "or a damaged one"),
     "whole model": (lambda content, path: saved(torch.nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear"),
@@ -236,8 +219,6 @@ DAMAGED = {
         lambda content, path: saved({"net": {"conv1.weight": 3}}),
         "'conv1.weight' is a int: expected a tensor",
     ),
-    "no weights": (lambda content, path: saved({}), "holds no weights"),
-    "sparse": (lambda content, path: saved({"conv1.weight": torch.eye(2).to_sparse()}), "is not a plain tensor"),
 }
 
 
@@ -261,7 +242,7 @@ ARCHIVE = saved(CHECKPOINT)
 
 
 def assert_the_checkpoint(read):
-    assert (read.epochs, read.accuracy) == (4, 93.25) and read.state_dict.keys() == WEIGHTS.keys()
+    assert read.accuracy == 93.25 and read.state_dict.keys() == WEIGHTS.keys()
     for key, tensor in WEIGHTS.items():
         np.testing.assert_array_equal(read.state_dict[key].astype(np.float32), tensor.float().numpy())
 
@@ -278,7 +259,7 @@ def test_wrong_checksum_in_archive_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", b"\xff" * 100, b"junk"])
 def test_damaged_safetensors_are_refused(tiny_config, tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"is empty|is not a safetensors file|missing") as raised:
+    with pytest.raises(UserError, match=r"is not a safetensors file|missing") as raised:
         import_weights(tmp_path / "w.safetensors", tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists(), raised.value
 
@@ -289,27 +270,9 @@ def test_missing_file_and_folder_are_refused(tiny_config, tmp_path):
             import_weights(path, tiny_config, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("wrapper", "epoch", "epochs"),
-    [
-        ("net", 197, 198),
-        ("net", np.int64(4), 5),
-        ("state_dict", 90, 90),
-        ("net", "x", None),
-    ],
-)
-def test_epochs_of_a_file(torch_model, tmp_path, wrapper, epoch, epochs):
-    """The authors count epochs from 0. PyTorch's own examples save the number of finished epochs."""
-    torch.save({wrapper: torch_model.state_dict(), "acc": np.float64(93.5), "epoch": epoch}, tmp_path / "w.pth")
-    checkpoint = read_torch_file(tmp_path / "w.pth")
-    assert (checkpoint.epochs, checkpoint.accuracy) == (epochs, 93.5)
-
-
-@pytest.mark.parametrize(("field", "value"), [("schedule.name", "foo"), ("optimizer.name", "foo")])
-def test_untrainable_config_is_refused(authors_file, tiny_config, tmp_path, field, value):
-    section, name = field.split(".")
-    tiny_config[section][name] = value
-    with pytest.raises(UserError, match=f"{field}='foo': expected one of"):
+def test_untrainable_config_is_refused(authors_file, tiny_config, tmp_path):
+    tiny_config.optimizer.name = "foo"
+    with pytest.raises(UserError, match=r"optimizer.name='foo': expected one of"):
         import_weights(authors_file, tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -329,6 +292,6 @@ def test_config_changed_after_import_is_named(authors_file, tiny_config, tmp_pat
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["model"]["channels"] = [8, 8]
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"do not fit the run's config: .*; restore the config.json") as raised:
+    with pytest.raises(UserError, match=r"is of another run \(model.channels=\[4, 8\]\)") as raised:
         evaluate.evaluate_run(str(tmp_path / "run"), "last")
     assert "\n" not in str(raised.value)

@@ -100,9 +100,8 @@ def test_default_file_lies_in_workdir(window_run, capsys):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--workdir=none", "none holds no run"),
+        ("--workdir=none", "the folder none does not exist"),
         ("--workdir=.", "holds no run"),
-        ("--note=x", "--note, --license and --data_dir are for --format=release"),
         ("--format=release", "needs --out, a new folder"),
     ],
 )

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "workdir": {"system", "core", "data", "config"},
     "convert": {"system", "core", "config", "weights", "workdir", "cli"},
     "inference": {"system", "released", "extensions", "core", "data", "config", "weights", "workdir"},
-    "initial": {"system", "core", "weights", "workdir", "released", "convert", "inference"},
+    "initial": {"system", "config", "core", "weights", "workdir", "released", "convert", "inference"},
     "training": {"system", "extensions", "core", "data", "config", "workdir", "inference", "initial"},
     "finetune": {"system", "released", "config", "data", "cli", "training"},
     "evaluate": {"system", "released", "calibration", "core", "data", "config", "workdir", "cli", "inference"},
@@ -33,8 +33,11 @@ MAY_IMPORT = {
     "report": {"system", "core", "data", "config", "workdir", "cli"},
     "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
-    "export": {"system", "released", "calibration", "kernels", "core", "data", "config", "weights"}
-    | {"workdir", "cli", "inference", "evaluate"},
+    "explain": {"system", "data", "config", "workdir", "cli", "inference"},
+    "portable": {"system", "kernels", "inference"},
+    "web": {"system", "released", "config", "workdir", "inference", "portable"},
+    "export": {"system", "released", "calibration", "core", "data", "config", "weights"}
+    | {"workdir", "cli", "inference", "evaluate", "portable", "web"},
     "summary": {"system", "core", "data", "config", "cli"},
     "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
@@ -45,7 +48,7 @@ MAY_IMPORT = {
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
 WITHOUT_JAX = (
     *("__main__", "cli", "config", "main", "released"),
-    *("evaluate", "finetune", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
+    *("evaluate", "explain", "finetune", "predict", "plot", "summary", "sweep", "convert", "list_configs"),
     "data",
 )
 

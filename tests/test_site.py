@@ -35,7 +35,7 @@ def test_other_hosts_are_not_loaded(tmp_path):
 def test_every_page_has_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(site, "SOURCE", tmp_path)
     site.write_source()
-    places = {place.as_posix() for place in site.site_pages().values()} | {"reference.md"}
+    places = {place.as_posix() for place in site.site_pages().values()} | {"reference.md", "try/index.md"}
     assert {page.stem for page in (REPOSITORY / "docs").glob("*.md")} < {place.removesuffix(".md") for place in places}
     settings = (REPOSITORY / "zensical.toml").read_text()
     for place in places:

@@ -23,7 +23,7 @@ from jaxresnet.evaluate import evaluate_run
 from jaxresnet.system.errors import Interrupted, UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.checkpoint import Checkpointer
-from jaxresnet.workdir.folder import METRICS_FILE
+from jaxresnet.workdir.folder import METRICS_FILE, read_summary
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from scripts.same_run import checkpointed, differences, read_outcome
 from tests.conftest import REPOSITORY, make_tiny_config
@@ -334,16 +334,19 @@ def test_other_data_are_refused(tiny_config, tmp_path, monkeypatch):
 def test_small_images_need_global_pooling(tiny_config, tmp_path):
     tiny_config.augment.small_images = ((16, 0.5),)
     tiny_config.model.pooling = "5"
-    with pytest.raises(UserError, match=r"needs model\.pooling"):
+    with pytest.raises(UserError, match=r"give model\.pooling=global"):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_fast_recipe_resumes_exactly(tiny_config, tmp_path, monkeypatch):
-    """The run stops in the epoch of small images, with all features of the fast recipe."""
+    """The run stops in the epoch of small images, with all features of the fast recipe, averages and a trapezoid."""
     tiny_config.augment.small_images = ((16, 0.5),)
+    tiny_config.augment.alternating_flip = True
     tiny_config.label_smoothing = 0.1
     tiny_config.optimizer.name = "muon"
+    tiny_config.ema_decay = 0.7
+    tiny_config.schedule.update(name="constant", step_per="step", warmup_epochs=0.5, decay_epochs=1.0)
     train_and_evaluate(tiny_config, str(tmp_path / "whole"))
     with monkeypatch.context() as patch:
         stop_after(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -351,6 +354,10 @@ def test_fast_recipe_resumes_exactly(tiny_config, tmp_path, monkeypatch):
             train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
     train_and_evaluate(tiny_config, str(tmp_path / "stopped"))
     assert_same_run(tiny_config, tmp_path / "stopped", tmp_path / "whole")
+    last = read_summary(tmp_path / "whole")["last"]
+    line = read_metrics(tmp_path / "whole")[-1]
+    assert line["test_loss"] != line["raw_test_loss"] and last["raw_accuracy"] == line["raw_test_accuracy"]
+    assert evaluate_run(str(tmp_path / "whole"), "last").scores.sums.means("test")["test_accuracy"] == last["accuracy"]
 
 
 def test_rare_evaluation_changes_no_training(tiny_config, tmp_path, monkeypatch):
@@ -395,7 +402,6 @@ def test_rare_evaluation_changes_no_training(tiny_config, tmp_path, monkeypatch)
         ("schedule.name", "cosin", "expected one of cosine"),
         ("schedule.learning_rate", -0.1, "schedule.learning_rate=-0.1"),
         ("dataset.validation_size", 165, "dataset.validation_size=165"),
-        ("dataset.data_dir", "/nowhere", "does not exist"),
         ("model.channels", ("a", "b"), "model.channels"),
         ("model.blocks", (1.5, 1), "model.blocks"),
         ("model.pooling", "²", "model.pooling='²'"),
@@ -423,12 +429,12 @@ def test_impossible_config_is_refused_in_one_line(tiny_config, tmp_path, field, 
 def test_file_or_foreign_workdir_is_refused(tiny_config, tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("mine")
-    for workdir, message in (
-        (file, "is a file"),
-        (tmp_path, "holds other files"),
-        (file / "below", "cannot be written"),
+    for workdir, error, message in (
+        (file, UserError, "is a file"),
+        (tmp_path, UserError, "holds other files"),
+        (file / "below", NotADirectoryError, "below"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(error, match=message):
             train_and_evaluate(tiny_config, str(workdir))
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
 
@@ -458,7 +464,7 @@ def test_stop_after_save_keeps_checkpoint(tiny_config, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not pathlib.Path("/proc/sys").exists(), reason="needs a folder that not even root can write")
 def test_unwritable_workdir_is_refused(tiny_config):
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(OSError, match="/proc/sys/run"):
         train_and_evaluate(tiny_config, "/proc/sys/run")
 
 

@@ -1,7 +1,5 @@
 """Weights from PyTorch and back: equal logits, equal bits, and messages about weights that do not fit."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
@@ -105,15 +103,6 @@ def test_weights_beyond_float32_are_refused(value):
     state_dict["conv1.weight"] = np.full((4, 3, 3, 3), value)
     with pytest.raises(UserError, match="holds NaN or infinity"):
         from_state_dict(state_dict, SMALL)
-
-
-def test_integers_and_negative_variances_are_refused():
-    state_dict = small_state_dict()
-    integers = state_dict["conv1.weight"].astype(np.int8)
-    with pytest.raises(UserError, match=re.escape("conv1.weight is int8")):
-        from_state_dict(state_dict | {"conv1.weight": integers}, SMALL)
-    with pytest.raises(UserError, match=re.escape("bn1.running_var holds negative numbers")):
-        from_state_dict(state_dict | {"bn1.running_var": -state_dict["bn1.running_var"]}, SMALL)
 
 
 def test_keys_follow_from_paths():

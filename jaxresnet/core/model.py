@@ -245,6 +245,7 @@ class ResNet(nn.Module):
         x = self._pool(x.astype(head_dtype))
         # PyTorch flattens channels first. In this order its linear weights fit.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        self.sow("intermediates", "features", x)  # for those who ask for this collection, at no cost to others
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(
             self.num_classes,

@@ -31,15 +31,21 @@ class DeviceSplit:
             so it would copy images of shape (32, 3) to arrays several times as large.
         labels: (size,) int32.
         image_shape: (height, width, 3).
+        has_mirrored: True if index ``size + i`` stands for image ``i``, mirrored left to right.
     """
 
     rows: Any  # an array, or its shape while a program is lowered
     labels: Any
     image_shape: tuple[int, int, int] = flax.struct.field(pytree_node=False)
+    has_mirrored: bool = flax.struct.field(pytree_node=False, default=False)
 
     def batch(self, indices: Int[Array, " batch"]) -> Batch:
         """Return ``image`` (batch, height, width, 3) and ``label`` (batch,) of the images at ``indices``."""
-        return {"image": self.rows[indices].reshape(-1, *self.image_shape), "label": self.labels[indices]}
+        number = indices % len(self.labels) if self.has_mirrored else indices
+        images = self.rows[number].reshape(-1, *self.image_shape)
+        if self.has_mirrored:
+            images = jnp.where((indices >= len(self.labels))[:, None, None, None], images[:, :, ::-1], images)
+        return {"image": images, "label": self.labels[number]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +83,16 @@ def _put(tree: Any, replicated: Sharding) -> Any:
 
 
 def put_on_devices(
-    images: UInt8[np.ndarray, "size height width 3"], labels: Int32[np.ndarray, " size"], mesh: Mesh
+    images: UInt8[np.ndarray, "size height width 3"],
+    labels: Int32[np.ndarray, " size"],
+    mesh: Mesh,
+    has_mirrored: bool = False,
 ) -> DeviceSplit:
     """Copy a whole split to every device, or once if they are CPU devices."""
-    _, height, width, channels = images.shape
-    rows = images.reshape(len(images), -1)
+    rows, shape = images.reshape(len(images), -1), (images.shape[1], images.shape[2], images.shape[3])
     if jax.default_backend() == "cpu":
         rows = np.asarray(jnp.asarray(rows))  # JAX's own memory, aligned so that all CPU devices can share it
-    return replicate(DeviceSplit(rows, labels, (height, width, channels)), mesh)
+    return replicate(DeviceSplit(rows, labels, shape, has_mirrored), mesh)
 
 
 def ambient(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
@@ -175,9 +183,18 @@ def eval_batch_size(configured: int) -> int:
     return min(configured, 64 * jax.device_count()) if jax.default_backend() == "cpu" else configured
 
 
-def epoch_order(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
-    """Return the order of the training images in an epoch, a permutation that depends only on (seed, epoch)."""
-    return np.asarray(jax.random.permutation(jax.random.fold_in(split_seed(seed).order, epoch), size))
+def epoch_order(seed: int, epoch: int, size: int, alternating_flip: bool = False) -> Int[np.ndarray, " size"]:
+    """Return the order of the training images in an epoch, a permutation that depends only on (seed, epoch).
+
+    With ``alternating_flip``, ``size`` is added to the indices of those to mirror: half of the images, by a coin for
+    each, in even epochs, and the others in odd ones (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+    """
+    key = split_seed(seed).order
+    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), size))
+    if not alternating_flip:
+        return order
+    coins = np.asarray(jax.random.bernoulli(jax.random.fold_in(key, 2**31), 0.5, (size,)))  # no epoch has this number
+    return order + np.int32(size) * (coins[order] ^ (epoch % 2 == 1))
 
 
 def train_batches(

@@ -60,6 +60,8 @@ def create_learning_rate_fn(config: ConfigDict, steps_per_epoch: int) -> StepFn:
         tick = clock.tick(step)
         warming_up = WARMUP_START_FACTOR + (1 - WARMUP_START_FACTOR) * tick / max(clock.warmup, 1)
         after = factor(np.maximum(tick - clock.warmup, 0))
+        if clock.decay:
+            after = after * np.clip((clock.warmup + clock.length - tick) / clock.decay, 0, 1)
         return schedule.learning_rate * np.where(tick < clock.warmup, warming_up, after)
 
     return learning_rate_fn
@@ -84,7 +86,7 @@ def create_momentum_fn(config: ConfigDict, steps_per_epoch: int) -> StepFn:
 
 
 class _Clock:
-    """Conversion of steps to ticks, and the lengths in ticks of the warm-up and of the schedule after it."""
+    """Conversion of steps to ticks, and the lengths in ticks of the warm-up, the schedule after it, and its decay."""
 
     def __init__(self, config: ConfigDict, steps_per_epoch: int):
         schedule = config.schedule
@@ -95,10 +97,11 @@ class _Clock:
             self.length = config.num_epochs * ticks_per_epoch - self.warmup
         else:
             self.length = schedule.total_epochs * ticks_per_epoch
-        if self.length <= 0:
+        self.decay = schedule.decay_epochs * ticks_per_epoch
+        if self.length <= 0 or self.decay > self.length:
             raise UserError(
-                f"schedule.total_epochs={schedule.total_epochs}, schedule.warmup_epochs={schedule.warmup_epochs}: "
-                f"the warm-up leaves none of the {config.num_epochs} epochs for the schedule; give a shorter warm-up"
+                f"schedule.total_epochs={schedule.total_epochs}, warmup_epochs={schedule.warmup_epochs}, decay_epochs="
+                f"{schedule.decay_epochs}: {config.num_epochs} epochs are too few for all of them; give shorter ones"
             )
 
     def tick(self, step: np.typing.ArrayLike) -> np.ndarray:
@@ -130,6 +133,11 @@ def polynomial(config: ConfigDict, length: float) -> TickFn:
     return lambda tick: (1 - np.minimum(tick, length) / length) ** config.power
 
 
+def constant(config: ConfigDict, length: float) -> TickFn:
+    """Return 1. With a warm-up and a decay it is a trapezoid (warm-up, stable, decay; Hu et al., 2024)."""
+    return np.ones_like
+
+
 def one_cycle(config: ConfigDict, length: float) -> TickFn:
     """Return ``OneCycleLR(total_steps=length)``: half a cosine up from 1/25 to 1, one down to 1/250,000."""
     start = 1 / ONE_CYCLE_DIV_FACTOR
@@ -154,6 +162,7 @@ def _one_cycle(length: float, start: float, peak: float, end: float) -> TickFn:
 
 
 SCHEDULES = {
+    "constant": constant,
     "cosine": cosine,
     "linear": linear,
     "one_cycle": one_cycle,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.training import train_state
@@ -20,20 +21,41 @@ from jaxresnet.system.errors import UserError
 
 
 class TrainState(train_state.TrainState):
-    """Flax's TrainState (step, params, opt_state, apply_fn, tx) with BatchNorm statistics and a key.
+    """Flax's TrainState (step, params, opt_state, apply_fn, tx) with BatchNorm statistics, averages and a key.
 
     Attributes:
         batch_stats: running statistics of BatchNorm.
         rng: key of the run, which never changes. Step i uses ``fold_in(rng, i)``, so any step can be recomputed.
+        averages: exponential moving averages of ``params`` and ``batch_stats``, or None without any.
+        ema_decay: share of the averages that is kept at each step.
     """
 
     batch_stats: Any
     rng: jax.Array
+    averages: Any = None
+    ema_decay: float = flax.struct.field(pytree_node=False, default=0.0)
+
+    @property
+    def raw_variables(self) -> dict[str, Any]:
+        """Variables that are trained."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Variables for ``apply_fn``."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """Variables to score and to release: the averages, or those that are trained if there are none."""
+        return self.raw_variables if self.averages is None else self.averages
+
+    def with_variables(self, variables: dict[str, Any]) -> "TrainState":
+        """Return the state with others in the place of ``variables``."""
+        return self.replace(**variables) if self.averages is None else self.replace(averages=variables)
+
+    def average(self) -> "TrainState":
+        """Return the state with its averages moved towards the variables. They forget the first ones quickly."""
+        if self.averages is None:
+            return self
+        decay = jnp.minimum(self.ema_decay, (1 + self.step) / (10 + self.step))
+        move = functools.partial(jax.tree.map, lambda old, new: decay * old + (1 - decay) * new)
+        return self.replace(averages=move(self.averages, self.raw_variables))
 
 
 def create_model(config: ConfigDict) -> ResNet:
@@ -88,19 +110,15 @@ def create_transform(config: ConfigDict, epoch: int = 0) -> Transform:
         UserError: images do not have 32x32 pixels, or are shrunk, but the model's linear layer fits only that size.
     """
     augment = config.augment
-    if augment.small_images and config.model.pooling != "global":
+    if config.model.pooling != "global" and (augment.small_images or config.dataset.image_size != 32):
         raise UserError(
-            f"augment.small_images={augment.small_images}: needs model.pooling='global'. With a window of "
-            f"{config.model.pooling}, the linear layer fits only one image size"
-        )
-    if config.dataset.image_size != 32 and config.model.pooling != "global":
-        raise UserError(
-            f"dataset.image_size={config.dataset.image_size}: needs model.pooling=global, as a window of "
-            f"{config.model.pooling} is for images of 32x32 pixels"
+            f"model.pooling={config.model.pooling}: with a window, the linear layer fits images of 32x32 pixels only; "
+            "give model.pooling=global with augment.small_images or dataset.image_size"
         )
     sides = (side for side, until in augment.small_images if epoch < round(until * config.num_epochs))
     own: list[Stage] = [find({}, "augment.stages", name) for name in augment.stages.split(",") if name]
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in augment.items()}
+    fields["flip"] = augment.flip and not augment.alternating_flip  # Alternating ones come with the batches.
     fields |= {"label_smoothing": config.label_smoothing, "num_classes": config.model.num_classes}
     return Transform(bind([*STAGES, *own], fields), tuple(augment.mean), tuple(augment.std), next(sides, None))
 
@@ -142,4 +160,7 @@ def begin_with(config: ConfigDict, variables: Mapping[str, Any]) -> TrainState:
         batch_stats=variables["batch_stats"],
         rng=split_seed(config.seed).step,
     )
-    return state.replace(step=jnp.zeros((), jnp.int32))  # Flax starts with a Python number, a different type
+    state = state.replace(step=jnp.zeros((), jnp.int32))  # Flax starts with a Python number, a different type
+    if config.ema_decay:  # Copies, because a step reuses the memory of every array of the state.
+        state = state.replace(averages=jax.tree.map(jnp.copy, state.raw_variables), ema_decay=config.ema_decay)
+    return state

@@ -65,7 +65,7 @@ def train_step(
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     state = state.replace(opt_state=set_hyperparams(state.opt_state, **hyperparams._asdict()))
-    state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    state = state.apply_gradients(grads=grads, batch_stats=batch_stats).average()
     return state, metrics_of(logits, batch["label"], jnp.ones_like(batch["label"], bool))
 
 

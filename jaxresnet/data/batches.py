@@ -37,13 +37,14 @@ def load_batches(cifar: Cifar, folder: pathlib.Path, archive: Archive) -> tuple[
         The arrays in ``ARRAYS``: images (size, 32, 32, 3) uint8 and labels (size,). And the class names.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is damaged.
+        OSError: a file is missing or may not be read.
     """
     arrays: Arrays = {}
     for split in cifar.batches:
-        images, labels = read_split(cifar, archive, split, lambda name: _read(folder / name), folder)
+        images, labels = read_split(cifar, archive, split, lambda name: (folder / name).read_bytes(), folder)
         arrays |= {f"{split}_images": images, f"{split}_labels": labels["label"]}
-    return arrays, tuple(read_names(cifar, archive, "label", lambda name: _read(folder / name)))
+    return arrays, tuple(read_names(cifar, archive, "label", lambda name: (folder / name).read_bytes()))
 
 
 def read_split(
@@ -92,15 +93,8 @@ def load_pickle(path: pathlib.Path) -> PickledImages:
     Raises:
         UserError: the file is damaged, holds something else, or calls anything but NumPy's constructors.
     """
-    images, labels, ids = _parse_pickle(_read(path), path, ("label",))
+    images, labels, ids = _parse_pickle(path.read_bytes(), path, ("label",))
     return PickledImages(images, labels.get("label"), ids)
-
-
-def _read(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); unpack the archive again") from error
 
 
 _Batch = tuple[np.ndarray, dict[str, np.ndarray], list[str] | None]  # images, labels that there are, and ids
@@ -129,8 +123,6 @@ def _parse_pickle(content: bytes, path: pathlib.Path, kinds: tuple[str, ...]) ->
         raise UserError(f"{path}: is not a batch of CIFAR-10, or a damaged one ({one_line(error)})") from error
     if data.dtype != np.uint8 or data.shape[1:] not in ((3072,), (3, 32, 32), IMAGE_SHAPE) or not len(data):
         raise UserError(f"{path}: holds {data.dtype} images of shape {data.shape}: expected uint8 (size, 3072)")
-    if ids is not None and len(ids) != len(data):
-        raise UserError(f"{path}: holds {len(ids):,} ids: expected one per image, {len(data):,}")
     for each in labels.values():
         if each.shape != (len(data),) or each.dtype.kind not in "iu" or each.min() < 0:
             raise UserError(f"{path}: holds {each.dtype} labels {each.shape}: expected {len(data):,} integers from 0")

@@ -3,11 +3,11 @@
 tfds shuffles its records, so their ids restore that order. A run then does not depend on where its images came from.
 """
 
+import contextlib
 import hashlib
 import io
 import pathlib
 import re
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -122,31 +122,25 @@ def load_cifar(cifar: Cifar, folder: pathlib.Path) -> tuple[Arrays, tuple[str, .
         arrays, names = _decode(folder, cifar)
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, class_names=names, **arrays)
-        try:
+        with contextlib.suppress(OSError):  # It cannot be kept there, so the next start is as slow.
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_whole(cache, content.getvalue())
-        except OSError as error:
-            tqdm.write(f"note: the images could not be kept in {cache.parent} ({error}), so the next start is as slow")
     return arrays, tuple(map(str, names))
 
 
 def read_npz(path: pathlib.Path) -> Arrays:
-    """Read the arrays in ``ARRAYS`` from a .npz file, and ``class_names`` if it has them, and verify their checksums.
+    """Read the arrays in ``ARRAYS`` from a .npz file, and ``class_names`` if it has them.
 
     Raises:
         Exception: many types, if the file is damaged or holds something else.
     """
     arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in [*ARRAYS, "class_names"] if "class_names.npy" in archive.namelist() else ARRAYS:
-            with archive.open(f"{name}.npy") as entry:
-                try:
-                    arrays[name] = np.lib.format.read_array(entry, allow_pickle=False)
-                except ValueError as error:  # one of objects, for example, which could hold code
-                    raise ValueError(f"{name}: {error}") from error
-                # The checksum is verified only at the end of an entry, but np.load stops where the header says.
-                if entry.read(1):
-                    raise ValueError(f"{name} is longer than its header says")
+    with np.load(path) as file:
+        for name in [*ARRAYS, "class_names"] if "class_names" in file else ARRAYS:
+            try:
+                arrays[name] = file[name]
+            except ValueError as error:  # one of objects, for example, which could hold code
+                raise ValueError(f"{name}: {error}") from error
     return arrays
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jaxresnet.data.batches import find_batches, load_batches
-from jaxresnet.data.cifar import ARRAYS, IMAGE_SIZE, SETS, Arrays, find_tfds, load_cifar, read_npz
+from jaxresnet.data.cifar import ARRAYS, CIFAR10, IMAGE_SIZE, SETS, Arrays, Cifar, find_tfds, load_cifar, read_npz
 from jaxresnet.data.images import SPLITS, holds_classes, load_folders
 from jaxresnet.data.official import prepare
 from jaxresnet.system.errors import UserError, one_line, user_path
@@ -70,26 +70,20 @@ def load_dataset(
         test_files: seed that draws the test images of a folder without ``test/``, or their names.
 
     Raises:
-        UserError: the data are missing, damaged, or of another kind.
+        UserError: the data are damaged, or of another kind.
+        OSError: the data are missing, or may not be read.
     """
     names, drawn = None, None  # Digits are named by their numbers.
-    if data_dir is None and image_size != IMAGE_SIZE:
-        raise UserError(
-            f"dataset.image_size={image_size}: images of {name} have {IMAGE_SIZE}; only own ones are resized"
-        )
-    if name == "digits":
-        if data_dir is not None:
-            raise UserError(
-                f"dataset.data_dir={data_dir!r}: the digits come with scikit-learn; leave data_dir unset, or give "
-                "--config.dataset.name=cifar10 for images of your own"
-            )
-        arrays = _load_digits()
-    elif name not in SETS:
+    if name not in (*SETS, "digits"):
         raise UserError(f"dataset.name={name!r}: expected one of {', '.join([*SETS, 'digits'])}")
-    elif data_dir is None:
-        arrays, names = load_cifar(SETS[name], prepare(SETS[name]))
+    if data_dir is None and image_size != IMAGE_SIZE:
+        raise UserError(f"dataset.image_size={image_size}: images of {name} have {IMAGE_SIZE}; only files are resized")
+    if data_dir is not None:
+        arrays, names, drawn = _load_from(data_dir, SETS.get(name, CIFAR10), image_size, test_files)
+    elif name == "digits":
+        arrays = _load_digits()
     else:
-        arrays, names, drawn = _load_from(data_dir, name, image_size, test_files)
+        arrays, names = load_cifar(SETS[name], prepare(SETS[name]))
     origin = data_dir or name
     if names is not None and len(names) != num_classes:
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
@@ -102,29 +96,24 @@ def load_dataset(
 
 
 def _load_from(
-    data_dir: str, name: str, size: int, test: int | Sequence[str]
+    data_dir: str, cifar: Cifar, size: int, test: int | Sequence[str]
 ) -> tuple[Arrays, tuple[str, ...] | None, tuple[str, ...] | None]:
     """Return arrays, class names if there are any, and test files if they were drawn."""
     path = user_path(data_dir)
-    try:
-        path.stat()
-    except OSError as error:
-        raise UserError(f"dataset.data_dir={data_dir!r} does not exist or cannot be read ({error.strerror})") from error
-    cifar = SETS[name]
     if path.is_file() and path.suffix in (".gz", ".tgz"):
         return *load_cifar(cifar, prepare(cifar, path)), None
     if path.is_file():
         return *_load_npz(path), None
-    if folder := find_tfds(path, name):
+    if folder := find_tfds(path, cifar.name):
         return *load_cifar(cifar, folder), None
     if batches := find_batches(path, cifar):
         return *load_batches(cifar, *batches), None
     if any((path / split).is_dir() for split in SPLITS) or holds_classes(path):
         return load_folders(path, size, test)
     raise UserError(
-        f"dataset.data_dir={data_dir!r} holds no {name} and no images by class: expected a tfds folder with {name}/ in "
-        f"it, {cifar.archives[0].name} or its {cifar.archives[0].folder} folder, a folder with CLASS/ or with "
-        f"train/CLASS/ and test/CLASS/, or a .npz file with {', '.join(ARRAYS)}"
+        f"dataset.data_dir={data_dir!r} holds no {cifar.name} and no images by class: expected a tfds folder with "
+        f"{cifar.name}/ in it, {cifar.archives[0].name} or its {cifar.archives[0].folder} folder, a folder with CLASS/ "
+        f"or with train/CLASS/ and test/CLASS/, or a .npz file with {', '.join(ARRAYS)}"
     )
 
 
@@ -177,12 +166,9 @@ def _checked_split(arrays: Arrays, split: str, origin: str, num_classes: int, si
             f"{size}, 3), as set by dataset.image_size"
         )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        raise UserError(
-            f"{origin} labels are {labels.dtype} of shape {labels.shape}: expected integers of shape ({len(images)},)"
-        )
+        wanted = f"integers of shape ({len(images)},)"
+        raise UserError(f"{origin} labels are {labels.dtype} of shape {labels.shape}: expected {wanted}")
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise UserError(
-            f"{origin} labels go from {labels.min()} to {labels.max()}: expected 0 to {num_classes - 1}, as set "
-            "by model.num_classes"
-        )
+        wanted = f"0 to {num_classes - 1}, as set by model.num_classes"
+        raise UserError(f"{origin} labels go from {labels.min()} to {labels.max()}: expected {wanted}")
     return Split(images, labels.astype(np.int32))

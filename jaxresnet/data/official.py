@@ -31,15 +31,9 @@ def prepare(cifar: Cifar, path: pathlib.Path | None = None) -> pathlib.Path:
     found = path and (path, _identify(cifar, path))
     if folder := find_tfds(root, cifar.name):
         return folder
-    lock = filelock.FileLock(root / f".{cifar.name}.lock")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        try:
-            held = lock.acquire(blocking=False)
-        except filelock.Timeout:
-            print(f"waiting for the process that prepares {cifar.name} and holds {lock.lock_file}", flush=True)
-            held = lock.acquire()
-        with held:
+        with filelock.FileLock(root / f".{cifar.name}.lock"):  # Another process may be preparing it.
             return find_tfds(root, cifar.name) or _prepare(cifar, root, found or _find_fetched(cifar, root))
     except OSError as error:
         raise UserError(

@@ -28,7 +28,7 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
         configs: config file of a table, or a folder of them.
 
     Raises:
-        UserError: missing ``workdir``, no runs of a table, no tables, or an ``out`` that cannot be written.
+        UserError: missing ``workdir``, no runs of a table, no tables, or an ``out`` that holds something else.
     """
     # Imported here because the import of matplotlib can fail.
     from jaxresnet.report.page import check_out, make_section, write

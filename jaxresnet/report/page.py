@@ -143,11 +143,7 @@ def _draw_table(section: Section) -> Figure:
 
 
 def write(sections: list[Section], rows: list[Row], doubts: list[str], num_runs: int, out: pathlib.Path) -> None:
-    """Write README.md, index.html, figures/ and tables/ to ``out``. Only an older report is overwritten.
-
-    Raises:
-        UserError: ``out`` cannot be written.
-    """
+    """Write README.md, index.html, figures/ and tables/ to ``out``. Only an older report is overwritten."""
     quoted = [row for row in rows if row.claim.quote]
     own = [row for row in rows if not row.claim.quote]
     parts = [("The paper's claims", "claims", quoted), ("Follow-ups" if quoted else "Claims", "follow-ups", own)]
@@ -178,19 +174,16 @@ def write(sections: list[Section], rows: list[Row], doubts: list[str], num_runs:
     content["introduction"] = templates.get_template("introduction.md").render(content)
     texts = {name: templates.get_template(name).render(content) for name in ("page.md", "page.html")}
     check_out(out)
-    try:
-        for folder in ("figures", "tables"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
-            for old in (out / folder).iterdir():
-                old.unlink()
-        for name, figure in figures.items():
-            write_whole(out / "figures" / f"{name}.svg", to_svg(figure))
-        for section in sections:
-            _write_table(section, out / "tables" / section.table.name)
-        write_whole(out / "README.md", texts["page.md"].rstrip() + "\n")
-        write_whole(out / "index.html", texts["page.html"])
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error}); give another folder") from error
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        for old in (out / folder).iterdir():
+            old.unlink()
+    for name, figure in figures.items():
+        write_whole(out / "figures" / f"{name}.svg", to_svg(figure))
+    for section in sections:
+        _write_table(section, out / "tables" / section.table.name)
+    write_whole(out / "README.md", texts["page.md"].rstrip() + "\n")
+    write_whole(out / "index.html", texts["page.html"])
 
 
 def _write_table(section: Section, path: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jaxresnet.system.errors import UserError, user_path
 
@@ -67,32 +67,15 @@ def default_style() -> Iterator[None]:
         print(f"note: in a picture: {' '.join(str(caught[0].message).split())}", file=sys.stderr)
 
 
-class OutputFile(NamedTuple):
-    """Output file of a command: its path, and the command-line flag that gives the path."""
-
-    path: pathlib.Path
-    flag: str
-
-    def write(self, content: str | bytes) -> None:
-        """Write the file atomically, over what is there.
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        try:
-            write_whole(self.path, content)
-        except OSError as error:
-            raise UserError(f"{self.flag}={self.path} cannot be written ({error})") from error
-
-    def write_figure(self, figure: "Figure") -> None:
-        """Write a picture in the format of the file's ending. Errors are those of ``write``."""
-        content = io.BytesIO()
-        figure.savefig(content, format=self.path.suffix.removeprefix("."), dpi=150)
-        self.write(content.getvalue())
+def write_figure(path: pathlib.Path, figure: "Figure") -> None:
+    """Write a picture atomically, in the format of the file's ending, over what is there."""
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."), dpi=150)
+    write_whole(path, content.getvalue())
 
 
-def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) -> OutputFile:
-    """Check an output file before the work begins, and return it.
+def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) -> pathlib.Path:
+    """Check an output file of a command before the work begins, and return its path.
 
     Args:
         flag: command-line flag that gives the path.
@@ -112,4 +95,4 @@ def output_file(flag: str, path: str, force: bool, endings: Sequence[str] = ()) 
         raise UserError(f"{flag}={path} is a folder or a device, not a file; give another name")
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise UserError(f"{flag}={path}: the folder {file.parent} does not exist or cannot be written")
-    return OutputFile(file, flag)
+    return file

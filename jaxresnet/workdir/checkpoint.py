@@ -30,8 +30,8 @@ from jaxresnet.system import processes
 from jaxresnet.system.errors import Diverged, UserError, one_line
 from jaxresnet.workdir.folder import CHECKPOINTS_FOLDER, DAMAGED_FOLDER
 
-# Saved fields of a TrainState. The others follow from the config.
-_SAVED = ("step", "params", "batch_stats", "opt_state")
+# Saved fields of a TrainState, if they are not None. The others follow from the config.
+_SAVED = ("step", "params", "batch_stats", "opt_state", "averages")
 
 
 @dataclasses.dataclass
@@ -40,7 +40,6 @@ class Progress:
 
     data_fingerprint: str | None  # checksum of the data; None until imported weights meet some
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)  # ``devices.settings()``
-    first_step: int = 0  # first step that this run takes itself; not 0 if imported weights count as trained
     epoch: int = 0  # running epoch, from 0
     sums: Sums = dataclasses.field(default_factory=Sums)  # over the steps of the running epoch
     last: dict[str, Any] | None = None  # line of ``metrics.jsonl`` of the last evaluated epoch
@@ -51,9 +50,13 @@ class Progress:
     confusion: list[list[int]] | None = None  # confusion matrix of the last evaluation
 
     def last_scores(self, split: str) -> dict[str, Any]:
-        """Return ``epoch``, ``step``, ``loss`` and ``accuracy`` (%) of the last evaluation, made on ``split``."""
+        """Return ``epoch``, ``step``, ``loss`` and ``accuracy`` (%) of the last evaluation, made on ``split``.
+
+        If averages were scored, ``raw_accuracy`` is that of the variables behind them.
+        """
         assert self.last is not None
-        scores = {name: self.last[f"{split}_{name}"] for name in ("loss", "accuracy")}
+        keys = {name: f"{split}_{name}" for name in ("loss", "accuracy")} | {"raw_accuracy": f"raw_{split}_accuracy"}
+        scores = {name: self.last[key] for name, key in keys.items() if key in self.last}
         return {"epoch": self.last["epoch"], "step": self.last["step"], **scores}
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class Progress:
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint whose content is invalid or is not what was saved."""
+    """A checkpoint whose content is invalid, not what was saved, or that of another run."""
 
 
 class Checkpointer:
@@ -107,14 +110,9 @@ class Checkpointer:
         for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(unfinished)
 
-    @property
-    def latest_step(self) -> int | None:
-        """Newest saved step, or None."""
-        return self._manager.latest_step()
-
     def last_good(self) -> str:
         """Return a clause for error messages: which checkpoint is kept."""
-        step = self.latest_step
+        step = self._manager.latest_step()
         return "no checkpoint was saved yet" if step is None else f"the checkpoint of step {step} is kept"
 
     def save(self, state: TrainState, progress: Progress) -> None:
@@ -155,25 +153,28 @@ class Checkpointer:
         """Return the run as it was after ``step`` steps, with arrays placed like those of ``state``.
 
         Raises:
-            DamagedCheckpoint: the checkpoint is not what was saved.
-            UserError: the checkpoint cannot be accessed, is of another run, or its weights do not fit ``state``.
+            DamagedCheckpoint: the checkpoint is not what was saved, or is of another run.
+            UserError: the checkpoint cannot be accessed.
         """
-        folder = self._folder / str(step)
-        _check_fits(state.params, folder)
+        folder, changes = self._folder / str(step), {}
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state, state.variables))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore())
         try:
             with _quiet():
-                stored = self._manager.restore(step, args=args)
-            arrays, fields = stored["state"], stored["progress"]
+                fields = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())).progress
+                if "config" in fields:  # First, because weights of another model do not fit these arrays.
+                    changes = changed_fields(restore_config(fields["config"]), load_config(self._workdir))
+                stored = ocp.args.StandardRestore(abstract)
+                arrays = self._manager.restore(step, args=ocp.args.Composite(state=stored)).state
             expected = fields.pop("checksum")
             if _checksum(arrays, fields) != expected:
                 raise ValueError("its checksum is wrong")
             if int(arrays["step"]) != step:
                 raise ValueError(f"it is that of step {int(arrays['step'])}")
-            config = fields.pop("config", None)  # Older checkpoints have none.
-            best = arrays.pop("best") if fields["best"] else None
-            restored = state.replace(**{name: arrays[name] for name in _SAVED}), Progress.from_json(fields, best)
+            if changes:
+                raise ValueError("its config is not the run's")
+            fields.pop("config", None)
+            best = arrays.pop("best")
+            return state.replace(**arrays), Progress.from_json(fields, best if fields["best"] else None)
         except jax.errors.JaxRuntimeError:  # another process has ended, or a device's memory is full
             raise
         except Exception as error:  # as in save
@@ -181,11 +182,9 @@ class Checkpointer:
                 raise UserError(
                     f"the checkpoint {folder} cannot be read ({one_line(error)}); fix that, and run the same command"
                 ) from error
-            raise DamagedCheckpoint(f"the checkpoint {folder} is damaged ({one_line(error)})") from error
-        if config and (changes := changed_fields(restore_config(config), load_config(self._workdir))):
             fields = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-            raise UserError(f"the checkpoint {folder} is of another run ({fields}); restore that of this run")
-        return restored
+            problem = f"of another run ({fields})" if changes else f"damaged ({one_line(error)})"
+            raise DamagedCheckpoint(f"the checkpoint {folder} is {problem}") from error
 
     def restore_newest(self, state: TrainState) -> tuple[TrainState, Progress] | None:
         """Restore the newest undamaged checkpoint. Return None if there is no checkpoint.
@@ -252,12 +251,13 @@ class Checkpointer:
             return state, progress
         if progress.best is None:
             raise UserError("no epoch has been evaluated yet, so none is the best; give --checkpoint=last")
-        return state.replace(step=jnp.int32(progress.best["step"]), **progress.best_variables), progress
+        return state.with_variables(progress.best_variables).replace(step=jnp.int32(progress.best["step"])), progress
 
 
 def _arrays(state: TrainState, best_variables: Any) -> dict[str, Any]:
     """Return the arrays of a checkpoint. Before the first evaluation the state's variables stand for the best ones."""
-    return {name: getattr(state, name) for name in _SAVED} | {"best": best_variables or state.variables}
+    arrays = {name: value for name in _SAVED if (value := getattr(state, name)) is not None}
+    return arrays | {"best": best_variables or state.variables}
 
 
 def _checksum(arrays: Any, fields: dict[str, Any]) -> str:
@@ -272,33 +272,6 @@ def _checksum(arrays: Any, fields: dict[str, Any]) -> str:
 def _all_finite(tree: Any) -> jax.Array:
     """Return True if no value is NaN or infinite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def _check_fits(params: Any, folder: pathlib.Path) -> None:
-    """Check names and shapes of parameters against those of the checkpoint in ``folder``. A damaged one passes.
-
-    Raises:
-        UserError: they differ. orbax's own message would be less clear.
-    """
-    try:
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-            stored = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
-    except Exception:  # the checkpoint is damaged: restoring it reports that
-        return
-    theirs, ours = _shapes(stored), _shapes(params)
-    differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
-    if differing:
-        named = [f"{name} is {theirs.get(name, 'missing')}, not {ours.get(name, 'there')}" for name in differing[:5]]
-        more = f", and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise UserError(
-            f"the weights in {folder} do not fit the run's config: {'; '.join(named)}{more}; restore the config.json "
-            "of that run"
-        )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
 def _is_about_access(error: BaseException) -> bool:

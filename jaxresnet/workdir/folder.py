@@ -77,7 +77,8 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
     """Create and lock the workdir of a run that begins or resumes. If the run diverges, record why.
 
     Raises:
-        UserError: the workdir holds another run, is in use, or cannot be written.
+        UserError: the workdir holds another run, or is in use.
+        OSError: the workdir cannot be written.
     """
     with contextlib.ExitStack() as stack:
         lock = filelock.FileLock(workdir / LOCK_FILE, blocking=False)  # the system releases it if the process is killed
@@ -92,28 +93,11 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
             holder = " on ".join((workdir / LOCK_FILE).read_text(encoding="utf-8").split()[:2])
             who = f"process {holder} (if it has ended, delete {workdir / LOCK_FILE})" if holder else "another process"
             raise UserError(f"{workdir} is in use by {who}; wait, or give another --workdir") from error
-        except OSError as error:
-            raise UserError(f"workdir {workdir} cannot be written ({error}); give another --workdir") from error
         try:
             yield
         except Diverged as error:
             write_whole(workdir / FAILURE_FILE, f"{error}\n")
             raise
-
-
-@contextlib.contextmanager
-def explaining_full_disks(workdir: pathlib.Path) -> Iterator[None]:
-    """Turn file-system errors, such as a full disk, into a UserError.
-
-    Raises:
-        UserError: an OSError was raised, other than BrokenPipeError.
-    """
-    try:
-        yield
-    except BrokenPipeError:  # the reader of stdout has ended: no fault of the workdir
-        raise
-    except OSError as error:
-        raise UserError(f"workdir {workdir} could no longer be written ({error}); fix that and start again") from error
 
 
 def read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:

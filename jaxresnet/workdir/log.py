@@ -32,12 +32,13 @@ class MetricsWriter:
         step: int,
         epochs: int,
         last: dict[str, Any] | None = None,
-        tracker: "WandbTracker | None" = None,
+        tracker: Any = None,
     ):
         """Open the files of a run that resumes. Drop later lines, because they will be written again.
 
         The run resumes after ``step`` steps and ``epochs`` whole epochs, evaluation included. ``last`` is the line of
-        the last evaluated epoch. It is put back if it is missing. ``tracker`` receives every line too.
+        the last evaluated epoch. It is put back if it is missing. ``tracker``, as from ``open_wandb``, receives every
+        line too.
         """
         path = workdir / METRICS_FILE
         kept = [
@@ -49,22 +50,23 @@ class MetricsWriter:
             kept = sorted([*kept, last], key=lambda line: line["step"])
         write_whole(path, "".join(f"{to_json(line)}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
-        self._others: list[_TensorBoard | WandbTracker] = [_TensorBoard(workdir / TENSORBOARD_FOLDER, step)]
-        if tracker:
-            self._others.append(tracker)
+        self._tensorboard, self._tracker = _TensorBoard(workdir / TENSORBOARD_FOLDER, step), tracker
 
     def write(self, line: dict[str, float | int]) -> None:
         """Write one line and flush it."""
         self._file.write(f"{to_json(line)}\n")
         self._file.flush()
-        for other in self._others:
-            other.write(line)
+        self._tensorboard.write(line)
+        if self._tracker:
+            self._tracker.log(line, step=line["step"])
 
     def close(self) -> None:
         """Close the files."""
         with contextlib.ExitStack() as stack:  # each is closed even if another fails, as on a full disk
-            for file in (self._file, *self._others):
-                stack.callback(file.close)
+            stack.callback(self._file.close)
+            stack.callback(self._tensorboard.close)
+            if self._tracker:
+                stack.callback(self._tracker.finish)  # It waits until everything was sent.
 
 
 class _TensorBoard:
@@ -94,43 +96,31 @@ class _TensorBoard:
         self._writer.close()
 
 
-class WandbTracker:
-    """A run of Weights & Biases, which a resumed run goes on with.
+def open_wandb(config: ConfigDict, workdir: pathlib.Path) -> Any:
+    """Begin a run of Weights & Biases, or go on with the one that a resumed run has begun, with files in ``workdir``.
 
     wandb reads its own settings from the environment: ``WANDB_API_KEY``, ``WANDB_PROJECT``, ``WANDB_MODE=offline``.
+
+    Raises:
+        UserError: wandb is not installed, or knows no account.
     """
+    id_file = workdir / _WANDB_ID_FILE
+    if not id_file.exists():
+        write_whole(id_file, f"{secrets.token_hex(4)}\n")
+    try:
+        import wandb
 
-    def __init__(self, config: ConfigDict, workdir: pathlib.Path):
-        """Begin or go on. wandb keeps its files in ``workdir``/wandb.
-
-        Raises:
-            UserError: wandb is not installed, or knows no account.
-        """
-        id_file = workdir / _WANDB_ID_FILE
-        if not id_file.exists():
-            write_whole(id_file, f"{secrets.token_hex(4)}\n")
-        try:
-            import wandb
-
-            self._run = wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "jaxresnet"),
-                name=f"{config.name}, seed {config.seed}",
-                id=id_file.read_text(encoding="utf-8").strip(),
-                resume="allow",
-                dir=str(workdir),
-                config=json.loads(json.dumps(config.to_dict())),
-            )
-        except Exception as error:  # wandb raises many types
-            advice = "pip install 'jaxresnet[wandb]', or see WANDB_MODE=offline"
-            raise UserError(f"tracker='wandb' failed ({one_line(error)}); {advice}") from error
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Send a line."""
-        self._run.log(line, step=line["step"])
-
-    def close(self) -> None:
-        """End the session. wandb waits until it has sent everything."""
-        self._run.finish()
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "jaxresnet"),
+            name=f"{config.name}, seed {config.seed}",
+            id=id_file.read_text(encoding="utf-8").strip(),
+            resume="allow",
+            dir=str(workdir),
+            config=json.loads(json.dumps(config.to_dict())),
+        )
+    except Exception as error:  # wandb raises many types
+        advice = "pip install 'jaxresnet[wandb]', or see WANDB_MODE=offline"
+        raise UserError(f"tracker='wandb' failed ({one_line(error)}); {advice}") from error
 
 
 def is_epoch_line(line: dict[str, Any]) -> bool:

@@ -132,6 +132,20 @@ def test_warm_up_before_a_cosine(step_per):
     assert_equal_to_torch(config_of(warmup_epochs=5.0, step_per=step_per), sequence, 200 * ticks)
 
 
+@pytest.mark.parametrize("step_per", ["epoch", "step"])
+def test_trapezoid_of_three_parts(step_per):
+    ticks = {"epoch": 1, "step": STEPS_PER_EPOCH}[step_per]
+
+    def sequence(opt):
+        rise = lr_scheduler.LinearLR(opt, start_factor=0.01, total_iters=5 * ticks)
+        level = lr_scheduler.ConstantLR(opt, factor=1.0, total_iters=0)
+        fall = lr_scheduler.LinearLR(opt, start_factor=1.0, end_factor=0.0, total_iters=10 * ticks)
+        return lr_scheduler.SequentialLR(opt, [rise, level, fall], milestones=[5 * ticks, 30 * ticks])
+
+    config = config_of(name="constant", num_epochs=40, warmup_epochs=5.0, decay_epochs=10.0, step_per=step_per)
+    assert_equal_to_torch(config, sequence, 40 * ticks)
+
+
 def test_smaller_last_batch_counts():
     rates = create_learning_rate_fn(config_of(), 391)([390, 391])
     assert rates[0] == 0.1 and rates[1] < 0.1
@@ -140,8 +154,9 @@ def test_smaller_last_batch_counts():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        (dict(name="cosin"), "schedule.name='cosin': expected one of cosine, linear"),
-        (dict(warmup_epochs=200.0), "leaves none of the 200 epochs"),
+        (dict(name="cosin"), "schedule.name='cosin': expected one of constant, cosine, linear"),
+        (dict(warmup_epochs=200.0), "200 epochs are too few"),
+        (dict(name="constant", warmup_epochs=5.0, decay_epochs=195.5), "decay_epochs=195.5: 200 epochs are too few"),
         (dict(name="one_cycle", total_epochs=3.0), "3 ticks are too few"),
     ],
 )

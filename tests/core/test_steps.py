@@ -136,6 +136,39 @@ def test_order_permutes_by_seed_and_epoch():
     np.testing.assert_array_equal(orders[1], epoch_order(0, 1, 1000))
 
 
+def test_alternating_flips_equal_numpy():
+    """In two successive epochs each image is seen once as it is and once mirrored. The order stays."""
+    split, mesh = random_split(), create_mesh()
+    data = put_on_devices(split.images, split.labels, mesh, has_mirrored=True)
+    mirrored = []
+    for epoch in range(4):
+        indices = epoch_order(0, epoch, 50, alternating_flip=True)
+        np.testing.assert_array_equal(indices % 50, epoch_order(0, epoch, 50))
+        assert indices.dtype == np.int32
+        batch = data.batch(jax.numpy.asarray(indices))
+        expected = [image[:, ::-1] if i >= 50 else image for i, image in zip(indices, split.images[indices % 50])]  # noqa: B905
+        np.testing.assert_array_equal(batch["image"], expected)
+        np.testing.assert_array_equal(batch["label"], split.labels[indices % 50])
+        mirrored.append({int(i) - 50 for i in indices if i >= 50})
+    assert mirrored[0] == mirrored[2] and mirrored[1] == mirrored[3] == {*range(50)} - mirrored[0]
+    assert 10 < len(mirrored[0]) < 40
+
+
+def test_averages_equal_numpy(tiny_config):
+    """Parameters and statistics are averaged alike; the first steps forget the initial ones quickly."""
+    tiny_config.ema_decay = 0.25
+    steps, state, data = setup(tiny_config, random_split())
+    expected = jax.device_get(state.raw_variables)
+    for step in range(4):
+        state, _ = steps.train(state, data, np.arange(16)[None], hyperparams())
+        decay = min(0.25, (2 + step) / (11 + step))
+        raw = jax.device_get(state.raw_variables)
+        expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * new, expected, raw)
+    assert_trees_equal(state.variables, expected, rtol=1e-5, atol=1e-7)
+    assert_trees_equal(state.with_variables(raw).variables, raw)
+    assert min(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (expected, raw)), strict=True)) > 0
+
+
 @pytest.mark.parametrize(
     ("size", "batch_size", "at_once"), [(50, 12, 1), (50, 12, 2), (48, 12, 3), (5, 5, 4), (50_000, 128, 130)]
 )

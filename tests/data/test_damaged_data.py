@@ -91,12 +91,11 @@ def test_pickles_of_anything(batch, protocol, tmp_path_factory, count):
 # tfds's folders.
 
 
-def test_caches_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+def test_caches_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "jaxresnet").write_text("a file in the place of the folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with few_images():
         assert load(write_tfds(tmp_path)).fingerprint() == FINGERPRINT_OF_FEW
-    assert "note: the images could not be kept" in capsys.readouterr().out
 
 
 def test_folders_that_cannot_be_written(tmp_path, monkeypatch):

@@ -215,17 +215,6 @@ def test_damaged_checkpoint_prints_one_line(run, tmp_path, subprocess_environmen
     assert re.fullmatch(r"note: the checkpoint .*12 is damaged .*; it is now in .*\n", done.stderr)
 
 
-def test_misfit_lists_names_and_shapes(run, tmp_path):
-    config, whole = run
-    wider = config.copy_and_resolve_references()
-    wider.model.channels = (4, 9)
-    with (
-        Checkpointer(copy_of(whole, tmp_path / "run"), read_only=True) as checkpointer,
-        pytest.raises(UserError, match=r"do not fit .*kernel is \(3, 3, 4, 8\), not \(3, 3, 4, 9\).* and \d+ more"),
-    ):
-        checkpointer.restore_newest(create_train_state(wider, (32, 32, 3)))
-
-
 def test_full_disk_keeps_the_earlier_checkpoint(tiny_config, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("No space left on device")

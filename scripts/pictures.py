@@ -1,0 +1,87 @@
+"""Draw the README's two pictures: test accuracy against compute, and eight images with the shipped model's answers.
+
+    python -m scripts.pictures
+
+The images are the first of the test set of each of the first eight classes.
+"""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+import jaxresnet
+from jaxresnet.config import load_config
+from jaxresnet.core.costs import flop_until
+from jaxresnet.data import load_dataset
+from jaxresnet.data.cifar import IMAGE_SHAPE, NUM_TRAIN
+from jaxresnet.report.paper_curves import read_paper_curve
+from jaxresnet.system.files import default_style
+from jaxresnet.system.terminal import format_seconds
+from jaxresnet.workdir.log import read_metrics
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+OUT = REPOSITORY / "docs"
+RUNS = REPOSITORY / "results" / "runs"
+AUTHORS = ("final", "final_try1", "final_try2", "final_try4")  # their runs of the final recipe
+OURS, THEIRS = "#2b7bba", "#8a8a8a"
+TICKS = (50, 70, 80, 90, 93, 95, 96)
+
+
+def draw_compute() -> Figure:
+    """Return a figure of test accuracy by the floating-point operations of training, the error's axis logarithmic."""
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    axes = figure.subplots()
+    final = jaxresnet.get_config("final")
+    for name in AUTHORS:
+        log = read_paper_curve(name)
+        compute = flop_until(final, IMAGE_SHAPE, np.array(log["eval_epoch"])) * NUM_TRAIN / 1e15
+        error = 100 - np.array(log["eval_accuracy"])
+        axes.plot(compute, error, color=THEIRS, linewidth=0.7)
+        axes.plot(compute[-1], error[-1], "o", color=THEIRS, markersize=4)
+    lines = {name: [line for line in read_metrics(RUNS / name) if "seconds" in line] for name in ("fast-12", "fast-40")}
+    for name, points in lines.items():
+        config = load_config(RUNS / name)
+        compute = flop_until(config, IMAGE_SHAPE, np.array([line["epoch"] for line in points])) * NUM_TRAIN / 1e15
+        error = 100 - np.array([line["test_accuracy"] for line in points])
+        axes.plot(compute, error, color=OURS, linewidth=1.8)
+        axes.plot(compute[-1], error[-1], "o", color=OURS, markersize=7)
+        text = f"{config.num_epochs} epochs, {format_seconds(points[-1]['seconds'])}"
+        axes.annotate(text, (compute[-1], error[-1]), (-10, 0), textcoords="offset points", color=OURS, ha="right")
+    text = "this project on two CPU cores, small images first,\nso that the accuracy on whole ones comes late"
+    axes.text(0.24, 4.8, text, color=OURS, va="center")
+    axes.text(13, 30, "the authors' four runs of their\nfinal recipe, 200 epochs", color="#666666", va="center")
+    axes.set(xscale="log", yscale="log", ylim=(60, 3.6), xlim=(0.2, 60))
+    axes.set(xlabel="compute in training, PFLOP", ylabel="test accuracy, %")
+    axes.set_yticks([100 - tick for tick in TICKS], map(str, TICKS))
+    axes.minorticks_off()
+    ticks = (0.5, 1, 5, 10, 48)
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_answers() -> Figure:
+    """Return a figure of eight test images, with the most probable class and its probability."""
+    test = load_dataset("cifar10", None, 10).test
+    images = test.images[[np.flatnonzero(test.labels == label)[0] for label in range(8)]]
+    classifier = jaxresnet.load()
+    figure = Figure(figsize=(10, 1.6), layout="constrained")
+    for axes, image, row in zip(figure.subplots(1, 8), images, classifier.probabilities(images), strict=True):
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(f"{classifier.class_names[row.argmax()]} {100 * row.max():.0f}%", fontsize=10)
+        axes.axis("off")
+    return figure
+
+
+def main() -> None:
+    """Draw both."""
+    with default_style(), matplotlib.rc_context({"svg.hashsalt": "jaxresnet"}):
+        draw_compute().savefig(OUT / "compute.svg", metadata={"Date": None})
+        draw_answers().savefig(OUT / "answers.png", dpi=100, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    main()
