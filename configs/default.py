@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()  # each holds the best epoch's variables too; the end is always saved
     config.checkpoint.every_minutes = 5.0  # minutes between saves, also within an epoch
-    config.checkpoint.every_steps = 0  # steps between further saves; 0: by time alone
+    config.checkpoint.every_steps = 0  # save after each multiple of so many steps, too; 0: by time alone
     config.checkpoint.keep = 2  # number of latest checkpoints to keep
 
     config.code = ""  # set by training: names and SHA-256 of own files, such as that of loss="mine.py:focal"

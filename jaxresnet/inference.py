@@ -97,16 +97,27 @@ def _read_weights(folder: pathlib.Path, config: ConfigDict) -> tuple[dict[str, A
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model with its weights and its preprocessing."""
+    """A model with its weights and its preprocessing.
+
+    Attributes:
+        model: network.
+        variables: ``params`` and ``batch_stats`` of the network.
+        transform: function from pixels to the network's input.
+        class_names: names, one per logit.
+        batch_size: largest number of images per batch.
+        mesh: devices that share each batch.
+        image_size: height and width of the network's input in pixels.
+        temperature: divisor of logits before they become probabilities.
+    """
 
     model: ResNet
-    variables: Any  # params and batch_stats of the model
-    transform: Transform  # from pixels to the model's input
-    class_names: tuple[str, ...]  # one per logit
-    batch_size: int  # largest number of images per batch
-    mesh: Mesh  # devices that share each batch
-    image_size: int = IMAGE_SIZE  # height and width of the model's input
-    temperature: float = 1.0  # divides logits before they become probabilities
+    variables: Any
+    transform: Transform
+    class_names: tuple[str, ...]
+    batch_size: int
+    mesh: Mesh
+    image_size: int = IMAGE_SIZE
+    temperature: float = 1.0
 
     def forward(self, images: jax.typing.ArrayLike) -> jax.Array:
         """Compute logits (batch, classes) of pixels (batch, size, size, 3) uint8. Pure, for jit and export."""

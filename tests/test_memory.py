@@ -43,11 +43,11 @@ def peak(subprocess_environment, tmp_path):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Return a .npz file with 260 test images: two full batches and a part of one, as many as decide the peak."""
+    """Return a .npz file with full batches and a part of one, as they decide the peak: 2,640 to train, 260 to test."""
     file = tmp_path_factory.mktemp("data") / "pictures.npz"
-    images = np.random.default_rng(0).integers(0, 256, (260, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(260) % 10
-    np.savez(file, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    images = np.random.default_rng(0).integers(0, 256, (2640, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(2640) % 10
+    np.savez(file, train_images=images, train_labels=labels, test_images=images[:260], test_labels=labels[:260])
     Image.fromarray(images[0]).save(file.with_name("cat.png"))
     return file
 
@@ -63,3 +63,16 @@ def test_scoring_stays_below_two_gigabytes(peak, pictures, tmp_path, command):
 @pytest.mark.reliability
 def test_one_picture_takes_little_memory(peak, pictures):
     assert 0.2 < peak("jaxresnet.predict", pictures.with_name("cat.png")) < 0.8
+
+
+@pytest.mark.reliability
+def test_quick_start_stays_below_one_gigabyte(peak, tmp_path):
+    flags = ["--config=quickstart", f"--workdir={tmp_path / 'run'}", "--config.num_epochs=2"]
+    assert 0.3 < peak("jaxresnet.main", *flags) < 1
+
+
+@pytest.mark.reliability
+def test_small_training_stays_below_limit(peak, pictures, tmp_path):
+    flags = ["--config=cpu", f"--workdir={tmp_path / 'run'}", "--config.num_epochs=1"]
+    # The limit is 1.5 GB. CIFAR-10's own 60,000 images add 0.2 GB to those of these few.
+    assert 0.3 < peak("jaxresnet.main", *flags, f"--config.dataset.data_dir={pictures}") < 1.3

@@ -1,13 +1,11 @@
 """Releases: made from a run, read like a run, and refused if they do not match their checksum."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -50,15 +48,12 @@ def copy(shipped, tmp_path):
     return shutil.copytree(shipped, tmp_path / "copy")
 
 
-def test_scores_are_those_of_the_files(shipped, run, tiny_npz):
+def test_scores_are_those_of_the_files(shipped, tiny_npz):
     release = read_summary(shipped)["release"]
     evaluation = evaluate_run(str(shipped), "last", str(tiny_npz))
     assert release["test_accuracy"] == evaluation.scores.sums.means("test")["test_accuracy"]
     mirrored = evaluate_run(str(shipped), "last", str(tiny_npz), mirror=True).scores.sums
     assert release["test_accuracy_mirrored"] == mirrored.means("test")["test_accuracy"]
-    trained, test = jaxresnet.load(run), load_dataset("cifar10", str(tiny_npz), 10).test
-    unrounded = dataclasses.replace(trained, model=trained.model.clone(dtype=jnp.float32)).logits(test.images)
-    assert release["test_accuracy_unrounded"] == 100 * np.mean(unrounded.argmax(-1) == test.labels)
     confusion = evaluation.scores.confusion
     mean = sum(confusion.sum(1) * list(release["test_accuracy_by_class"].values())) / confusion.sum()
     assert mean == pytest.approx(release["test_accuracy"])

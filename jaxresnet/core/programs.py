@@ -88,8 +88,10 @@ def put_on_devices(
     mesh: Mesh,
     has_mirrored: bool = False,
 ) -> DeviceSplit:
-    """Copy a whole split to every device."""
+    """Copy a whole split to every device, or once if they are CPU devices."""
     rows, shape = images.reshape(len(images), -1), (images.shape[1], images.shape[2], images.shape[3])
+    if jax.default_backend() == "cpu":
+        rows = np.asarray(jnp.asarray(rows))  # JAX's own memory, aligned so that all CPU devices can share it
     return replicate(DeviceSplit(rows, labels, shape, has_mirrored), mesh)
 
 

@@ -24,15 +24,16 @@ _XLA_FLAGS = (
     "--xla_cpu_collective_call_terminate_timeout_seconds=3600",  # or a core 40 s late, on a busy machine, ends all
     "--xla_cpu_parallel_codegen_split_count=4",  # 32 parts of a program, the default, take more memory to compile
 )
-# Each device holds a copy of the data set, 180 MB for CIFAR-10.
+# With more, a device's share of a batch would be small.
 MAX_CPU_DEVICES = 8
 
 # Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. With an arena for each thread,
-# the quick start took 0.1 GB more; with one for all threads, 0.2 GB more when it compiles.
-_ARENAS = 2
+# the quick start took 0.1 GB more. With two, steps took a third more processor time on some starts, because an arena
+# other than the first holds no block of more than 64 MiB.
+_ARENAS = 1
 KEPT_BLOCK = 2**27  # bytes
 _MOST_BEFORE_2_35 = 2**25  # bytes: the highest threshold that glibc accepts before version 2.35
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # constants of malloc.h
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = 1, -1, -3, -8  # constants of malloc.h
 
 
 def set_up_jax() -> None:
@@ -64,6 +65,7 @@ def keep_freed_memory() -> None:
         return
     set_option = ctypes.CDLL(None).mallopt
     set_option(_M_ARENA_MAX, _ARENAS)
+    set_option(_M_MXFAST, 0)  # Small free blocks join large ones, which then fit the next step's blocks.
     # The threshold comes first, because either setting stops glibc from raising it by itself.
     if set_option(_M_MMAP_THRESHOLD, KEPT_BLOCK) or set_option(_M_MMAP_THRESHOLD, _MOST_BEFORE_2_35):
         set_option(_M_TRIM_THRESHOLD, -1)
@@ -71,8 +73,14 @@ def keep_freed_memory() -> None:
 
 
 def _return_compilers_memory(event: str, duration_secs: float, **_: Any) -> None:
-    """Return to the system what a compilation freed, a quarter of the quick start's memory."""
-    if event == "/jax/core/compile/backend_compile_duration" and duration_secs > 0.05:
+    """Return to the system what steps left before a compilation, and what it freed."""
+    if event.startswith("/jax/core/compile/") and duration_secs > 0.05:
+        return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Return to the system the memory that this process keeps and does not use, where the C library is glibc."""
+    if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 

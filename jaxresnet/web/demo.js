@@ -3,14 +3,13 @@
 import * as ort from "./ort.wasm.bundle.min.mjs";
 import { mirror, readPixels } from "./pixels.js";
 
-const RUNTIME = "ort-wasm-simd-threaded.wasm";
 const here = (name) => new URL(name, import.meta.url).href;
 const find = (id) => document.getElementById(id);
 
 let about, session; // model.json, and the network
 let asked = 0; // pictures so far, so that a late answer does not replace a newer one
 let pixels, name; // of the picture that is shown, and what to call it
-let answer, explained; // logits and maps of that picture, and the class whose map is shown
+let map; // of that picture, for each class
 
 await start().catch((error) => {
   find("loading").hidden = true;
@@ -154,30 +153,28 @@ async function classify() {
   const views = find("mirror").checked ? [pixels, mirror(pixels, size)] : [pixels];
   const data = new Uint8Array(views.length * pixels.length);
   views.forEach((view, at) => data.set(view, at * pixels.length));
+  const network = await session;
   const start = performance.now();
   const images = new ort.Tensor("uint8", data, [views.length, size, size, 3]);
-  const { logits, maps } = await (await session).run({ images });
+  const { logits, maps } = await network.run({ images });
   const milliseconds = performance.now() - start;
   const classes = about.class_names.length;
   const [, height, width] = maps.dims;
   const of = (view, y, x, label) => maps.data[((view * height + y) * width + x) * classes + label];
-  answer = {
-    height,
-    width,
-    logits: about.class_names.map((_, label) => sum(views, (view) => logits.data[view * classes + label])),
-    // A place of the mirror image lies on the other side of the picture.
-    at: (label, y, x) => sum(views, (view) => of(view, y, view ? width - 1 - x : x, label)),
-  };
-  const top = Math.max(...answer.logits);
-  const powers = answer.logits.map((logit) => Math.exp((logit - top) / about.temperature));
+  // A place of the mirror image lies on the other side of the picture.
+  const at = (label, y, x) => mean(views, (view) => of(view, y, view ? width - 1 - x : x, label));
+  map = { height, width, at };
+  const means = about.class_names.map((_, label) => mean(views, (view) => logits.data[view * classes + label]));
+  const top = Math.max(...means);
+  const powers = means.map((logit) => Math.exp((logit - top) / about.temperature));
   const total = powers.reduce((a, b) => a + b);
   draw(powers.map((power) => power / total));
   find("time").textContent = `Computed here in ${milliseconds.toFixed(0)} ms.`;
   find("demo").setAttribute("aria-busy", false);
 }
 
-/** Return the mean of what `value` gives for 0, or for 0 and 1. */
-function sum(views, value) {
+/** Return the mean of what `value` gives for the number of each view. */
+function mean(views, value) {
   return views.reduce((total, _, at) => total + value(at), 0) / views.length;
 }
 
@@ -206,9 +203,8 @@ function draw(probabilities) {
 
 /** Draw the map of a class over the picture in grey: orange adds to its logit, blue takes from it. */
 function explain(label) {
-  explained = label;
   for (const bar of find("bars").children) bar.setAttribute("aria-pressed", Number(bar.dataset.label) === label);
-  const { height, width, at } = answer;
+  const { height, width, at } = map;
   const values = Array.from({ length: height * width }, (_, i) => at(label, Math.floor(i / width), i % width));
   const most = Math.max(...values.map(Math.abs)) || 1;
   const [plus, minus] = [[255, 120, 0], [30, 120, 255]];
