@@ -10,8 +10,6 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from jaxresnet.system.errors import UserError
-
 NUM_BINS = 15  # as in the paper
 LARGEST = 8.0  # temperature that is fitted; the smallest is 1 / 8
 
@@ -22,12 +20,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     Args:
         logits: (size, classes), of images that the model was not trained on.
         labels: (size,), true classes.
-
-    Raises:
-        UserError: there are no images, or their logits are not finite.
     """
-    if not len(labels) or not np.isfinite(logits).all():
-        raise UserError(f"a temperature needs finite logits of some images; these are of {len(labels)}")
     bounds = (-np.log(LARGEST), np.log(LARGEST))
     found = minimize_scalar(lambda x: negative_log_likelihood(logits, labels, np.exp(x)), bounds=bounds)
     return float(np.exp(found.x))

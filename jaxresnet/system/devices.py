@@ -29,8 +29,7 @@ MAX_CPU_DEVICES = 8
 
 # Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. With an arena for each thread,
 # the quick start took 0.1 GB more. With two, steps took a third more processor time on some starts, because an arena
-# other than the first holds no block of more than 64 MiB.
-_ARENAS = 1
+# other than the first holds no block of more than 64 MiB. So there is one.
 KEPT_BLOCK = 2**27  # bytes
 _MOST_BEFORE_2_35 = 2**25  # bytes: the highest threshold that glibc accepts before version 2.35
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = 1, -1, -3, -8  # constants of malloc.h
@@ -64,7 +63,7 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc" or os.environ.get("JAXRESNET_TUNE_MALLOC") == "0":
         return
     set_option = ctypes.CDLL(None).mallopt
-    set_option(_M_ARENA_MAX, _ARENAS)
+    set_option(_M_ARENA_MAX, 1)
     set_option(_M_MXFAST, 0)  # Small free blocks join large ones, which then fit the next step's blocks.
     # The threshold comes first, because either setting stops glibc from raising it by itself.
     if set_option(_M_MMAP_THRESHOLD, KEPT_BLOCK) or set_option(_M_MMAP_THRESHOLD, _MOST_BEFORE_2_35):
@@ -79,7 +78,7 @@ def _return_compilers_memory(event: str, duration_secs: float, **_: Any) -> None
 
 
 def return_freed_memory() -> None:
-    """Return to the system the memory that this process keeps and does not use, where the C library is glibc."""
+    """Return to the system the memory that this process keeps and does not use, where glibc can."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
