@@ -82,20 +82,27 @@ def count(pytestconfig):
     return lambda name, number=1: _add(pytestconfig, name, number)
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """Return a folder of this session that all of its processes share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory):
+def _compile_once(shared_folder):
     """Compile each small program once per session, because many tests share them."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", 1)  # on any machine, and whichever command a test calls first
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_compilation_cache_dir", str(shared_folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path_factory, monkeypatch):
+def _cache_of_its_own(shared_folder, monkeypatch):
     """Keep decoded images between the tests of a session, outside the user's own cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_folder / "cache"))
 
 
 @pytest.fixture

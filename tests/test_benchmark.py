@@ -134,9 +134,9 @@ def test_mistakes_get_one_line(run, flag, reason):
 
 
 def test_commands_are_timed_cold_and_warm(monkeypatch):
-    monkeypatch.setattr(commands, "COMMANDS", {"help": ["--help"], commands.FIRST_STEP: commands.QUICK_START})
-    helped, step = commands.measure_commands(long=False)
-    assert 0 < helped["warm_seconds"] < step["warm_seconds"] and helped["peak"] < step["peak"]
+    monkeypatch.setattr(commands, "COMMANDS", {"help": ["--help"], "configs": ["configs"]})
+    for measured in commands.measure_commands(long=False):
+        assert measured["warm_seconds"] > 0 and measured["peak"] > 0
 
 
 @pytest.mark.reliability

@@ -80,6 +80,7 @@ def test_wrong_config_file_is_answered_in_one_line(run, tmp_path, content, messa
     assert_one_line(run("jaxresnet.main", f"--config={file}", f"--workdir={tmp_path / 'run'}"), message)
 
 
+@pytest.mark.reliability
 def test_debugging_without_jit(run, tmp_path, tiny_npz, subprocess_environment):
     subprocess_environment["JAX_DISABLE_JIT"] = "1"
     small = ["--config.model.channels=2", "--config.model.blocks=1", f"--config.dataset.data_dir={tiny_npz}"]

@@ -212,5 +212,5 @@ def test_pictures_that_are_missing_are_refused(tmp_path, capsys):
 def test_larger_images_need_global_pooling(tmp_path, tiny_config):
     tiny_config.dataset.data_dir = str(save_classes(tmp_path / "photos", {"cat": 20, "dog": 20}))
     tiny_config.dataset.image_size, tiny_config.model.pooling, tiny_config.model.num_classes = 64, "5", 2
-    with pytest.raises(UserError, match=r"image_size=64: needs model\.pooling=global"):
+    with pytest.raises(UserError, match=r"give model\.pooling=global"):
         train_and_evaluate(tiny_config, str(tmp_path / "run"))

@@ -15,7 +15,6 @@ from PIL import Image
 import jaxresnet
 from jaxresnet import evaluate, export, predict, released
 from jaxresnet.core.model import count_parameters
-from jaxresnet.data.loading import load_dataset
 from jaxresnet.weights import to_state_dict
 from jaxresnet.workdir.folder import read_summary
 from tests.conftest import REPOSITORY
@@ -100,13 +99,6 @@ def test_export_gives_the_shipped_values(classifier):
     assert state_dict.keys() == shipped.keys()
     for key, value in shipped.items():
         np.testing.assert_array_equal(state_dict[key], value.numpy().astype(np.float32))
-
-
-@needs_cifar10
-def test_thousand_images_score_as_recorded(classifier):
-    test = load_dataset("cifar10", None, 10).test
-    accuracy = 100 * np.mean(classifier.logits(test.images[:1000]).argmax(-1) == test.labels[:1000])
-    assert accuracy == pytest.approx(SUMMARY["release"]["test_accuracy"], abs=2.5)  # three standard deviations
 
 
 @needs_cifar10

@@ -399,7 +399,7 @@ def test_rare_evaluation_changes_no_training(tiny_config, tmp_path, monkeypatch)
         ("model.pooling", "20", "larger than the 16x16 map"),
         ("model.num_classes", 4, "labels go from 0 to 9: expected 0 to 3"),
         ("optimizer.name", "sgdd", "expected one of adadelta, adagrad"),
-        ("schedule.name", "cosin", "expected one of cosine"),
+        ("schedule.name", "cosin", "expected one of constant, cosine"),
         ("schedule.learning_rate", -0.1, "schedule.learning_rate=-0.1"),
         ("dataset.validation_size", 165, "dataset.validation_size=165"),
         ("model.channels", ("a", "b"), "model.channels"),
