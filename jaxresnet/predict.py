@@ -298,8 +298,7 @@ def run(arguments: argparse.Namespace) -> None:
     known = sum(prediction.label is not None for prediction in predictions)
     wrong = sum(prediction.is_wrong for prediction in predictions)
     right = f"; {100 * (1 - wrong / known):.2f}% of {known:,} labelled images right" if known else ""
-    count = f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''}"
-    print(f"{count}{right}")
+    print(f"{len(predictions):,} image{'s' if len(predictions) > 1 else ''}{right}")
     for file in filter(None, (out, grid)):
         print(file)
 

@@ -103,6 +103,15 @@ def test_export_gives_the_shipped_values(classifier):
 
 @needs_cifar10
 @pytest.mark.reliability
+def test_thousand_images_score_as_recorded(classifier):
+    test = load_dataset("cifar10", None, 10).test
+    accuracy = 100 * np.mean(classifier.logits(test.images[:1000]).argmax(-1) == test.labels[:1000])
+    assert accuracy == pytest.approx(SUMMARY["release"]["test_accuracy"], abs=2.5)  # three standard deviations
+
+
+@needs_cifar10
+@pytest.mark.reliability
+@pytest.mark.thorough
 def test_evaluate_finds_the_recorded_accuracy(capsys):
     evaluate.main([f"--workdir={PRETRAINED}"])
     accuracy = float(capsys.readouterr().out.partition("test accuracy ")[2].partition("%")[0])

@@ -251,7 +251,6 @@ def test_mistakes_are_answered_in_one_line(command, tmp_path):
     for arguments, message in (
         (["--config=configs/none.py"], "there is no file"),
         (["--config=configs/optimizer.py", "--arms=adamax"], "--arms=adamax: "),
-        (["--config=configs/optimizer.py", "--seeds=0"], "seeds"),
         (["--config=configs/optimizer.py", "--config.num_epoch=3"], "did you mean config.num_epochs?"),
     ):
         done = command(*arguments, f"--workdir={tmp_path}")

@@ -100,6 +100,8 @@ def _load_from(
 ) -> tuple[Arrays, tuple[str, ...] | None, tuple[str, ...] | None]:
     """Return arrays, class names if there are any, and test files if they were drawn."""
     path = user_path(data_dir)
+    if not path.exists():
+        raise UserError(f"dataset.data_dir={data_dir!r} does not exist; give the path of the data")
     if path.is_file() and path.suffix in (".gz", ".tgz"):
         return *load_cifar(cifar, prepare(cifar, path)), None
     if path.is_file():
