@@ -15,6 +15,7 @@ from PIL import Image
 import jaxresnet
 from jaxresnet import evaluate, export, predict, released
 from jaxresnet.core.model import count_parameters
+from jaxresnet.data.loading import load_dataset
 from jaxresnet.weights import to_state_dict
 from jaxresnet.workdir.folder import read_summary
 from tests.conftest import REPOSITORY

@@ -1,6 +1,7 @@
 """Loading of data sets. Every source ends as the same four uint8 and int32 arrays in memory."""
 
 import dataclasses
+import os
 import pathlib
 import zlib
 from collections.abc import Sequence
@@ -100,7 +101,7 @@ def _load_from(
 ) -> tuple[Arrays, tuple[str, ...] | None, tuple[str, ...] | None]:
     """Return arrays, class names if there are any, and test files if they were drawn."""
     path = user_path(data_dir)
-    if not path.exists():
+    if not os.path.exists(path):  # False for a path that is too long, too
         raise UserError(f"dataset.data_dir={data_dir!r} does not exist; give the path of the data")
     if path.is_file() and path.suffix in (".gz", ".tgz"):
         return *load_cifar(cifar, prepare(cifar, path)), None

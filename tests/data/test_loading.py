@@ -142,7 +142,7 @@ def test_npz_may_name_its_classes(tmp_path):
 
 
 def test_data_dir_without_data_is_refused(tmp_path):
-    with pytest.raises(UserError, match="dataset.data_dir=.*nowhere' does not exist"):
+    with pytest.raises(UserError, match=r"dataset\.data_dir=.*nowhere' does not exist"):
         load(tmp_path / "nowhere")
     (tmp_path / "holiday.jpg").write_bytes(b"")
     for folder in ("cifar10/incomplete.A2MNWR_3.0.2", "mnist/3.0.1"):
