@@ -68,8 +68,10 @@ def branch_off(
         The state, placed like ``state``, and the progress. And what ``imported.json`` records: the run and the step.
 
     Raises:
-        UserError: there is no such run or checkpoint, or the runs differ before that step.
+        UserError: there is no such run or checkpoint, the runs differ before that step, or the schedule has no decay.
     """
+    if not config.schedule.decay_epochs:
+        raise UserError(f"branch_from={config.branch_from}: goes on where the decay begins; give schedule.decay_epochs")
     trunk, epoch = released.resolve(config.branch_from), int(config.num_epochs - config.schedule.decay_epochs)
     theirs, step = load_config(trunk), epoch * steps_per_epoch
     configs, steps = (config, theirs), np.arange(step)
@@ -83,11 +85,11 @@ def branch_off(
     different += ["augment.small_images"] if sides[0] != sides[1] else []
     if different:
         raise UserError(f"branch_from={trunk}: until epoch {epoch} it was trained differently ({', '.join(different)})")
+    kept = sorted(int(path.name) for path in (trunk / CHECKPOINTS_FOLDER).glob("[0-9]*") if path.name.isdecimal())
+    if step not in kept:
+        raise UserError(f"branch_from={trunk}: epoch {epoch} ends at step {step}; checkpoints are there of {kept}")
     with Checkpointer(trunk, read_only=True) as checkpointer:
-        try:
-            restored = checkpointer.restore_named(state, step)
-        except UserError as error:
-            raise UserError(f"branch_from={trunk}: epoch {epoch} ends at step {step:,}; {error}") from error
+        restored = checkpointer.restore_named(state, step)
     write_whole(workdir / METRICS_FILE, (trunk / METRICS_FILE).read_bytes())
     print(f"going on from {trunk} after step {step:,}")
     return restored, {"file": config.branch_from, "step": step}

@@ -58,14 +58,15 @@ def write_source() -> None:
     """
     shutil.rmtree(SOURCE, ignore_errors=True)
     pages, problems = site_pages(), []
-    address = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"][
-        "Repository"
-    ]
+    urls = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    address, demo = urls["Repository"], f"{urls['Documentation']}try/"
     for page, place in pages.items():
 
         def adapt(match: re.Match[str], page: pathlib.Path = page) -> str:
             before, link, after = match.groups()
             path, _, anchor = link.partition("#")
+            if link == demo:
+                return before + "try/index.md" + after
             if re.match("[a-z]+:", link) or not path:
                 return match[0]
             target = (page.parent / urllib.parse.unquote(path)).resolve()

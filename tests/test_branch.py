@@ -50,12 +50,13 @@ def test_branch_equals_a_whole_run(trunk, tiny_npz, tmp_path):
     ("num_epochs", "decay", "fields", "message"),
     [
         (3, 1.0, {"seed": 1}, r"until epoch 2 it was trained differently \(seed, augment.small_images\)"),
+        (3, 0.0, {}, r"goes on where the decay begins; give schedule\.decay_epochs"),
         (6, 2.0, {"augment.small_images": ((16, 0.17),)}, r"until epoch 4 .*\(the learning rate\)"),
         (
             3,
             1.0,
             {"augment.small_images": ((16, 0.34),)},
-            "epoch 2 ends at step 12; .*expected best, last, or one of 24",
+            r"epoch 2 ends at step 12; checkpoints are there of \[24\]",
         ),
     ],
 )

@@ -1,5 +1,7 @@
 """The site: every page is in it, and a link that leads nowhere is found."""
 
+import tomllib
+
 import pytest
 
 from scripts import site
@@ -38,6 +40,8 @@ def test_every_page_has_its_place(tmp_path, monkeypatch):
     places = {place.as_posix() for place in site.site_pages().values()} | {"reference.md", "try/index.md"}
     assert {page.stem for page in (REPOSITORY / "docs").glob("*.md")} < {place.removesuffix(".md") for place in places}
     settings = (REPOSITORY / "zensical.toml").read_text()
+    urls = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["urls"]
+    assert f'site_url = "{urls["Documentation"]}"' in settings
     for place in places:
         assert (tmp_path / place).is_file() and f'"{place}"' in settings
     assert "](../" not in (tmp_path / "paper.md").read_text() and "](report.md)" in (tmp_path / "paper.md").read_text()

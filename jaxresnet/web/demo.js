@@ -10,10 +10,12 @@ let about, session; // model.json, and the network
 let asked = 0; // pictures so far, so that a late answer does not replace a newer one
 let pixels, name; // of the picture that is shown, and what to call it
 let map; // of that picture, for each class
+let failure = ""; // why the network could not be loaded
 
 await start().catch((error) => {
   find("loading").hidden = true;
-  report(`The network could not be loaded (${error.message}). Reload the page to try again.`);
+  failure = `The network could not be loaded (${error.message}). Reload the page to try again.`;
+  report(failure);
 });
 
 async function start() {
@@ -84,10 +86,12 @@ function listenToCamera() {
   const [button, viewfinder, video, shoot] = ["camera", "viewfinder", "video", "shoot"].map(find);
   button.hidden = false;
   button.addEventListener("click", async () => {
-    report("");
+    report(failure);
+    button.disabled = true;
     try {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
     } catch (error) {
+      button.disabled = false;
       return report(`The camera cannot be used (${error.message}).`);
     }
     viewfinder.hidden = false;
@@ -100,6 +104,7 @@ function listenToCamera() {
     video.srcObject?.getTracks().forEach((track) => track.stop());
     video.srcObject = null;
     viewfinder.hidden = shoot.disabled = true;
+    button.disabled = false;
     button.focus();
   };
   find("stop").addEventListener("click", stop);
@@ -120,7 +125,7 @@ function addExamples(strip) {
     canvas.getContext("2d").drawImage(strip, -at * strip.height, 0);
     const button = document.createElement("button");
     button.type = "button";
-    button.title = `a test image: ${about.class_names[at]}`;
+    button.title = `a test image: ${about.examples[at]}`;
     button.setAttribute("aria-label", button.title);
     button.append(canvas);
     const file = new Promise((resolve) => canvas.toBlob(resolve));
@@ -133,14 +138,15 @@ function addExamples(strip) {
 /** Classify an image file, or a promise of one, and show the result. */
 async function show(file, called, button) {
   const mine = ++asked;
-  report("");
+  report(failure);
+  if (failure) return;
   find("demo").setAttribute("aria-busy", true);
   for (const other of find("examples").children) other.setAttribute("aria-pressed", other === button);
   const read = await readPixels(await file, about.image_size).catch(() => null);
   if (mine !== asked) return;
   if (read) {
     [pixels, name] = [read, called];
-    return classify();
+    return classify().catch(() => find("demo").setAttribute("aria-busy", false)); // `start` reports why
   }
   report(`This browser cannot open ${called} as a picture. JPEG, PNG, WebP, GIF and BMP work.`);
   find("demo").setAttribute("aria-busy", false);

@@ -25,7 +25,7 @@ from jaxresnet.config import load_config
 from jaxresnet.inference import Classifier, load
 from jaxresnet.portable import any_batch, convert_to_onnx, in_float32, portable
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.workdir.folder import load_data, read_class_names
+from jaxresnet.workdir.folder import check_class_names, load_data, read_class_names
 
 PAGE = ("index.html", "demo.css", "demo.js", "pixels.js")
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -93,12 +93,13 @@ def to_onnx(classifier: Classifier) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def draw_examples(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """Return a PNG of the first image of each of the first ``EXAMPLES`` classes, side by side."""
-    chosen = [images[labels == label][0] for label in np.unique(labels)[:EXAMPLES]]
+def draw_examples(images: np.ndarray, labels: np.ndarray) -> tuple[bytes, list[int]]:
+    """Return a PNG of the first image of each of the first ``EXAMPLES`` classes, side by side, and their labels."""
+    chosen = np.unique(labels)[:EXAMPLES].tolist()
     content = io.BytesIO()
-    Image.fromarray(np.concatenate(chosen, axis=1)).save(content, "PNG", optimize=True)
-    return content.getvalue()
+    strip = np.concatenate([images[labels == label][0] for label in chosen], axis=1)
+    Image.fromarray(strip).save(content, "PNG", optimize=True)
+    return content.getvalue(), chosen
 
 
 def read_runtime(folder: str | None) -> dict[str, bytes]:
@@ -153,14 +154,16 @@ def write_page(
     files: dict[str, bytes] = {name: _SOURCE.joinpath(name).read_bytes() for name in PAGE}
     files |= read_runtime(runtime)
     if workdir in released.MODELS.values() and data_dir is None:
-        files[EXAMPLES_FILE] = (workdir / EXAMPLES_FILE).read_bytes()
+        files[EXAMPLES_FILE], examples = (workdir / EXAMPLES_FILE).read_bytes(), [*range(EXAMPLES)]
     else:
-        test = load_data(config, workdir, data_dir).test
-        files[EXAMPLES_FILE] = draw_examples(test.images, test.labels)
-    classifier = load(workdir, checkpoint)
+        dataset = load_data(config, workdir, data_dir)
+        check_class_names(workdir, config, dataset.class_names)
+        files[EXAMPLES_FILE], examples = draw_examples(dataset.test.images, dataset.test.labels)
+    classifier, names = load(workdir, checkpoint), read_class_names(workdir, config)
     files["model.onnx"] = to_onnx(classifier)
     about = {
-        "class_names": read_class_names(workdir, config),
+        "class_names": names,
+        "examples": [names[label] for label in examples],
         "image_size": classifier.image_size,
         "temperature": classifier.temperature,
         "mirror": bool(config.augment.flip),  # whether the network has learnt from mirror images
