@@ -126,8 +126,7 @@ def _load_npz(path: pathlib.Path) -> tuple[Arrays, tuple[str, ...] | None]:
         names = arrays.pop("class_names", None)
         return arrays, None if names is None else tuple(map(str, names))
     except Exception as error:  # a damaged file can raise anything
-        wanted = ", ".join(ARRAYS)
-        raise UserError(f"{path} is not a .npz file of {wanted}, or is damaged ({one_line(error)})") from error
+        raise UserError(f"{path} is not a .npz file of {', '.join(ARRAYS)}, or damaged ({one_line(error)})") from error
 
 
 def hold_out(split: Split, size: int) -> tuple[Split, Split]:
