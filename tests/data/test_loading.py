@@ -119,7 +119,7 @@ def test_names_that_are_unknown_are_refused():
         (dict(train_labels=np.zeros(20)), "labels are float64"),
         (dict(train_labels=np.arange(20)), "labels go from 0 to 19: expected 0 to 9"),
         (dict(test_labels=np.arange(10) - 1), "labels go from -1 to 8"),
-        (dict(train_labels=np.array([object()] * 20)), "is not a .npz file .* or is damaged"),
+        (dict(train_labels=np.array([object()] * 20)), "is not a .npz file .* or damaged"),
     ],
 )
 def test_npz_of_other_arrays_is_refused(tmp_path, changes, message):
