@@ -9,7 +9,7 @@ and 32-64-128_stem_32 give the two others the same pooling and stem.
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter, over
+from configs.tables import BASELINE, Arm, Claim, getter, over
 
 TITLE = "Table 8: architecture"
 SMALL = "A quarter of the blocks is one block a stage, so the small networks differ in other ways than the paper's."

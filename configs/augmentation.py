@@ -8,7 +8,7 @@ that normalise have another standard deviation than the baseline, as in the auth
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter, over
+from configs.tables import BASELINE, Arm, Claim, getter, over
 
 TITLE = "Table 3: augmentation"
 

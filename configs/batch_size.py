@@ -8,7 +8,7 @@ In the arms that end in _scaled, the learning rate is proportional to the batch 
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter, over, twins
+from configs.tables import BASELINE, Arm, Claim, getter, over, twins
 
 TITLE = "Text: batch size"
 ARMS = {

@@ -7,7 +7,7 @@ Paper: 95.48, 95.37, 95.29, 95.49 and 95.43% test accuracy, last of 200 epochs, 
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter, over
+from configs.tables import BASELINE, Arm, Claim, getter, over
 
 TITLE = "Table 7: dropout"
 ARMS = {

@@ -9,7 +9,7 @@ in _fixed, the cosine is as long as the run.
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter, over, twins
+from configs.tables import BASELINE, Arm, Claim, getter, over, twins
 
 TITLE = "Table 5: epochs"
 

@@ -10,7 +10,7 @@ Measured here: small, by configs/small.py; not yet at full length.
 """
 
 from configs import default, final, resnet18
-from configs.arms import BASELINE, Arm, Claim, getter, over
+from configs.tables import BASELINE, Arm, Claim, getter, over
 
 TITLE = "Table 1: models"
 BASE = default.get_config()

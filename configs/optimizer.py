@@ -11,7 +11,7 @@ for RMSprop, which rmsprop_longer tries.
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter, over, twins
+from configs.tables import BASELINE, Arm, Claim, getter, over, twins
 
 TITLE = "Table 4: optimizer"
 

@@ -9,7 +9,7 @@ the same function.
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter
+from configs.tables import BASELINE, Arm, Claim, getter
 
 TITLE = "Table 6: pooling"
 ARMS = {

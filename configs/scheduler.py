@@ -11,7 +11,7 @@ schedule over the whole run. The arm one_cycle_stepped differs from one_cycle in
 Measured here: small, by configs/small.py; not yet at full length.
 """
 
-from configs.arms import BASELINE, Arm, Claim, getter, over, twins
+from configs.tables import BASELINE, Arm, Claim, getter, over, twins
 
 TITLE = "Table 2: learning-rate schedule"
 ARMS = {

@@ -10,7 +10,7 @@ Measured here: `docs/skips.md`.
 """
 
 from configs import default
-from configs.arms import choose
+from configs.tables import choose
 
 ARMS = {
     "20": {"model.blocks": (3, 3, 3)},

@@ -27,7 +27,7 @@ Paper: no such experiment. Measured here: results/report/README.md.
 import importlib
 import pathlib
 
-from configs.arms import choose
+from configs.tables import choose
 
 # Every config file with a title is a table. In the order of their titles, the models of Table 1 come first.
 _FILES = sorted(pathlib.Path(__file__).parent.glob("*.py"))

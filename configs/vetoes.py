@@ -16,7 +16,7 @@ Paper: no such experiment. Measured here: nothing yet.
 """
 
 from configs import long
-from configs.arms import Arm, choose
+from configs.tables import Arm, choose
 
 _SGD = {"optimizer.name": "sgd", "optimizer.momentum": 0.9}
 ARMS = {

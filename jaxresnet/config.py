@@ -159,7 +159,7 @@ def split_arm(name: str | pathlib.Path) -> tuple[pathlib.Path, str]:
 
 def list_shipped() -> list[pathlib.Path]:
     """Return the config files that come with the package, by name."""
-    return sorted(file for file in CONFIGS.glob("*.py") if file.stem not in ("arms", "default"))
+    return sorted(file for file in CONFIGS.glob("*.py") if file.stem not in ("tables", "default"))
 
 
 def load_experiment(path: str | pathlib.Path) -> Experiment:

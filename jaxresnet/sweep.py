@@ -1,4 +1,4 @@
-"""Train every arm of a table (see configs/arms.py) with several seeds, one run after another.
+"""Train every arm of a table (see configs/tables.py) with several seeds, one run after another.
 
     jaxresnet sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
     jaxresnet sweep --config=scheduler --arms=cosine,linear --workdir=runs --dry_run

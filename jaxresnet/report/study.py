@@ -24,7 +24,7 @@ FOLLOWING = {
 
 
 class Table:
-    """A config file with a title, arms and claims, which have ``text`` and ``pairs`` as in ``configs/arms.py``."""
+    """A config file with a title, arms and claims, which have ``text`` and ``pairs`` as in ``configs/tables.py``."""
 
     def __init__(self, experiment: Experiment):
         """Read a table from its config file.

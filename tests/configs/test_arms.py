@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import baseline, small
-from configs.arms import Arm
+from configs.tables import Arm
 from jaxresnet.config import check_config, flatten, load_experiment
 from jaxresnet.core.costs import multiply_adds
 from jaxresnet.core.model import count_parameters
@@ -119,7 +119,7 @@ def test_papers_accuracies_fit_the_test_set():
 def test_table_outside_the_repository(tmp_path):
     (tmp_path / "rates.py").write_text(
         "from configs import quickstart\n"
-        "from configs.arms import Arm, getter\n"
+        "from configs.tables import Arm, getter\n"
         'ARMS = {"low": Arm({"schedule.learning_rate": 0.01}), "usual": Arm()}\n'
         'get_config = getter("rates", ARMS, quickstart.get_config)\n'
     )

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from configs import dropout, pooling, quickstart, scheduler, small
-from configs.arms import Arm, getter
+from configs.tables import Arm, getter
 from jaxresnet.report.__main__ import write_report
 from jaxresnet.report.figures import Mark, draw_forest, to_svg
 from jaxresnet.report.page import to_markdown
@@ -26,7 +26,7 @@ SCHEDULER = {
 }
 MINE = """
 from configs import quickstart
-from configs.arms import Arm, Claim, getter
+from configs.tables import Arm, Claim, getter
 
 TITLE = "Rates on the digits"
 ARMS = {

@@ -5,7 +5,7 @@ of an arm. ``CLAIMS`` are judged by the report, and ``NOTE`` is Markdown that it
 optional. A table may lie in any folder:
 
     from configs import quickstart
-    from configs.arms import Arm, Claim, getter
+    from configs.tables import Arm, Claim, getter
 
     TITLE = "Learning rate on the digits"
     ARMS = {"0.1": Arm(), "0.02": Arm({"schedule.learning_rate": 0.02})}
