@@ -18,18 +18,14 @@ Paper: no such experiment. Measured here: nothing yet.
 from configs import long
 from configs.tables import Arm, choose
 
-_SGD = {"optimizer.name": "sgd", "optimizer.momentum": 0.9}
+_PLAIN = {"augment.cutout_size": 0, "augment.alternating_flip": False}
+_SGD = _PLAIN | {"optimizer.name": "sgd", "optimizer.momentum": 0.9}
 ARMS = {
     "cutout_alternating": Arm(),
     "cutout_random": Arm({"augment.alternating_flip": False}),
     "whole_alternating": Arm({"augment.cutout_size": 0}),
-    "whole_random": Arm({"augment.cutout_size": 0, "augment.alternating_flip": False}),
-    **{
-        f"sgd_{rate}": Arm(
-            _SGD | {"augment.cutout_size": 0, "augment.alternating_flip": False, "schedule.learning_rate": rate}
-        )
-        for rate in (0.2, 0.8, 1.6)
-    },
+    "whole_random": Arm(_PLAIN),
+    **{f"sgd_{rate}": Arm(_SGD | {"schedule.learning_rate": rate}) for rate in (0.2, 0.8, 1.6)},
 }
 
 

@@ -43,7 +43,7 @@ def grad_cam(classifier: "Classifier", pixels: Pixels, labels: Int[np.ndarray, "
     import jax.numpy as jnp
 
     last = f"layer{len(classifier.model.channels)}_{classifier.model.blocks[-1] - 1}"
-    shape = jax.eval_shape(lambda images: _last_stage(classifier, images, last), pixels).shape
+    shape = jax.eval_shape(lambda images: _last_stage(classifier, images), pixels).shape
 
     def logits(change: jax.Array) -> tuple[jax.Array, jax.Array]:
         outputs = []
@@ -64,16 +64,10 @@ def grad_cam(classifier: "Classifier", pixels: Pixels, labels: Int[np.ndarray, "
     return _in_unit_range(np.asarray(jax.nn.relu(jnp.sum(weights * output, axis=-1)), np.float32))
 
 
-def _last_stage(classifier: "Classifier", images: Any, last: str) -> Any:
-    """Return the output of the module called ``last``."""
-    _, state = classifier.model.apply(
-        classifier.variables,
-        classifier.transform.eval(images),
-        train=False,
-        capture_intermediates=lambda module, method: module.name == last and method == "__call__",
-        mutable=["intermediates"],
-    )
-    return state["intermediates"][last]["__call__"][0]
+def _last_stage(classifier: "Classifier", images: Any) -> Any:
+    pixels = classifier.transform.eval(images)
+    _, state = classifier.model.apply(classifier.variables, pixels, train=False, mutable=["intermediates"])
+    return state["intermediates"]["last_stage"][0]
 
 
 def input_gradients(classifier: "Classifier", pixels: Pixels, labels: Int[np.ndarray, " size"]) -> Maps:

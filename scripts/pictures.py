@@ -2,7 +2,7 @@
 
     python -m scripts.pictures
 
-The images are the first of the test set of each of the first eight classes.
+The images are the examples of the browser's page: the first of the test set of each of the first eight classes.
 """
 
 import pathlib
@@ -10,16 +10,18 @@ import pathlib
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 import jaxresnet
+from jaxresnet import released
 from jaxresnet.config import load_config
 from jaxresnet.core.costs import flop_until
-from jaxresnet.data import load_dataset
 from jaxresnet.data.cifar import IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import read_paper_curve
 from jaxresnet.system.files import default_style
 from jaxresnet.system.terminal import format_seconds
-from jaxresnet.workdir.log import read_metrics
+from jaxresnet.web.page import EXAMPLES, EXAMPLES_FILE
+from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 OUT = REPOSITORY / "docs"
@@ -40,7 +42,7 @@ def draw_compute() -> Figure:
         error = 100 - np.array(log["eval_accuracy"])
         axes.plot(compute, error, color=THEIRS, linewidth=0.7)
         axes.plot(compute[-1], error[-1], "o", color=THEIRS, markersize=4)
-    lines = {name: [line for line in read_metrics(RUNS / name) if "seconds" in line] for name in ("fast-12", "fast-40")}
+    lines = {name: [*filter(is_epoch_line, read_metrics(RUNS / name))] for name in ("fast-12", "fast-40")}
     for name, points in lines.items():
         config = load_config(RUNS / name)
         compute = flop_until(config, IMAGE_SHAPE, np.array([line["epoch"] for line in points])) * NUM_TRAIN / 1e15
@@ -64,11 +66,11 @@ def draw_compute() -> Figure:
 
 def draw_answers() -> Figure:
     """Return a figure of eight test images, with the most probable class and its probability."""
-    test = load_dataset("cifar10", None, 10).test
-    images = test.images[[np.flatnonzero(test.labels == label)[0] for label in range(8)]]
+    strip = np.asarray(Image.open(released.MODELS[released.DEFAULT] / EXAMPLES_FILE))
+    images = np.stack(np.split(strip, EXAMPLES, axis=1))
     classifier = jaxresnet.load()
     figure = Figure(figsize=(10, 1.6), layout="constrained")
-    for axes, image, row in zip(figure.subplots(1, 8), images, classifier.probabilities(images), strict=True):
+    for axes, image, row in zip(figure.subplots(1, EXAMPLES), images, classifier.probabilities(images), strict=True):
         axes.imshow(image, interpolation="nearest")
         axes.set_title(f"{classifier.class_names[row.argmax()]} {100 * row.max():.0f}%", fontsize=10)
         axes.axis("off")

@@ -241,11 +241,13 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{block}",
                 )(x, train=train and f"layer{stage + 1}" not in self.frozen)
 
+        # Two values for those who ask for the collection "intermediates", at no cost to others.
+        self.sow("intermediates", "last_stage", x)
         head_dtype = jnp.promote_types(self.dtype, jnp.float32)
         x = self._pool(x.astype(head_dtype))
         # PyTorch flattens channels first. In this order its linear weights fit.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-        self.sow("intermediates", "features", x)  # for those who ask for this collection, at no cost to others
+        self.sow("intermediates", "features", x)
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(
             self.num_classes,

@@ -71,8 +71,8 @@ def load_dataset(
         test_files: seed that draws the test images of a folder without ``test/``, or their names.
 
     Raises:
-        UserError: the data are damaged, or of another kind.
-        OSError: the data are missing, or may not be read.
+        UserError: the data are missing, damaged, or of another kind.
+        OSError: a file may not be read, or is missing in an unpacked archive.
     """
     names, drawn = None, None  # Digits are named by their numbers.
     if name not in (*SETS, "digits"):

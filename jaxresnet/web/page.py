@@ -49,15 +49,9 @@ def logits_and_maps(classifier: Classifier, images: jax.typing.ArrayLike) -> tup
         Logits (batch, classes), and maps (batch, height, width, classes).
     """
     model, linear = classifier.model, classifier.variables["params"]["linear"]
-    last = f"layer{len(model.channels)}_{model.blocks[-1] - 1}"
-    logits, state = model.apply(
-        classifier.variables,
-        classifier.transform.eval(jnp.asarray(images)),
-        train=False,
-        capture_intermediates=lambda module, method: module.name == last and method == "__call__",
-        mutable=["intermediates"],
-    )
-    (output,) = state["intermediates"][last]["__call__"]
+    pixels = classifier.transform.eval(jnp.asarray(images))
+    logits, state = model.apply(classifier.variables, pixels, train=False, mutable=["intermediates"])
+    (output,) = state["intermediates"]["last_stage"]
     height, width, channels = output.shape[1:]
     if isinstance(model.pooling, int):
         side, area = model.pooling, model.pooling**2
