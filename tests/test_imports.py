@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "list_configs": {"config", "cli"},
     "main": {"system", "config", "cli", "training"},
     "__main__": {"system.errors", "cli"},
-    "__init__": {"system", "calibration", "config", "core", "inference", "training"},
+    "__init__": {"system", "calibration", "config", "core", "data", "inference", "report.paper_curves", "training"},
 }
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.
