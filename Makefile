@@ -94,7 +94,11 @@ build/try: .venv-onnx/installed $(wildcard jaxresnet/web/*.* pretrained/cifar10/
 	rm -rf $@
 	.venv-onnx/bin/python -m jaxresnet export --format=web --out=$@
 
-site: .venv-site/installed build/try
+build/report: .venv-onnx/installed results/small.jsonl $(wildcard jaxresnet/report/*.* configs/*.py)
+	.venv-onnx/bin/python -m jaxresnet report --workdir=results --out=$@
+	@touch $@
+
+site: .venv-site/installed build/try build/report
 	.venv-site/bin/python -m scripts.site
 
 lock:
