@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from jaxresnet.system.errors import UsageError, UserError, one_line
 from jaxresnet.workdir.folder import LOCK_FILE, locked
@@ -105,16 +105,6 @@ def _devices() -> tuple[str, list[str]]:
     return "GPUs", visible.split(",")[: int(count)] if visible else [str(index) for index in range(int(count))]
 
 
-class Task(NamedTuple):
-    """What a node needs to know of a run."""
-
-    arguments: tuple[str, ...]  # of ``jaxresnet train``
-    folder: pathlib.Path  # of the sweep, with its lock
-    workdir: pathlib.Path
-    here: pathlib.Path  # current folder, for relative paths of the arguments
-    cores: int
-
-
 class Ray:
     """Processes on the nodes of a Ray cluster. A run whose node ends goes on from its last checkpoint on another."""
 
@@ -156,7 +146,7 @@ class Ray:
     def start(self, arguments: Sequence[str], workdir: pathlib.Path) -> Any:
         """Start ``jaxresnet train`` with ``arguments`` on a node, with its output at the end of the run's log."""
         here = pathlib.Path.cwd()
-        return self._train.remote(Task((*arguments,), self._folder, here / workdir, here, self._needs["CPU"]))
+        return self._train.remote([*arguments], self._folder, here / workdir, here, self._needs["CPU"])
 
     def poll(self, run: Any) -> int | str | None:
         """Return None while a run runs, and then its exit status, or why it has none."""
@@ -174,22 +164,35 @@ class Ray:
         self._ray.cancel(run)
 
 
-def _train_on_node(task: Task) -> int:
-    """Train, or resume, a run of a sweep in this process of Ray, and return the command's exit status."""
-    if not (task.folder / LOCK_FILE).exists():
-        raise UserError(f"node {socket.gethostname()} does not share {task.folder}; mount it there, at the same path")
+def _train_on_node(
+    arguments: list[str], folder: pathlib.Path, workdir: pathlib.Path, here: pathlib.Path, cores: int
+) -> int:
+    """Train, or resume, a run of a sweep in this process of Ray, and return the command's exit status.
+
+    Args:
+        arguments: of ``jaxresnet train``, with paths relative to ``here``.
+        folder: the sweep's.
+        workdir: the run's.
+        here: folder in which the sweep was started.
+        cores: CPU cores that the run may take.
+
+    Raises:
+        UserError: this node does not share ``folder``, or another process holds ``workdir``.
+    """
+    if not (folder / LOCK_FILE).exists():
+        raise UserError(f"node {socket.gethostname()} does not share {folder}; mount it there, at the same path")
     with contextlib.suppress(OSError):  # without that folder, relative paths are the package's
-        os.chdir(task.here)
+        os.chdir(here)
     # Ray does not bind a process to cores, so JAX would make devices of all. See ``devices.MAX_CPU_DEVICES``.
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(1 << (task.cores.bit_length() - 1), 8)))
-    with locked(task.workdir, LEASE_SECONDS):  # until a node that has ended holds it no longer
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(1 << (cores.bit_length() - 1), 8)))
+    with locked(workdir, LEASE_SECONDS):  # until a node that has ended holds it no longer
         pass
     from jaxresnet import main
 
-    with open_log(task.workdir) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with open_log(workdir) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
             print(f"on node {socket.gethostname()}", flush=True)
-            main.main([*task.arguments, f"--workdir={task.workdir}"])
+            main.main([*arguments, f"--workdir={workdir}"])
         except SystemExit as end:
             return int(end.code or 0)
     return 0
