@@ -8,8 +8,8 @@
 # make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
 #
 # .venv gets the versions in requirements.lock. .venv-onnx, in which the tests export to ONNX, gets those in
-# requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-aot has the compilers for GPUs and
-# TPUs, in the versions in requirements-aot.lock. In .venv, JAX would look for their devices. .venv-site has the site's tools,
+# requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-ray has Ray, in
+# the versions in requirements-ray.lock, and .venv-aot the compilers for GPUs and TPUs, in those in requirements-aot.lock. In .venv, JAX would look for their devices. .venv-site has the site's tools,
 # without this package's dependencies, in the versions in requirements-site.lock. What npm installs, the runtime of the
 # browser's page and the driver of its test, is in the versions in jaxresnet/web and tests/browser.
 
@@ -18,6 +18,7 @@ BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCK := requirements.lock
 ONNX_LOCK := requirements-onnx.lock
+RAY_LOCK := requirements-ray.lock
 AOT_LOCK := requirements-aot.lock
 SITE_LOCK := requirements-site.lock
 # Pages and reference; ruff formats the signatures. zensical 0.1 was not tried: its part with the theme could not be had.
@@ -52,10 +53,10 @@ test: .venv/installed-test .venv-onnx/installed
 	$(BIN)/mypy
 	$(PYTEST) -m 'not reliability'
 
-reliability: .venv/installed-test .venv-onnx/installed .venv-aot/installed tests/browser/node_modules
+reliability: .venv/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability --thorough
 
-reliability-quick: .venv/installed-test .venv-onnx/installed .venv-aot/installed tests/browser/node_modules
+reliability-quick: .venv/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability
 
 .venv/bin/python:
@@ -74,6 +75,11 @@ reliability-quick: .venv/installed-test .venv-onnx/installed .venv-aot/installed
 .venv-onnx/installed: pyproject.toml $(ONNX_LOCK)
 	$(PYTHON) -m venv .venv-onnx || { rm -rf .venv-onnx; exit 1; }
 	.venv-onnx/bin/python $(PIP_INSTALL) --constraint $(ONNX_LOCK) -e '.[onnx]'
+	@touch $@
+
+.venv-ray/installed: pyproject.toml $(RAY_LOCK)
+	$(PYTHON) -m venv .venv-ray || { rm -rf .venv-ray; exit 1; }
+	.venv-ray/bin/python $(PIP_INSTALL) --constraint $(RAY_LOCK) -e '.[ray]'
 	@touch $@
 
 .venv-aot/installed: pyproject.toml $(AOT_LOCK)
@@ -105,13 +111,14 @@ lock:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the lock must suit the oldest Python: make lock PYTHON=python3.11")'
 	$(call WRITE_LOCK,-e '.[test]',$(LOCK))
 	$(call WRITE_LOCK,-e '.[onnx]',$(ONNX_LOCK))
+	$(call WRITE_LOCK,-e '.[ray]',$(RAY_LOCK))
 	$(call WRITE_LOCK,-e '.[aot]',$(AOT_LOCK))
 	$(call WRITE_LOCK,$(SITE_TOOLS),$(SITE_LOCK))
 
 audit:
 	$(WITH_VENV); \
 	"$$venv/bin/python" $(PIP_INSTALL) 'pip-audit>=2.10,<3'; \
-	"$$venv/bin/pip-audit" --requirement $(LOCK) --requirement $(ONNX_LOCK) --requirement $(AOT_LOCK) --requirement $(SITE_LOCK) --no-deps --disable-pip --strict
+	"$$venv/bin/pip-audit" --requirement $(LOCK) --requirement $(ONNX_LOCK) --requirement $(RAY_LOCK) --requirement $(AOT_LOCK) --requirement $(SITE_LOCK) --no-deps --disable-pip --strict
 
 clean:
-	rm -rf .venv .venv-onnx .venv-aot .venv-site build
+	rm -rf .venv .venv-onnx .venv-ray .venv-aot .venv-site build

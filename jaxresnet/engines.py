@@ -120,14 +120,19 @@ class Ray:
         Raises:
             UserError: Ray is not installed, there is no cluster, or no node with these resources.
         """
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a node's end puts its log into the table
         try:
             import ray
         except ImportError as error:
             raise UserError("--on=ray: Ray is not installed; pip install 'jaxresnet[ray]'") from error
         self._ray, self._folder, self._most = ray, folder.absolute(), most
         self._needs = {"CPU": cpus, "GPU": gpus}
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
-            ray.init(os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level="ERROR")
+            if host:  # Ray itself would try for a quarter of an hour.
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises several types
             advice = "start one with `ray start --head`, or set RAY_ADDRESS"
             raise UserError(f"--on=ray: there is no cluster ({one_line(error)}); {advice}") from error

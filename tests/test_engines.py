@@ -72,6 +72,11 @@ def test_missing_ray_is_named(tmp_path, monkeypatch):
         engines.Ray(tmp_path, 1, 0)
 
 
+def test_node_must_share_folder(tmp_path):
+    with pytest.raises(UserError, match=f"does not share {tmp_path}/runs; mount it there, at the same path"):
+        engines._train_on_node([], tmp_path / "runs", tmp_path / "runs" / "seed0", tmp_path, 1)
+
+
 def test_two_sweeps_need_two_folders(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(engines, "_devices", lambda: ("GPUs", ["0"]))
     with locked(tmp_path), pytest.raises(SystemExit, match="1"):
