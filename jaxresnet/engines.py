@@ -136,7 +136,9 @@ class Ray:
         except Exception as error:  # Ray raises several types
             advice = "start one with `ray start --head`, or set RAY_ADDRESS"
             raise UserError(f"--on=ray: there is no cluster ({one_line(error)}); {advice}") from error
-        if cpus < 1 or gpus < 0 or not self.room:
+        if cpus < 1 or gpus < 0 or (most is not None and most < 1):
+            raise UsageError("--cpus and --jobs are numbers from 1, and --gpus from 0")
+        if not self.room:
             raise UsageError(f"--cpus={cpus} --gpus={gpus}: no node of the cluster has as many for a run")
         # A process serves one run, as JAX needs it.
         self._train = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_train_on_node)

@@ -271,6 +271,8 @@ def sweep(arguments: argparse.Namespace) -> None:
     """Plan the sweep that the flags describe, and print it or run it."""
     arms = None if arguments.arms is None else [arm for arm in arguments.arms.split(",") if arm]
     jobs = plan_jobs(arguments.config, arms, arguments.seeds, arguments.overrides, arguments.workdir)
+    own_files = [f"--with={_portable(file)}" for file in arguments.own_files]
+    jobs = [job._replace(arguments=(*job.arguments, *own_files)) for job in jobs]
     if arguments.list:
         print("\n".join(list_commands(jobs)))
     elif arguments.dry_run:
@@ -281,21 +283,19 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 def _run(jobs: list[Job], arguments: argparse.Namespace) -> list[str]:
     """Run the jobs where the flags say, and return a line per failed run."""
-    if (arguments.cpus, arguments.gpus) != (None, None) and arguments.on != "ray":
+    if (arguments.cpus, arguments.gpus) != (1, 0) and arguments.on is None:
         raise UsageError("--cpus and --gpus are for --on=ray; runs on this machine share its devices evenly")
     if arguments.on is None and arguments.jobs is None:
         from jaxresnet.system.devices import set_up_jax
 
         set_up_jax()
         return run_jobs(jobs)
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise UsageError(f"--jobs={arguments.jobs}: give the most runs at a time, from 1")
     folder = user_path(arguments.workdir)
-    if arguments.on == "ray":
-        cpus = 1 if arguments.cpus is None else arguments.cpus
-        engine: engines.Engine = engines.Ray(folder, cpus, arguments.gpus or 0, arguments.jobs)
-    else:
+    engine: engines.Engine
+    if arguments.on is None:
         engine = engines.Local(arguments.jobs)
+    else:
+        engine = engines.Ray(folder, arguments.cpus, arguments.gpus, arguments.jobs)
     with locked(folder):  # Another sweep would start the same runs.
         return run_together(jobs, engine)
 
@@ -309,8 +309,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--arms", help='arms to run, as in --arms=adam,sgd; "paper": those with a test accuracy in it')
     parser.add_argument("--jobs", type=int, help="runs at a time, each on a share of the GPUs or else of the CPU cores")
     parser.add_argument("--on", choices=["ray"], help="run on the nodes of a Ray cluster, which share --workdir")
-    parser.add_argument("--cpus", type=int, help="CPU cores of a run with --on=ray (default: 1)")
-    parser.add_argument("--gpus", type=int, help="GPUs of a run with --on=ray (default: 0)")
+    parser.add_argument("--cpus", type=int, default=1, help="CPU cores of a run with --on=ray (default: 1)")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs of a run with --on=ray (default: 0)")
     parser.add_argument("--dry_run", action="store_true", help="print the runs and the time left without running them")
     parser.add_argument("--list", action="store_true", help="print one command per unfinished run without running it")
     cli.run(sweep, parser, argv, trains=True)

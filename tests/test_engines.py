@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -69,6 +70,26 @@ def test_killed_run_is_named(monkeypatch, tmp_path):
 def test_missing_ray_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed; pip install 'jaxresnet\[ray\]'"):
+        engines.Ray(tmp_path, 1, 0)
+
+
+def test_room_is_that_of_nodes(tmp_path, monkeypatch):
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 3.0}}]
+    nodes.append({"Alive": False, "Resources": {"CPU": 64.0}})
+    ray = types.SimpleNamespace(init=lambda *_, **__: None, nodes=lambda: nodes, remote=lambda **_: lambda f: f)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert engines.Ray(tmp_path, 2, 0).room == 3 and engines.Ray(tmp_path, 1, 1).room == 2
+    assert engines.Ray(tmp_path, 1, 0, 4).room == 4
+    for given, message in (((1, 3), "no node of the cluster has as many"), ((0, 0), "from 1"), ((1, 0, 0), "from 1")):
+        with pytest.raises(UsageError, match=message):
+            engines.Ray(tmp_path, *given)
+
+
+def test_absent_cluster_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace())
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match=r"there is no cluster \(.* refused\); start one with `ray start --head`"):
         engines.Ray(tmp_path, 1, 0)
 
 
