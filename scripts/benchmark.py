@@ -11,7 +11,6 @@ the others. Results are medians over the rounds, without a warm-up round. Every 
 import argparse
 import contextlib
 import json
-import math
 import os
 import pathlib
 import statistics
@@ -27,8 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for s
 from ml_collections import ConfigDict
 
 from jaxresnet import cli
-from jaxresnet.config import check_config, get_config, save_config
-from jaxresnet.data.loading import load_dataset
+from jaxresnet.config import get_config, save_config
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import output_file, write_whole
 from jaxresnet.system.terminal import format_seconds
@@ -184,51 +182,24 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
     }
 
 
-def vary(config: ConfigDict, batch_sizes: list[int], widths: list[float]) -> Iterator[tuple[str, float, ConfigDict]]:
-    """Yield ``batch_size`` or ``width``, its value, and the config with it. A width multiplies the channels.
-
-    Raises:
-        UserError: a config is invalid, or a batch is larger than the training set.
-    """
-    size = len(load_dataset(config.dataset.name, config.dataset.data_dir, config.model.num_classes).train)
-    for batch_size in [config.batch_size, *batch_sizes]:
-        if batch_size > size:
-            raise UserError(f"batch size {batch_size} is larger than the {size:,} training images; give a smaller one")
-    changes = [*(("batch_size", size) for size in batch_sizes), *(("width", width) for width in widths)]
-    for name, value in changes:
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            if name == "batch_size":
-                changed.batch_size = value
-            else:
-                changed.model.channels = tuple(max(round(channels * value), 1) for channels in config.model.channels)
-        check_config(changed)
-        yield name, value, changed
-
-
-def measure_growth(variants: list[tuple[str, float, ConfigDict]], rounds: int) -> Iterator[dict[str, Any]]:
-    """Yield the measured training step of each variant, or its error, such as a lack of memory."""
-    for name, value, config in variants:
-        try:
-            with started(config, OURS) as process:
-                facts = {each: process.facts.get(each) for each in ("memory", "flop_per_image")}
-                yield {name: value} | facts | take_turns({name: process}, rounds)[name]
-        except UserError as error:
-            yield {name: value, "error": str(error)}
-
-
 _HEADER = ("step", "processor time", "page faults", "images/s", "TFLOP/s", "of the ceiling")
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Format the measurements as Markdown: contenders, facts, and growth if it was measured."""
+    """Format the measurements as Markdown: contenders, facts, and whole commands if they were measured."""
     batch_size, ceiling, flop = (report[n] for n in ("batch_size", "matrix_product_flop_per_second", "flop_per_image"))
     ours, evaluation = report["contenders"][OURS], report["evaluation"]
     contenders = []
     for name, cost in report["contenders"].items():
         ratios = cost["relative"]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        contenders.append([name, *_speed(cost, batch_size, flop, ceiling), "1" if name == OURS else spread])
+        relative = "1" if name == OURS else spread
+        contenders.append([name, *_speed(cost, batch_size, flop, ceiling), _gib(cost["peak_memory"]), relative])
+    floor = flop * batch_size / ceiling
+    share = floor / statistics.median(ours["wall_seconds"])
+    contenders.append(
+        ["products alone", f"{1e3 * floor:,.0f} ms", *[""] * (len(_HEADER) - 2), "100%", "", f"{share:.2f}"]
+    )
     facts = {name: cost for name, cost in report["contenders"].items() if "compile_seconds" in cost}
     devices = "" if ours["device_count"] == 1 else f", {ours['device_count']} devices"
     seconds = statistics.median(evaluation["wall_seconds"])
@@ -240,30 +211,14 @@ def format_report(report: dict[str, Any]) -> str:
         "memory per device, data set included": ", ".join(
             f"{name} {_gib(cost['memory'])}" for name, cost in facts.items() if "memory" in cost
         ),
-        "peak memory of the process": ", ".join(
-            f"{name} {_gib(cost['peak_memory'])}"
-            for name, cost in report["contenders"].items()
-            if "peak_memory" in cost
-        ),
         "start of the program to the end of the first dispatch": format_seconds(ours["first_step_seconds"]),
         "of that, reading the data": f"{ours['load_seconds']:.2f} s",
         "evaluation": f"{evaluation['batch_size'] / seconds:,.0f} images/s",
     }
     tables = [
-        markdown_table(["", *_HEADER, "time relative to ours (least to most)"], contenders),
+        markdown_table(["", *_HEADER, "peak memory", "time relative to ours (least to most)"], contenders),
         markdown_table(["", ""], rows.items()),
     ]
-    growth = []
-    for each in report["growth"]:
-        name = "width" if "width" in each else "batch_size"
-        title = f"{name.replace('_', ' ')} {each[name]:g}"
-        if "error" in each:
-            growth.append([title, each["error"], *[""] * len(_HEADER)])
-        else:
-            speed = _speed(each, each.get("batch_size", batch_size), each["flop_per_image"], ceiling)
-            growth.append([title, *speed, _gib(each["memory"]) if each["memory"] else "unknown"])
-    if growth:
-        tables.append(markdown_table(["", *_HEADER, "memory"], growth))
     if report.get("commands"):  # older reports have none
         timed = [
             [each["command"], f"{each['cold_seconds']:.1f} s", f"{each['warm_seconds']:.1f} s", _gib(each["peak"])]
@@ -292,29 +247,13 @@ def _speed(cost: dict[str, Any], batch_size: float, flop: float, ceiling: float)
     return [*times, f"{faults:,.0f}", f"{batch_size / wall:,.0f}", f"{pace / 1e12:.3g}", f"{pace / ceiling:.0%}"]
 
 
-def _numbers(text: str, kind: type[Any]) -> list[Any]:
-    """Return the positive numbers in a list with commas."""
-    numbers = [kind(each) for each in text.split(",") if text]
-    if not all(0 < number < math.inf for number in numbers):
-        raise ValueError
-    return numbers
-
-
 def _count(text: str) -> int:
-    (number,) = _numbers(text, int)
-    return int(number)
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
-def _integers(text: str) -> list[int]:
-    return _numbers(text, int)
-
-
-def _floats(text: str) -> list[float]:
-    return _numbers(text, float)
-
-
-_count.__name__ = "positive number"  # argparse names the functions in its messages
-_integers.__name__ = _floats.__name__ = "list of positive numbers"
+_count.__name__ = "positive number"  # argparse names the function in its message
 
 
 def _say(text: str) -> None:
@@ -325,10 +264,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the benchmark that the flags describe."""
     out = output_file("--out", arguments.out, arguments.force, (".json",)) if arguments.out else None
     config = get_config(arguments.config, arguments.overrides)
-    variants = list(vary(config, arguments.batch_sizes, arguments.widths))
     profile = user_path(arguments.profile) if arguments.profile else None
     report = measure(config, arguments.against, arguments.rounds, profile)
-    report["growth"] = list(measure_growth(variants, arguments.rounds))
     report["commands"] = measure_commands(arguments.commands == "all") if arguments.commands else []
     _say("")
     print(f"\n{format_report(report)}")
@@ -344,8 +281,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=_count, default=7, help="timed rounds, after one warm-up round")
     rivals = "rival to time, interleaved; may be repeated"
     parser.add_argument("--against", action="append", default=[], choices=["torch", "xla"], help=rivals)
-    parser.add_argument("--batch_sizes", type=_integers, default=[], help="also time these, such as 32,64,2048")
-    parser.add_argument("--widths", type=_floats, default=[], help="also multiply the channels by these, such as 0.5,2")
     text = "also time whole commands and measure their memory; all: those that need CIFAR-10 too, for some minutes"
     parser.add_argument("--commands", choices=["short", "all"], help=text)
     parser.add_argument("--out", help="JSON file for the measurements")

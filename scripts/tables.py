@@ -58,19 +58,28 @@ def _compiled(name: str, seconds: str) -> Iterator[tuple[dict[str, Any], float]]
         yield step, EPOCHS * epoch / 60
 
 
-def growth() -> str:
-    """Return how the small network's step grows with the batch size and with its width."""
-    report = _read("cpu-small-growth")
+def bfloat16() -> str:
+    """Return the step of ``configs/fast.py`` at its sizes of images, beside PyTorch's."""
 
     def rows() -> Iterator[Sequence[Any]]:
-        for record in report["growth"]:
-            name = "width" if "width" in record else "batch_size"
-            seconds, batch = statistics.median(record["wall_seconds"]), record.get("batch_size", report["batch_size"])
-            share = record["flop_per_image"] * batch / seconds / report["matrix_product_flop_per_second"]
-            memory = f"{record['memory'] / 2**30:.2f} GiB"
-            yield f"{name.replace('_', ' ')} {record[name]:g}", f"{batch / seconds:,.0f}", f"{share:.0%}", memory
+        for side in (32, 24, 16):
+            report = _read(f"bfloat16-{side}")
+            floor = report["flop_per_image"] * report["batch_size"] / report["matrix_product_flop_per_second"]
+            ours, plain, tuned, compiled = report["contenders"].values()
+            times = (statistics.median(each["wall_seconds"]) for each in (ours, tuned, compiled, plain))
+            memory = (f"{each['peak_memory'] / 2**30:.1f}" for each in (ours, tuned))
+            yield f"{side}x{side}", *(f"{each:.2f} s" for each in (*times, floor)), f"{' / '.join(memory)} GiB"
 
-    return markdown_table(("", "images/s", "of the ceiling", "memory"), rows())
+    header = (
+        "images",
+        "ours",
+        "PyTorch",
+        "PyTorch, compiled",
+        "PyTorch, float32",
+        "products alone",
+        "memory, ours / its",
+    )
+    return markdown_table(header, rows())
 
 
 def accelerators() -> str:
@@ -174,7 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "full effort": full_effort,
     "cpu-final": lambda: _contenders("cpu-final"),
     "cpu-small": lambda: _contenders("cpu-small"),
-    "cpu-small-growth": growth,
+    "bfloat16": bfloat16,
     "pilots": pilots,
     "gradients": gradients,
     "skips": skips,
