@@ -27,7 +27,7 @@ def run(subprocess_environment):
 @pytest.mark.reliability
 def test_benchmark_measures_everything(run, tmp_path):
     out = tmp_path / "o.json"
-    growth = ["--batch_sizes=4,16", "--widths=0.5,2"]
+    growth = ["--batch_sizes=4,16", "--widths=2"]
     done = run("--against=torch", "--against=xla", *growth, f"--out={out}", f"--profile={tmp_path / 'profile'}")
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
@@ -47,11 +47,11 @@ def test_benchmark_measures_everything(run, tmp_path):
     assert ours["memory"] > 1437 * 32 * 32 * 3  # the training images alone
     assert len(report["evaluation"]["wall_seconds"]) == 3
 
-    batch_4, batch_16, half, twice = report["growth"]
-    assert (batch_4["batch_size"], batch_16["batch_size"], half["width"], twice["width"]) == (4, 16, 0.5, 2)
-    assert batch_4["memory"] < batch_16["memory"] and half["memory"] < twice["memory"]
+    batch_4, batch_16, twice = report["growth"]
+    assert (batch_4["batch_size"], batch_16["batch_size"], twice["width"]) == (4, 16, 2)
+    assert batch_4["memory"] < batch_16["memory"] and ours["memory"] < twice["memory"]
     assert batch_4["flop_per_image"] == batch_16["flop_per_image"] == report["flop_per_image"]
-    assert half["flop_per_image"] < report["flop_per_image"] < twice["flop_per_image"]
+    assert report["flop_per_image"] < twice["flop_per_image"]
     assert format_report(report) in done.stdout
 
 
