@@ -12,13 +12,14 @@
 # make audit:      ask the Python package index for known vulnerabilities of every version in all locks.
 #
 # With PYTHON=python3.13, any target takes that Python. If .venv is of another version, the environment is .venv-3.13.
-# With VENV=folder it is there, and with LOCK=/dev/null it gets the newest versions.
+# VENV=folder names another, and LOCK=/dev/null ONNX_LOCK=/dev/null takes the newest versions.
 #
-# .venv gets the versions in requirements.lock, or, from Python 3.12, in requirements-3.13.lock. .venv-onnx, in which the tests export to ONNX, gets those in
-# requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-aot has the compilers for GPUs and
-# TPUs, in the versions in requirements-aot.lock. In .venv, JAX would look for their devices. .venv-site has the site's tools,
-# without this package's dependencies, in the versions in requirements-site.lock. What npm installs, the runtime of the
-# browser's page and the driver of its test, is in the versions in jaxresnet/web and tests/browser.
+# .venv gets the versions in requirements.lock, or, from Python 3.12, in requirements-3.13.lock. .venv-onnx, in which the
+# tests export to ONNX, gets those in requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-aot
+# has the compilers for GPUs and TPUs, in the versions in requirements-aot.lock. In .venv, JAX would look for their devices.
+# .venv-site has the site's tools, without this package's dependencies, in the versions in requirements-site.lock. What npm
+# installs, the runtime of the browser's page and the driver of its test, is in the versions in jaxresnet/web and
+# tests/browser.
 
 PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
