@@ -17,7 +17,7 @@ from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from tests.conftest import REPOSITORY, arguments_of
 
 SMALL = {
-    "num_epochs": 40,
+    "num_epochs": 60,
     "batch_size": 30,
     "eval_batch_size": 20,
     "model.channels": "(4,8)",
@@ -128,6 +128,6 @@ def test_two_jobs_stop_and_resume(tiny_npz, tmp_path, subprocess_environment):
     done = subprocess.run(line, capture_output=True, timeout=300, **options)
     assert done.returncode == 0 and "3 of 3 runs finished" in done.stdout, done.stderr
     for folder in folders:
-        assert [each["epoch"] for each in read_metrics(folder) if is_epoch_line(each)] == [*range(1, 41)]
+        assert [each["epoch"] for each in read_metrics(folder) if is_epoch_line(each)] == [*range(1, 61)]
         assert json.loads((folder / "summary.json").read_text())["device_count"] == 1
     assert ["resuming after step" in engines.log_file(folder).read_text() for folder in folders] == [True, True, False]
