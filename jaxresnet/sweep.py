@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of a run with --on=ray (default: 0)")
     parser.add_argument("--dry_run", action="store_true", help="print the runs and the time left without running them")
     parser.add_argument("--list", action="store_true", help="print one command per unfinished run without running it")
-    cli.run(sweep, parser, argv)
+    cli.run(sweep, parser, argv, trains=True)
 
 
 if __name__ == "__main__":
