@@ -1,5 +1,6 @@
 """Sweeps with several runs at a time, on this machine."""
 
+import io
 import json
 import os
 import signal
@@ -55,16 +56,28 @@ def test_gpus_are_shared_evenly(monkeypatch, tmp_path):
 
 
 def test_killed_run_is_named(monkeypatch, tmp_path):
+    """One of three runs is killed and one fails. The terminal shows a bar for each, and one for all."""
     monkeypatch.setattr(engines, "_devices", lambda: ("GPUs", [*"01"]))
     program = tmp_path / "python"
-    program.write_text("#!/bin/bash\ncase $4 in *one_cycle*) kill -9 $$;; *) echo jaxresnet: no data; exit 1;; esac\n")
+    program.write_text(
+        "#!/bin/bash\nsleep 0.2\n"
+        "case $4 in *one_cycle*) kill -9 $$;; *cosine*) exit 0;; *) echo jaxresnet: no data; exit 1;; esac\n"
+    )
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(sweep, "SECONDS_BETWEEN_POLLS", 0.05)
-    planned = sweep.plan_jobs("scheduler", ["one_cycle", "linear"], 1, {}, tmp_path / "runs")
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    planned = sweep.plan_jobs("scheduler", ["cosine", "one_cycle", "linear"], 1, {}, tmp_path / "runs")
     failures = sweep.run_together(planned, engines.Local(2))
     log = tmp_path / "runs" / "scheduler" / "one_cycle" / "seed0.log"
     assert sorted(failures) == ["linear, seed 0: no data", f"one_cycle, seed 0: ended by SIGKILL; see {log}"]
+    shown = terminal.getvalue()
+    assert "3 of 3 runs to do, 2 at a time" in shown and "1 of 3 runs finished" in shown
+    for name in ("cosine, seed 0   ", "one_cycle, seed 0", "linear, seed 0   "):
+        assert f"0%|          | {name}  starting ...  ? left" in shown
+    assert "%|          | all runs           ? left" in shown
 
 
 def test_missing_ray_is_named(tmp_path, monkeypatch):
