@@ -15,8 +15,9 @@
 # VENV=folder names another, and LOCK=/dev/null ONNX_LOCK=/dev/null takes the newest versions.
 #
 # .venv gets the versions in requirements.lock, or, from Python 3.12, in requirements-3.13.lock. .venv-onnx, in which the
-# tests export to ONNX, gets those in requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-aot
-# has the compilers for GPUs and TPUs, in the versions in requirements-aot.lock. In .venv, JAX would look for their devices.
+# tests export to ONNX, gets those in requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-ray
+# has Ray, in the versions in requirements-ray.lock, and .venv-aot the compilers for GPUs and TPUs, in those in
+# requirements-aot.lock. In .venv, JAX would look for their devices.
 # .venv-site has the site's tools, without this package's dependencies, in the versions in requirements-site.lock. What npm
 # installs, the runtime of the browser's page and the driver of its test, is in the versions in jaxresnet/web and
 # tests/browser.
@@ -31,6 +32,7 @@ OLDEST_LOCK := requirements.lock
 NEWEST_LOCK := requirements-3.13.lock
 LOCK := $(if $(filter 3.11,$(VERSION)),$(OLDEST_LOCK),$(NEWEST_LOCK))
 ONNX_LOCK := requirements-onnx.lock
+RAY_LOCK := requirements-ray.lock
 AOT_LOCK := requirements-aot.lock
 SITE_LOCK := requirements-site.lock
 # Pages and reference; ruff formats the signatures. zensical 0.1 was not tried: its part with the theme could not be had.
@@ -69,10 +71,10 @@ lint: $(VENV)/installed-test
 first-lane: $(VENV)/installed-test .venv-onnx/installed
 	$(PYTEST) -m 'not reliability'
 
-reliability: $(VENV)/installed-test .venv-onnx/installed .venv-aot/installed tests/browser/node_modules
+reliability: $(VENV)/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability --thorough
 
-reliability-quick: $(VENV)/installed-test .venv-onnx/installed .venv-aot/installed tests/browser/node_modules
+reliability-quick: $(VENV)/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability
 
 $(VENV)/bin/python:
@@ -93,6 +95,11 @@ $(VENV)/installed-test: $(VENV)/bin/python pyproject.toml $(LOCK)
 	.venv-onnx/bin/python $(PIP_INSTALL) --constraint $(ONNX_LOCK) -e '.[onnx]'
 	@touch $@
 
+.venv-ray/installed: pyproject.toml $(RAY_LOCK)
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray || { rm -rf .venv-ray; exit 1; }
+	.venv-ray/bin/python $(PIP_INSTALL) --constraint $(RAY_LOCK) -e '.[ray]'
+	@touch $@
+
 .venv-aot/installed: pyproject.toml $(AOT_LOCK)
 	test -x .venv-aot/bin/python || $(PYTHON) -m venv .venv-aot || { rm -rf .venv-aot; exit 1; }
 	.venv-aot/bin/python $(PIP_INSTALL) --constraint $(AOT_LOCK) -e '.[aot]'
@@ -111,7 +118,11 @@ build/try: .venv-onnx/installed $(wildcard jaxresnet/web/*.* pretrained/cifar10/
 	rm -rf $@
 	.venv-onnx/bin/python -m jaxresnet export --format=web --out=$@
 
-site: .venv-site/installed build/try
+build/report: .venv-onnx/installed results/small.jsonl $(wildcard jaxresnet/report/*.* configs/*.py)
+	.venv-onnx/bin/python -m jaxresnet report --workdir=results --out=$@
+	@touch $@
+
+site: .venv-site/installed build/try build/report
 	.venv-site/bin/python -m scripts.site
 
 dist:
@@ -133,6 +144,7 @@ lock:
 	@[ $(VERSION) = 3.11 ] || { echo "there is no lock for Python $(VERSION): make lock PYTHON=python3.11, or 3.13"; exit 1; }
 	$(call WRITE_LOCK,-e '.[test]',$(OLDEST_LOCK))
 	$(call WRITE_LOCK,-e '.[onnx]',$(ONNX_LOCK))
+	$(call WRITE_LOCK,-e '.[ray]',$(RAY_LOCK))
 	$(call WRITE_LOCK,-e '.[aot]',$(AOT_LOCK))
 	$(call WRITE_LOCK,$(SITE_TOOLS),$(SITE_LOCK))
 endif
@@ -140,7 +152,7 @@ endif
 audit:
 	$(WITH_VENV); \
 	"$$venv/bin/python" $(PIP_INSTALL) 'pip-audit>=2.10,<3'; \
-	"$$venv/bin/pip-audit" --requirement $(OLDEST_LOCK) --requirement $(NEWEST_LOCK) --requirement $(ONNX_LOCK) --requirement $(AOT_LOCK) --requirement $(SITE_LOCK) --no-deps --disable-pip --strict
+	"$$venv/bin/pip-audit" --requirement $(OLDEST_LOCK) --requirement $(NEWEST_LOCK) --requirement $(ONNX_LOCK) --requirement $(RAY_LOCK) --requirement $(AOT_LOCK) --requirement $(SITE_LOCK) --no-deps --disable-pip --strict
 
 clean:
 	rm -rf $(VENV) .venv .venv-* build dist

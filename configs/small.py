@@ -1,7 +1,7 @@
 """Every arm of every table with fewer images and a smaller network, so that a core trains it in minutes.
 
     jaxresnet train --config=configs/small.py:scheduler/linear --workdir=runs/small/scheduler/linear/seed0
-    jaxresnet sweep --config=configs/small.py --seeds=2 --workdir=runs/small
+    jaxresnet sweep --config=configs/small.py --seeds=2 --workdir=runs/small --jobs=2
 
 Training uses 2,560 images, and a stage has a quarter of the arm's channels and a quarter of its blocks, rounded down,
 but at least one. Nothing else is scaled: epochs, schedules, batch sizes and learning rates are the paper's, because a

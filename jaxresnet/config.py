@@ -14,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+import pickle
 import re
 import reprlib
 import runpy
@@ -231,8 +232,13 @@ def _schema() -> dict[str, tuple[type, Any]]:
 
 
 def _default() -> ConfigDict:
+    return pickle.loads(_pickled_default())  # the cheapest copy, because a report reads thousands of configs
+
+
+@functools.cache
+def _pickled_default() -> bytes:
     with _running(CONFIGS / "default.py"):
-        return runpy.run_path(str(CONFIGS / "default.py"))["get_config"]()
+        return pickle.dumps(runpy.run_path(str(CONFIGS / "default.py"))["get_config"]())
 
 
 def check_config(config: ConfigDict) -> None:
@@ -250,8 +256,12 @@ def check_config(config: ConfigDict) -> None:
         if name not in fields or name not in _schema():
             problem = "is missing" if name in _schema() else "is not a field of a config"
             raise UsageError(f"{name}: {problem}; configs/default.py lists them all")
-        if expected := _expected(name, fields[name]):
-            raise UsageError(f"{name}={' '.join(reprlib.repr(fields[name]).split())}: expected {expected}")
+        _check_field(name, fields[name])
+
+
+def _check_field(name: str, value: Any) -> None:
+    if expected := _expected(name, value):
+        raise UsageError(f"{name}={' '.join(reprlib.repr(value).split())}: expected {expected}")
 
 
 def _expected(name: str, value: Any) -> str:
@@ -324,11 +334,21 @@ def restore_config(fields: Any) -> ConfigDict:
     """
     if not isinstance(fields, dict) or not all(isinstance(fields.get(name), dict) for name in ("model", "dataset")):
         raise ValueError("expected an object with the fields of configs/default.py")
+    config = pickle.loads(_pickled_config(json.dumps({name: fields[name] for name in fields if name != "seed"})))
+    _check_field("seed", seed := fields.get("seed", config.seed))
+    config.seed = seed
+    return config
+
+
+@functools.lru_cache(maxsize=1000)
+def _pickled_config(text: str) -> bytes:
+    """Return a stored config without its seed, because a report reads thousands that differ in nothing else."""
     config = _default()
     with config.ignore_type():
-        config.update_from_flattened_dict({name: value for name, value in flatten(fields).items() if name in _schema()})
+        fields = flatten(json.loads(text))
+        config.update_from_flattened_dict({name: value for name, value in fields.items() if name in _schema()})
     check_config(config)
-    return config
+    return pickle.dumps(config)
 
 
 def check_same_training(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--from", dest="init_from", default=released.DEFAULT, help=f"{text} (default)")
     text = "stages that stay as they are: all-but-head, or some of stem,layer1,layer2,layer3"
     parser.add_argument("--freeze", default="", help=text)
-    cli.run(finetune, parser, argv)
+    cli.run(finetune, parser, argv, trains=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--coordinator", help=text)
     parser.add_argument("--num_processes", type=int, help="number of processes, unless --coordinator=auto")
     parser.add_argument("--process_id", type=int, help="index of this process, from 0, unless --coordinator=auto")
-    cli.run(train, parser, argv)
+    cli.run(train, parser, argv, trains=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Train every arm of a table (see configs/tables.py) with several seeds, one run after another.
+"""Train every arm of a table (see configs/tables.py) with several seeds, one run after another or several at a time.
 
     jaxresnet sweep --config=configs/optimizer.py --seeds=3 --workdir=runs
+    jaxresnet sweep --config=configs/optimizer.py --seeds=3 --workdir=runs --jobs=8
     jaxresnet sweep --config=scheduler --arms=cosine,linear --workdir=runs --dry_run
 
 Each run directory is WORKDIR/EXPERIMENT/seedN. Finished runs are skipped and interrupted ones resumed, so that the same
@@ -8,19 +9,25 @@ command goes on after a stop. Fields of every arm can be overridden, as in --con
 """
 
 import argparse
+import functools
 import pathlib
 import shlex
+import signal
+import sys
+import time
 import traceback
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxresnet import cli
+from jaxresnet import cli, engines
 from jaxresnet.config import Experiment, apply, changed_fields, check_same_training, load_experiment, split_arm
 from jaxresnet.system.errors import Interrupted, UsageError, UserError, one_line, user_path
 from jaxresnet.system.terminal import format_seconds, format_table
-from jaxresnet.workdir.folder import read_summary
+from jaxresnet.workdir.folder import locked, read_summary
 from jaxresnet.workdir.log import read_metrics
+
+SECONDS_BETWEEN_POLLS = 1.0
 
 
 class Job(NamedTuple):
@@ -42,13 +49,24 @@ class Job(NamedTuple):
         check_same_training(self.config, self.workdir)
         return True
 
+    def _last_line(self) -> dict[str, Any]:
+        try:
+            return (read_metrics(self.workdir) or [{}])[-1]
+        except UserError:
+            return {}  # The run itself will report why.
+
     def epochs_left(self) -> float:
         """Return the number of epochs that the run's log lacks."""
-        try:
-            lines = read_metrics(self.workdir)
-        except UserError:
-            return self.config.num_epochs
-        return self.config.num_epochs - (lines[-1]["epoch"] if lines else 0)
+        return float(self.config.num_epochs - self._last_line().get("epoch", 0))
+
+    def progress(self) -> str:
+        """Return the epochs and the accuracy that the run's log ends with, in columns."""
+        scores = self._last_line()
+        name = next((name for name in reversed(scores) if name.endswith("_accuracy")), None)
+        if name is None:
+            return "starting ..."
+        epochs = f"{self.config.num_epochs - self.epochs_left():.1f}/{self.config.num_epochs}"
+        return f"epoch {epochs:>9}  {name.replace('_', ' '):>19} {scores[name]:6.2f}%"
 
 
 def plan_jobs(
@@ -178,20 +196,108 @@ def run_jobs(jobs: list[Job]) -> list[str]:
     return failures
 
 
+def run_together(jobs: list[Job], engine: engines.Engine) -> list[str]:
+    """Run the jobs as processes of ``engine``, as many at a time as it has room for.
+
+    Skip finished runs and resume interrupted ones. On a terminal a table shows the runs in progress, with a bar each.
+
+    Returns:
+        One line per failed run.
+
+    Raises:
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived, and the runs in progress were saved.
+    """
+    from tqdm import tqdm
+
+    from jaxresnet.system.processes import stop_signal
+
+    failures: list[str] = []
+    waiting = [job for job in jobs if _state(job) != "finished"]
+    running: dict[pathlib.Path, tuple[Job, Any, tqdm[Any]]] = {}
+    print(f"{len(waiting)} of {len(jobs)} runs to do, {engine.room} at a time", flush=True)
+    width, total = max(len(job.label) for job in jobs), sum(job.epochs_left() for job in waiting)
+    style = "{percentage:3.0f}%|{bar:10}| {desc}  {remaining} left"
+    table = functools.partial(
+        tqdm, file=sys.stdout, bar_format=style, leave=False, smoothing=0, dynamic_ncols=True, disable=None
+    )
+    with stop_signal() as received, table(total=total, desc=f"{'all runs':{width}}") as overall:
+        stopped = False
+        try:
+            while running or (waiting and not received):
+                while waiting and not received and len(running) < engine.room:
+                    job = waiting.pop(0)
+                    tqdm.write(f"{job.label}: started; output in {engines.log_file(job.workdir)}", sys.stdout)
+                    bar = table(total=job.config.num_epochs, initial=job.config.num_epochs - job.epochs_left())
+                    running[job.workdir] = job, engine.start(job.arguments, job.workdir), bar
+                if received and not stopped:
+                    stopped = True
+                    tqdm.write("stopping: the runs in progress are being saved", sys.stdout)
+                    for _, process, _ in running.values():
+                        engine.stop(process)
+                time.sleep(SECONDS_BETWEEN_POLLS)
+                for job, process, bar in [*running.values()]:
+                    bar.n = job.config.num_epochs - job.epochs_left()
+                    bar.set_description_str(f"{job.label:{width}}  {job.progress()}")
+                    if (status := engine.poll(process)) is None:
+                        continue
+                    del running[job.workdir]
+                    bar.close()
+                    if status == 0:
+                        tqdm.write(f"{job.label}: finished; {' '.join(job.progress().split())}", sys.stdout)
+                    elif not (stopped and status in (engines.STOPPED, 128 + signal.SIGINT)):
+                        failures.append(f"{job.label}: {_reason(status, job.workdir)}")
+                        tqdm.write(f"failed: {failures[-1]}", sys.stdout)
+                overall.n = total - sum(job.epochs_left() for job in [*waiting, *(job for job, *_ in running.values())])
+                overall.refresh()
+        finally:
+            for _, process, _ in () if stopped else running.values():  # an error has ended the sweep
+                engine.stop(process)
+    if received:
+        problem = f"stopped by {received[0].name} and saved the runs in progress"
+        raise Interrupted(f"{problem}; the same command resumes them", 128 + received[0])
+    print(f"{len(jobs) - len(failures)} of {len(jobs)} runs finished")
+    return failures
+
+
+def _reason(status: int | str, workdir: pathlib.Path) -> str:
+    """Return why a run failed: the last line of its output, unless ``status`` says why itself."""
+    log = engines.log_file(workdir)
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    last = next((line for line in reversed(lines) if line.strip()), f"exit status {status}")
+    return f"{status}; see {log}" if isinstance(status, str) else last.removeprefix("jaxresnet: ")
+
+
 def sweep(arguments: argparse.Namespace) -> None:
     """Plan the sweep that the flags describe, and print it or run it."""
     arms = None if arguments.arms is None else [arm for arm in arguments.arms.split(",") if arm]
     jobs = plan_jobs(arguments.config, arms, arguments.seeds, arguments.overrides, arguments.workdir)
+    own_files = [f"--with={_portable(file)}" for file in arguments.own_files]
+    jobs = [job._replace(arguments=(*job.arguments, *own_files)) for job in jobs]
     if arguments.list:
         print("\n".join(list_commands(jobs)))
     elif arguments.dry_run:
         print(describe(jobs))
-    else:
+    elif failures := _run(jobs, arguments):
+        raise UserError(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
+
+
+def _run(jobs: list[Job], arguments: argparse.Namespace) -> list[str]:
+    """Run the jobs where the flags say, and return a line per failed run."""
+    if (arguments.cpus, arguments.gpus) != (1, 0) and arguments.on is None:
+        raise UsageError("--cpus and --gpus are for --on=ray; runs on this machine share its devices evenly")
+    if arguments.on is None and arguments.jobs is None:
         from jaxresnet.system.devices import set_up_jax
 
         set_up_jax()
-        if failures := run_jobs(jobs):
-            raise UserError(f"{len(failures)} of {len(jobs)} runs failed:\n" + "\n".join(failures))
+        return run_jobs(jobs)
+    folder = user_path(arguments.workdir)
+    engine: engines.Engine
+    if arguments.on is None:
+        engine = engines.Local(arguments.jobs)
+    else:
+        engine = engines.Ray(folder, arguments.cpus, arguments.gpus, arguments.jobs)
+    with locked(folder):  # Another sweep would start the same runs.
+        return run_together(jobs, engine)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -201,9 +307,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True, help="folder of all runs")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds per arm, counted from --config.seed")
     parser.add_argument("--arms", help='arms to run, as in --arms=adam,sgd; "paper": those with a test accuracy in it')
+    parser.add_argument("--jobs", type=int, help="runs at a time, each on a share of the GPUs or else of the CPU cores")
+    parser.add_argument("--on", choices=["ray"], help="run on the nodes of a Ray cluster, which share --workdir")
+    parser.add_argument("--cpus", type=int, default=1, help="CPU cores of a run with --on=ray (default: 1)")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs of a run with --on=ray (default: 0)")
     parser.add_argument("--dry_run", action="store_true", help="print the runs and the time left without running them")
     parser.add_argument("--list", action="store_true", help="print one command per unfinished run without running it")
-    cli.run(sweep, parser, argv)
+    cli.run(sweep, parser, argv, trains=True)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,16 @@ from jaxresnet.system.terminal import format_seconds
 from scripts.commands import measure_commands
 
 OURS, XLA, EVALUATION = "jaxresnet", "XLA's convolutions", "evaluation"
+# By platform and type: PyTorch as the paper's authors wrote it, in float32, and what makes it faster.
 TORCH = {
-    "cpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, channels_last, our malloc settings"),
-    "gpu": ("PyTorch", "PyTorch, channels_last", "PyTorch, tuned"),
+    ("cpu", "float32"): ("PyTorch", "PyTorch, channels_last", "PyTorch, channels_last, our malloc settings"),
+    ("cpu", "bfloat16"): (
+        "PyTorch, channels_last, our malloc settings",
+        "PyTorch, autocast, channels_last, our malloc settings",
+        "PyTorch, autocast, channels_last, our malloc settings, compiled",
+    ),
+    ("gpu", "float32"): ("PyTorch", "PyTorch, channels_last", "PyTorch, channels_last, compiled"),
+    ("gpu", "bfloat16"): ("PyTorch", "PyTorch, autocast, channels_last", "PyTorch, autocast, channels_last, compiled"),
 }
 
 # Live processes at a time, including this project's. With more, their memory decides who is fast.
@@ -60,6 +67,8 @@ class Process:
         self._kind, self._stderr = kind, tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         # Several processes share a GPU, and by default JAX's first would take most of its memory.
         variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+        if not kind.startswith("PyTorch") or "our malloc settings" in kind:
+            variables = cli.LARGE_PAGES | variables  # as our commands that train
         with tempfile.TemporaryDirectory() as folder:
             save_config(config, pathlib.Path(folder))
             command = [sys.executable, str(pathlib.Path(__file__).with_name("contenders.py")), folder, kind]
@@ -152,11 +161,11 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
     """
     with started(config, OURS) as ours:
         platform = ours.facts["platform"]
-        if "torch" in against and platform not in TORCH:
-            raise UserError(f"--against=torch: PyTorch is timed on {' and '.join(TORCH)}, but JAX runs on {platform}")
+        if "torch" in against and platform == "tpu":
+            raise UserError("--against=torch: PyTorch is not timed on a TPU; leave it out")
         if "xla" in against and platform == "tpu":
             raise UserError("--against=xla: on TPU all convolutions are XLA's; leave it out")
-        rivals = [*(TORCH[platform] if "torch" in against else ()), *([XLA] if "xla" in against else ())]
+        rivals = [*(TORCH[platform, config.dtype] if "torch" in against else ()), *([XLA] if "xla" in against else ())]
         costs = compare(config, ours, rivals, rounds)
         if profile:
             ours.ask(f"profile {profile.resolve()}")

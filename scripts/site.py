@@ -21,6 +21,7 @@ import jaxresnet
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "build" / "try"  # what export --format=web has written
+REPORT = REPOSITORY / "build" / "report" / "index.html"  # what report has written
 SOURCE, SITE = REPOSITORY / "build" / "site-source", REPOSITORY / "build" / "site"  # as zensical.toml names them
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 
@@ -85,6 +86,10 @@ def write_source() -> None:
             return before + new + (f"#{anchor}" if anchor else "") + after
 
         text = _LINK.sub(adapt, read_page(page, address))
+        if place.name == "report.md":
+            title, _, rest = text.partition("\n")
+            link = '<a href="report/all.html">A page of its own</a> has the curves of each arm, too.'
+            text = f"{title}\n\n{link}\n{rest}"
         (SOURCE / place).parent.mkdir(parents=True, exist_ok=True)
         (SOURCE / place).write_text(text, encoding="utf-8")
     demo = (REPOSITORY / "jaxresnet" / "web" / "index.html").read_text(encoding="utf-8")
@@ -146,6 +151,7 @@ def main() -> None:
     zensical = pathlib.Path(sys.executable).with_name("zensical")
     subprocess.run([zensical, "build", "--strict", "--clean"], cwd=REPOSITORY, check=True)
     shutil.copytree(DEMO, SITE / "try", dirs_exist_ok=True, ignore=shutil.ignore_patterns("index.html"))
+    shutil.copy(REPORT, SITE / "report" / "all.html")
     if problems := find_problems(SITE):
         sys.exit("\n".join(problems))
     print(f"{SITE}/index.html")

@@ -33,7 +33,7 @@ def test_benchmark_measures_everything(run, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     report = json.loads(out.read_text())
 
-    names = ["jaxresnet", *TORCH["cpu"], "XLA's convolutions"]
+    names = ["jaxresnet", *TORCH["cpu", "float32"], "XLA's convolutions"]
     assert list(report["contenders"]) == names
     for name, cost in report["contenders"].items():
         assert all(len(cost[each]) == 3 for each in ("wall_seconds", "processor_seconds", "page_faults", "relative"))

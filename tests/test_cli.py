@@ -1,11 +1,13 @@
 """Commands as a user types them: a mistake gets one line, a nonzero status and no traceback."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+from jaxresnet import cli
 from tests.conftest import REPOSITORY, few_often
 
 
@@ -185,3 +187,30 @@ def test_summary_of_final_model(run):
 
     done = run("jaxresnet.summary", "--config=configs/final.py", "--config.model.pooling=9")
     assert_one_line(done, "model.pooling=9: expected")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "argv", "restarts"),
+    [
+        ({}, None, True),
+        ({}, ["--workdir=x"], False),
+        ({"GLIBC_TUNABLES": ""}, None, False),
+        ({"JAXRESNET_TUNE_MALLOC": "0"}, None, False),
+    ],
+)
+def test_training_restarts_for_large_pages(monkeypatch, chosen, argv, restarts):
+    started = []
+    for name in ("GLIBC_TUNABLES", "JAXRESNET_TUNE_MALLOC"):
+        monkeypatch.setenv(name, chosen[name]) if name in chosen else monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "jax")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "jaxresnet.main", "--workdir=x"])
+    monkeypatch.setattr(sys, "argv", ["main.py", "--workdir=x"])
+    monkeypatch.setattr(os, "execv", lambda *command: started.append((command, dict(os.environ))))
+    parser = cli.Parser("train", None)
+    parser.add_argument("--workdir")
+    cli.run(lambda arguments: None, parser, argv, trains=True)
+    if restarts:
+        (((program, command), environment),) = started
+        assert program == sys.executable and command == [sys.executable, "-m", "jaxresnet.main", "--workdir=x"]
+        assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    assert len(started) == restarts

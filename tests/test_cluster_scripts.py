@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from tests.conftest import REPOSITORY
 
@@ -79,6 +80,20 @@ def test_array_task_runs_its_line(call, root, status, requeued):
     command, *words = done.stdout.splitlines()
     assert done.returncode == status and command == "jaxresnet train '--workdir=a run'"
     assert words == ["jaxresnet", "train", "--workdir=a run", *requeued]
+
+
+def test_cluster_files_run_listed_commands(root, subprocess_environment):
+    """A pod runs the line of its number, and SkyPilot's machine a sweep of the table that the file names."""
+    (root / "runs.txt").write_text("printf no\\n\nprintf '%s\\n' '--workdir=a run'\n")
+    job = yaml.safe_load((REPOSITORY / "scripts" / "sweep.job.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    options = {"cwd": root, "capture_output": True, "text": True, "timeout": 60}
+    environment = subprocess_environment | {"JOB_COMPLETION_INDEX": "1"}
+    assert subprocess.run(container["command"], env=environment, **options).stdout == "--workdir=a run\n"
+    task = yaml.safe_load((REPOSITORY / "scripts" / "sweep.sky.yaml").read_text())
+    line = task["run"].replace("jaxresnet", f"{sys.executable} -m jaxresnet") + " --dry_run"
+    done = subprocess.run(line, shell=True, env=subprocess_environment | task["envs"], **options)
+    assert f"\n{job['spec']['completions']} runs; " in done.stdout, done.stderr
 
 
 def test_pod_script_passes_flags_on(call):

@@ -89,21 +89,27 @@ def test_text_files_are_utf_8():
 
 def test_public_names():
     expected = {
+        "BasicBlock",
+        "BatchNorm",
         "Classifier",
         "ResNet",
         "Run",
         "UserError",
+        "create_learning_rate_fn",
         "fit_temperature",
         "get_config",
         "load",
+        "load_dataset",
+        "read_paper_curve",
         "set_up_jax",
+        "torch_kernel_init",
         "train",
     }
     assert {*expected, "train_and_evaluate"} == set(jaxresnet.__all__)
     for name in jaxresnet.__all__:
         assert callable(getattr(jaxresnet, name))
     assert callable(jaxresnet.weights.from_state_dict) and callable(jaxresnet.weights.to_state_dict)
-    assert callable(jaxresnet.data.load_dataset) and callable(jaxresnet.predict.main)
+    assert callable(jaxresnet.predict.main)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         jaxresnet.nothing  # noqa: B018
 

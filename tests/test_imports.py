@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "training": {"system", "extensions", "core", "data", "config", "workdir", "inference", "initial"},
     "finetune": {"system", "released", "config", "data", "cli", "training"},
     "evaluate": {"system", "released", "calibration", "core", "data", "config", "workdir", "cli", "inference"},
-    "sweep": {"system", "config", "workdir", "cli", "training"},
+    "main": {"system", "config", "cli", "training"},
+    "engines": {"system.errors", "workdir", "main"},
+    "sweep": {"system", "config", "workdir", "cli", "training", "engines"},
     "report": {"system", "core", "data", "config", "workdir", "cli"},
     "plot": {"system", "released", "core", "data", "config", "workdir", "cli", "report.paper_curves"},
     "predict": {"system", "data", "config", "workdir", "cli", "inference"},
@@ -40,9 +42,8 @@ MAY_IMPORT = {
     | {"workdir", "cli", "inference", "evaluate", "portable", "web"},
     "summary": {"system", "core", "data", "config", "cli"},
     "list_configs": {"config", "cli"},
-    "main": {"system", "config", "cli", "training"},
     "__main__": {"system.errors", "cli"},
-    "__init__": {"system", "calibration", "config", "core", "inference", "training"},
+    "__init__": {"system", "calibration", "config", "core", "data", "inference", "report.paper_curves", "training"},
 }
 
 # Modules that must not import JAX, so that commands answer a mistyped flag without waiting seconds for it.

@@ -58,7 +58,7 @@ def test_other_files_are_skipped(tmp_path, capsys):
     save(tmp_path / "c.png", IMAGES[1].repeat(2, 0).repeat(2, 1))
     assert [image.id for image in read_all([tmp_path])] == ["a", "c"]
     assert capsys.readouterr().err.splitlines() == [
-        f"skipped: {tmp_path / 'b.txt'}: is not an image",
+        f"skipped: {tmp_path / 'b.txt'}: is not an image that Pillow reads, as it does JPEG and PNG",
         f"note: resized to 32x32: {tmp_path / 'c.png'}",
     ]
 

@@ -20,7 +20,7 @@ INSTALLED = [text for text in RUN_TIME if Requirement(text).name != PROJECT["pro
 
 # Each lock with what it must hold. The converter to ONNX has a lock of its own, because it holds back orbax-checkpoint,
 # and the compilers for GPUs and TPUs, because JAX would look for their devices.
-OTHERS = {f"requirements-{extra}.lock": EXTRAS[extra] for extra in ("onnx", "aot")}
+OTHERS = {f"requirements-{extra}.lock": EXTRAS[extra] for extra in ("onnx", "ray", "aot")}
 APART = [text for extra in OTHERS.values() for text in extra]
 OLDEST, NEWEST = "requirements.lock", "requirements-3.13.lock"
 LOCKS = {OLDEST: [text for text in INSTALLED if text not in APART]}

@@ -211,6 +211,13 @@ def test_listed_commands_are_runs_of_sweep(command, small, tmp_path, subprocess_
     assert command(*flags, "--list", *arguments_of(small)).stdout.splitlines() == lines[:1]
 
 
+def test_listed_commands_name_own_files(command, tmp_path):
+    file = tmp_path / "mine.py"
+    file.touch()
+    done = command("--config=final", f"--with={file}", f"--workdir={tmp_path}", "--list")
+    assert done.stdout.endswith(f" --with={file}\n"), done.stderr
+
+
 def test_dry_run_needs_no_data(command, tmp_path):
     done = command("--config=scheduler", "--arms=cosine,linear", f"--workdir={tmp_path}", "--dry-run",
                    "--config.dataset.data_dir=/nowhere", "--config.num_epochs=7")  # fmt: skip

@@ -22,6 +22,7 @@ from jaxresnet.system.errors import UserError
 
 # variance_scaling draws from U(+-sqrt(3 * scale / fan_in)). With scale = 1/3 that is PyTorch's U(+-1/sqrt(fan_in)).
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""PyTorch's initialiser of a convolution's or a linear layer's weights: uniform in +-1/sqrt(fan_in)."""
 
 
 def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:

@@ -173,7 +173,7 @@ def read_image(path: pathlib.Path, size: int = IMAGE_SIZE) -> tuple[np.ndarray, 
             animated = getattr(image, "is_animated", False) and image.format != "MPO"
             return _to_network(image, ["animated: only the first frame is used"] if animated else [], size)
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: is not an image") from error
+        raise UserError(f"{path}: is not an image that Pillow reads, as it does JPEG and PNG") from error
     except Exception as error:  # a damaged file can raise anything
         raise UserError(f"{path}: cannot be read as an image ({one_line(error)})") from error
 

@@ -29,6 +29,7 @@ COLOURS = {  # of a line and its marker, the marker, and the marker's inside
     "no difference found": ("#8a8a8a", "o", "white"),
 }
 PAPER = "#b8860b"
+MOST_CURVES = 10  # of an arm; more hide each other
 
 
 class Mark(NamedTuple):
@@ -91,7 +92,8 @@ def draw_forest(marks: Sequence[Mark], quantity: str) -> Figure:
 def draw_curves(table: Table, study: Study) -> Figure | None:
     """Draw a panel for each arm with runs: training and held-out accuracy by epoch, and the authors' log dotted.
 
-    The log is drawn if the runs have the arm's config. The figure is None if no run has metrics.
+    Of an arm's runs, the first ``MOST_CURVES`` are drawn, and the log if the runs have the arm's config. The figure is
+    None if no run has metrics.
     """
     groups = {arm: [run for run in study.runs.get(name, ()) if run.lines] for arm, name in table.names.items()}
     groups = {arm: runs for arm, runs in groups.items() if runs}
@@ -102,7 +104,7 @@ def draw_curves(table: Table, study: Study) -> Figure | None:
     figure = Figure(figsize=(WIDTH, 0.3 + 1.15 * rows + 0.45), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axes, (arm, runs) in zip(panels, groups.items(), strict=False):
-        for run in runs:
+        for run in runs[:MOST_CURVES]:
             training = [(line["epoch"], line["train_accuracy"]) for line in run.lines if "train_accuracy" in line]
             axes.plot(*_thin(training), color="#999999", linewidth=0.8)
             key = next((key for key in run.lines[-1] if key in ("test_accuracy", "validation_accuracy")), "")

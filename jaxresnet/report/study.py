@@ -83,10 +83,14 @@ def group_runs(runs: list[Run], tables: list[Table]) -> list[Study]:
     """Group runs by how they differ from the configs of their arms. The studies with the most arms come first."""
     configs = {config.name: config for table in tables for config in table.configs.values()}
     groups: dict[str, dict[str, dict[int, Run]]] = {}
+    settings: dict[str, str] = {}
     smaller = set()
     for run in runs:
         if own := configs.get(run.config.get("name")):
-            setting = describe_setting(run.config, own)
+            key = repr(run.config.to_dict() | {"seed": 0})  # Seeds share their setting, and there may be thousands.
+            if key not in settings:
+                settings[key] = describe_setting(run.config, own)
+            setting = settings[key]
             group = groups.setdefault(setting, {}).setdefault(own.name, {})
             group.setdefault(run.config.seed, run)  # A run that is kept twice counts once.
             if sum(run.config.model.channels) < sum(own.model.channels):

@@ -80,24 +80,39 @@ def opened(workdir: pathlib.Path, config: ConfigDict) -> Iterator[None]:
         UserError: the workdir holds another run, or is in use.
         OSError: the workdir cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        lock = filelock.FileLock(workdir / LOCK_FILE, blocking=False)  # the system releases it if the process is killed
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock)
-            check_workdir(config, workdir)  # Check again: another run may have begun here since.
-            remove_leftovers(workdir)
-            save_config(config, workdir)
-        except filelock.Timeout as error:
-            # On file systems without locks, the file is the lock: it names its process and host, and outlives a crash.
-            holder = " on ".join((workdir / LOCK_FILE).read_text(encoding="utf-8").split()[:2])
-            who = f"process {holder} (if it has ended, delete {workdir / LOCK_FILE})" if holder else "another process"
-            raise UserError(f"{workdir} is in use by {who}; wait, or give another --workdir") from error
+    with locked(workdir):
+        check_workdir(config, workdir)  # Check again: another run may have begun here since.
+        remove_leftovers(workdir)
+        save_config(config, workdir)
         try:
             yield
         except Diverged as error:
             write_whole(workdir / FAILURE_FILE, f"{error}\n")
             raise
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, seconds: float = 0) -> Iterator[None]:
+    """Create and lock a folder, that of a run or of a sweep. Wait at most ``seconds`` while another process holds it.
+
+    Raises:
+        UserError: another process still holds it.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The system releases the lock if the process is killed, and a file server does some time after its host has died.
+    lock = filelock.FileLock(folder / LOCK_FILE, timeout=seconds)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        # On file systems without locks, the file is the lock: it names its process and host, and outlives a crash.
+        holder = " on ".join((folder / LOCK_FILE).read_text(encoding="utf-8").split()[:2])
+        who = f"process {holder} (if it has ended, delete {folder / LOCK_FILE})" if holder else "another process"
+        raise UserError(f"{folder} is in use by {who}; wait, or give another --workdir") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_json(path: pathlib.Path, advice: str) -> dict[str, Any] | None:

@@ -100,7 +100,7 @@ import jax, numpy as np
 import jaxresnet
 jaxresnet.set_up_jax()
 from configs import cpu
-from jaxresnet.data import Split
+from jaxresnet.data.loading import Split
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.programs import jit_steps, create_mesh, dispatch, put_on_devices, replicate
 from jaxresnet.core.state import create_train_state, create_transform

@@ -1,11 +1,15 @@
 """Runs in folders and in files of JSON lines."""
 
+import itertools
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
-from jaxresnet.config import changed_fields
+from jaxresnet.config import changed_fields, flatten, load_config
+from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.runs import read_runs
 from scripts.pack_runs import pack_runs
 from tests.conftest import REPOSITORY
@@ -51,3 +55,53 @@ def test_damaged_runs_are_skipped_by_name(tmp_path, capsys, name, content, probl
     assert left == (["bad", "good"] if name.endswith(".jsonl") else ["good"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("skipped: ") and problem in line
+
+
+def unpack(count, folder):
+    """Write run directories: those of the small study, again and again with other seeds."""
+    kept = [json.loads(line) for line in (REPOSITORY / "results" / "small.jsonl").read_text().splitlines()]
+    kept = [line for line in kept if line["path"].endswith("/seed0")]
+    seeds = ((seed, line) for seed in itertools.count() for line in kept)
+    for seed, line in itertools.islice(seeds, count):
+        path = folder / line["path"].replace("seed0", f"seed{seed}")
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps(line["config"] | {"seed": seed}))
+        (path / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in line["metrics"]))
+        if line["summary"]:
+            (path / "summary.json").write_text(json.dumps(line["summary"]))
+
+
+def test_many_runs_keep_their_configs(tmp_path):
+    unpack(300, tmp_path)
+    for run in read_runs(tmp_path):
+        stored = flatten(json.loads((run.path / "config.json").read_text()))
+        restored = flatten(json.loads(json.dumps(run.config.to_dict())))
+        assert all(restored[name] == stored[name] for name in stored.keys() & restored.keys())
+        assert run.config.is_locked and run.config.seed == int(run.path.name.removeprefix("seed"))
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "one", None])
+def test_stored_seed_is_checked(tmp_path, seed):
+    unpack(1, tmp_path)
+    (file,) = tmp_path.rglob("config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"seed": seed}))
+    with pytest.raises(UserError, match="seed="):
+        load_config(file.parent)
+
+
+@pytest.mark.thorough
+def test_report_on_thousands_of_runs(tmp_path):
+    """Report on 10,000 runs in 1 GB, and in 30 s of processor time, because the 19 s of a quiet machine vary."""
+    unpack(10_000, tmp_path / "runs")
+    program = (
+        "import resource, sys\n"
+        "from jaxresnet.report.__main__ import main\n"
+        "main(sys.argv[1:])\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss)\n"
+    )
+    line = [sys.executable, "-c", program, f"--workdir={tmp_path}/runs", f"--out={tmp_path}/report"]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    seconds, kilobytes = map(float, done.stdout.splitlines()[-1].split())
+    assert seconds < 30 and kilobytes < 1e6
