@@ -14,15 +14,17 @@ try:
     import torch
     import torch.nn.functional as F
     from torch import nn
+    from torch.nn import Module
 except ModuleNotFoundError:  # `from_torch` reads what was stored
-    torch = F = nn = None
+    torch = F = nn = None  # type: ignore[assignment]
+    Module = object  # type: ignore[assignment, misc]
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 needs_torch = pytest.mark.skipif(torch is None, reason="reads or writes a .pth file, which takes PyTorch")
 
 
 @functools.cache
-def _stored(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _stored(path: pathlib.Path) -> dict[str, Any]:
     return dict(np.load(path)) if path.exists() else {}
 
 
@@ -61,7 +63,7 @@ def from_torch(name: str, compute: Callable[[], Mapping[str, Any]], relative: fl
     return arrays
 
 
-class BasicBlock(nn.Module if nn else object):
+class BasicBlock(Module):
     def __init__(
         self, in_channels: int, channels: int, stride: int, kernel_size: int, shortcut_kernel_size: int, skips: bool
     ):
@@ -86,7 +88,7 @@ class BasicBlock(nn.Module if nn else object):
         return F.relu(y + self.shortcut(x) if self.skips else y)
 
 
-class TorchResNet(nn.Module if nn else object):
+class TorchResNet(Module):
     """The network with the dimensions of ``jaxresnet.core.model.ResNet``. ``head`` is the side of the pooled map."""
 
     def __init__(
