@@ -1,22 +1,36 @@
 # make quickstart: set up .venv (1.2 GB), then train on images that scikit-learn ships. About a minute on 2 CPU cores.
 # make test:       set up .venv with the test extra, then run ruff, mypy and the first lane of tests.
+# make first-lane: as make test, without ruff and mypy, which are make lint.
 # make reliability: run the second lane, the tests of docs/reliability.md and the slow ones, with many kills, damaged
 #                  files, bad inputs and configs.
 # make reliability-quick: run the second lane with fewer of them, as CI does after the first lane.
 # make site:       build the site in build/site, with the shipped model to try in the browser, and check its links. Needs npm.
-# make lock:       update requirements.lock to the newest versions that pyproject.toml allows. Needs Python 3.11.
-# make audit:      ask the Python package index for known vulnerabilities of every version in requirements.lock.
+# make dist:       build the wheel and the source distribution in dist, and check them with twine.
+# make golden:     store what PyTorch computes in tests/golden, for Pythons without it. Needs Python 3.11.
+# make lock:       update the locks to the newest versions that pyproject.toml allows: with PYTHON=python3.13 its own
+#                  lock, and with python3.11 all others.
+# make audit:      ask the Python package index for known vulnerabilities of every version in all locks.
 #
-# .venv gets the versions in requirements.lock. .venv-onnx, in which the tests export to ONNX, gets those in
-# requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-ray has Ray, in
-# the versions in requirements-ray.lock, and .venv-aot the compilers for GPUs and TPUs, in those in requirements-aot.lock. In .venv, JAX would look for their devices. .venv-site has the site's tools,
-# without this package's dependencies, in the versions in requirements-site.lock. What npm installs, the runtime of the
-# browser's page and the driver of its test, is in the versions in jaxresnet/web and tests/browser.
+# With PYTHON=python3.13, any target takes that Python. If .venv is of another version, the environment is .venv-3.13.
+# VENV=folder names another, and LOCK=/dev/null ONNX_LOCK=/dev/null takes the newest versions.
+#
+# .venv gets the versions in requirements.lock, or, from Python 3.12, in requirements-3.13.lock. .venv-onnx, in which the
+# tests export to ONNX, gets those in requirements-onnx.lock, because the converter holds back orbax-checkpoint. .venv-ray
+# has Ray, in the versions in requirements-ray.lock, and .venv-aot the compilers for GPUs and TPUs, in those in
+# requirements-aot.lock. In .venv, JAX would look for their devices.
+# .venv-site has the site's tools, without this package's dependencies, in the versions in requirements-site.lock. What npm
+# installs, the runtime of the browser's page and the driver of its test, is in the versions in jaxresnet/web and
+# tests/browser.
 
-PYTHON ?= python3
-BIN := .venv/bin
+PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# A version that is not that of .venv gets an environment of its own.
+VENV ?= $(if $(wildcard .venv/bin/python),$(if $(wildcard .venv/bin/python$(VERSION)),.venv,.venv-$(VERSION)),.venv)
+BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-LOCK := requirements.lock
+OLDEST_LOCK := requirements.lock
+NEWEST_LOCK := requirements-3.13.lock
+LOCK := $(if $(filter 3.11,$(VERSION)),$(OLDEST_LOCK),$(NEWEST_LOCK))
 ONNX_LOCK := requirements-onnx.lock
 RAY_LOCK := requirements-ray.lock
 AOT_LOCK := requirements-aot.lock
@@ -40,55 +54,59 @@ sed 's/+.*//' "$$venv/frozen" | LC_ALL=C sort -f -t= -k1,1 >> "$$venv/lock"; \
 cp "$$venv/lock" $(2)
 endef
 
-.PHONY: quickstart test reliability reliability-quick site lock audit clean
+.PHONY: quickstart test lint first-lane reliability reliability-quick site dist golden lock audit clean
 
-quickstart: .venv/installed
+quickstart: $(VENV)/installed
 	$(BIN)/jaxresnet train --config=configs/quickstart.py --workdir=runs/quickstart
-	@echo "next: source .venv/bin/activate"
+	@echo "next: source $(BIN)/activate"
 	@echo "      jaxresnet predict --workdir=runs/quickstart --grid=wrong.png   # draws its mistakes"
 	@echo "      jaxresnet --help                                               # lists all commands"
 
-test: .venv/installed-test .venv-onnx/installed
+test: lint first-lane
+
+lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+first-lane: $(VENV)/installed-test .venv-onnx/installed
 	$(PYTEST) -m 'not reliability'
 
-reliability: .venv/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
+reliability: $(VENV)/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability --thorough
 
-reliability-quick: .venv/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
+reliability-quick: $(VENV)/installed-test .venv-onnx/installed .venv-ray/installed .venv-aot/installed tests/browser/node_modules
 	$(PYTEST) -m reliability
 
-.venv/bin/python:
+$(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxresnet needs Python 3.11 or newer: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-.venv/installed: .venv/bin/python pyproject.toml $(LOCK)
-	@echo "installing jaxresnet and its dependencies, 1.2 GB, into .venv: a few minutes ..."
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml $(LOCK)
+	@echo "installing jaxresnet and its dependencies, 1.2 GB, into $(VENV): a few minutes ..."
 	$(BIN)/python $(PIP_INSTALL) --constraint $(LOCK) -e .
 	@touch $@
 
-.venv/installed-test: .venv/bin/python pyproject.toml $(LOCK)
+$(VENV)/installed-test: $(VENV)/bin/python pyproject.toml $(LOCK)
 	$(BIN)/python $(PIP_INSTALL) --constraint $(LOCK) -e '.[test]'
-	@touch $@ .venv/installed
+	@touch $@ $(VENV)/installed
 
 .venv-onnx/installed: pyproject.toml $(ONNX_LOCK)
-	$(PYTHON) -m venv .venv-onnx || { rm -rf .venv-onnx; exit 1; }
+	test -x .venv-onnx/bin/python || $(PYTHON) -m venv .venv-onnx || { rm -rf .venv-onnx; exit 1; }
 	.venv-onnx/bin/python $(PIP_INSTALL) --constraint $(ONNX_LOCK) -e '.[onnx]'
 	@touch $@
 
 .venv-ray/installed: pyproject.toml $(RAY_LOCK)
-	$(PYTHON) -m venv .venv-ray || { rm -rf .venv-ray; exit 1; }
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray || { rm -rf .venv-ray; exit 1; }
 	.venv-ray/bin/python $(PIP_INSTALL) --constraint $(RAY_LOCK) -e '.[ray]'
 	@touch $@
 
 .venv-aot/installed: pyproject.toml $(AOT_LOCK)
-	$(PYTHON) -m venv .venv-aot || { rm -rf .venv-aot; exit 1; }
+	test -x .venv-aot/bin/python || $(PYTHON) -m venv .venv-aot || { rm -rf .venv-aot; exit 1; }
 	.venv-aot/bin/python $(PIP_INSTALL) --constraint $(AOT_LOCK) -e '.[aot]'
 	@touch $@
 
 .venv-site/installed: $(SITE_LOCK)
-	$(PYTHON) -m venv .venv-site || { rm -rf .venv-site; exit 1; }
+	test -x .venv-site/bin/python || $(PYTHON) -m venv .venv-site || { rm -rf .venv-site; exit 1; }
 	.venv-site/bin/python $(PIP_INSTALL) --requirement $(SITE_LOCK)
 	@touch $@
 
@@ -107,18 +125,34 @@ build/report: .venv-onnx/installed results/small.jsonl $(wildcard jaxresnet/repo
 site: .venv-site/installed build/try build/report
 	.venv-site/bin/python -m scripts.site
 
+dist:
+	rm -rf dist
+	$(WITH_VENV); \
+	"$$venv/bin/python" $(PIP_INSTALL) 'build>=1.3,<2' 'twine>=6.2,<8'; \
+	"$$venv/bin/python" -m build --outdir dist; \
+	"$$venv/bin/python" -m twine check --strict dist/*
+
+golden: $(VENV)/installed-test
+	rm -f tests/golden/*.npz
+	STORE_GOLDEN=1 $(BIN)/python -m pytest --thorough $$(grep -rl 'from_torch(' tests --include='test_*.py')
+
+ifeq ($(VERSION),3.13)
 lock:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "the lock must suit the oldest Python: make lock PYTHON=python3.11")'
-	$(call WRITE_LOCK,-e '.[test]',$(LOCK))
+	$(call WRITE_LOCK,-e '.[test]',$(NEWEST_LOCK))
+else
+lock:
+	@[ $(VERSION) = 3.11 ] || { echo "there is no lock for Python $(VERSION): make lock PYTHON=python3.11, or 3.13"; exit 1; }
+	$(call WRITE_LOCK,-e '.[test]',$(OLDEST_LOCK))
 	$(call WRITE_LOCK,-e '.[onnx]',$(ONNX_LOCK))
 	$(call WRITE_LOCK,-e '.[ray]',$(RAY_LOCK))
 	$(call WRITE_LOCK,-e '.[aot]',$(AOT_LOCK))
 	$(call WRITE_LOCK,$(SITE_TOOLS),$(SITE_LOCK))
+endif
 
 audit:
 	$(WITH_VENV); \
 	"$$venv/bin/python" $(PIP_INSTALL) 'pip-audit>=2.10,<3'; \
-	"$$venv/bin/pip-audit" --requirement $(LOCK) --requirement $(ONNX_LOCK) --requirement $(RAY_LOCK) --requirement $(AOT_LOCK) --requirement $(SITE_LOCK) --no-deps --disable-pip --strict
+	"$$venv/bin/pip-audit" --requirement $(OLDEST_LOCK) --requirement $(NEWEST_LOCK) --requirement $(ONNX_LOCK) --requirement $(RAY_LOCK) --requirement $(AOT_LOCK) --requirement $(SITE_LOCK) --no-deps --disable-pip --strict
 
 clean:
-	rm -rf .venv .venv-onnx .venv-ray .venv-aot .venv-site build
+	rm -rf $(VENV) .venv .venv-* build dist

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from jaxresnet.calibration import NUM_BINS, fit_temperature, negative_log_likelihood, reliability
+from tests.torch_reference import F, from_torch, torch
 
 
 def logits_of(confidences):
@@ -27,16 +26,19 @@ def test_error_equals_torchs_loop_over_bins():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(5000, 10)) * 2, rng.integers(10, size=5000)
     labels = np.where(rng.random(5000) < 0.6, logits.argmax(-1), labels)
-    confidences, predictions = torch.softmax(torch.from_numpy(logits) / 1.5, 1).max(1)
-    right, expected = predictions.eq(torch.from_numpy(labels)), 0.0
-    for lower in torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)[:-1]:
-        inside = confidences.gt(lower) & confidences.le(lower + 1 / NUM_BINS)
-        if inside.any():
-            expected += inside.double().mean() * abs(confidences[inside].mean() - right[inside].double().mean())
-    assert reliability(logits, labels, 1.5).error == pytest.approx(float(expected), abs=1e-9)
-    assert negative_log_likelihood(logits, labels, 1.5) == pytest.approx(
-        F.cross_entropy(torch.from_numpy(logits) / 1.5, torch.from_numpy(labels)).item()
-    )
+
+    def loop_over_bins():
+        confidences, predictions = torch.softmax(torch.from_numpy(logits) / 1.5, 1).max(1)
+        right, error = predictions.eq(torch.from_numpy(labels)), 0.0
+        for lower in torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)[:-1]:
+            inside = confidences.gt(lower) & confidences.le(lower + 1 / NUM_BINS)
+            if inside.any():
+                error += inside.double().mean() * abs(confidences[inside].mean() - right[inside].double().mean())
+        return {"error": error, "loss": F.cross_entropy(torch.from_numpy(logits) / 1.5, torch.from_numpy(labels))}
+
+    expected = from_torch("calibration/bins", loop_over_bins)
+    assert reliability(logits, labels, 1.5).error == pytest.approx(float(expected["error"]), abs=1e-9)
+    assert negative_log_likelihood(logits, labels, 1.5) == pytest.approx(float(expected["loss"]))
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 2.5])

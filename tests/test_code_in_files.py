@@ -8,7 +8,6 @@ import types
 
 import numpy as np
 import pytest
-import torch
 
 from jaxresnet.convert import read_torch_file
 from jaxresnet.data import cifar
@@ -18,8 +17,9 @@ from jaxresnet.system.errors import UserError
 from tests.damage import FINGERPRINT_OF_FEW, REFUSED, Calls, batch_of, few_images, replace, write_batches, write_tfds
 from tests.data.test_loading import load
 from tests.test_convert import saved
+from tests.torch_reference import needs_torch, torch
 
-pytestmark = pytest.mark.reliability
+pytestmark = [pytest.mark.reliability, needs_torch]
 
 
 PAYLOADS = {

@@ -6,8 +6,6 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
-import torch.nn.functional as F
 
 from jaxresnet import evaluate, export
 from jaxresnet.convert import import_weights, read_torch_file
@@ -18,12 +16,11 @@ from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.folder import read_class_names, read_summary, write_class_names
 from jaxresnet.workdir.log import read_metrics
 from jaxresnet.workdir.runs import read_runs
-from tests.torch_reference import TorchResNet, to_torch_images
+from tests.torch_reference import F, TorchResNet, from_torch, needs_torch, to_torch_images, torch
 
 
-@pytest.fixture
-def torch_model():
-    """Return the network of ``tiny_config`` with random BatchNorm weights, after three batches in training mode."""
+def create_model():
+    """Create the network of ``tiny_config`` with random BatchNorm weights, after three batches in training mode."""
     torch.manual_seed(0)
     model = TorchResNet(channels=(4, 8), blocks=(1, 1)).train()
     for module in model.modules():
@@ -35,14 +32,24 @@ def torch_model():
     return model
 
 
+@pytest.fixture
+def state_dict():
+    """Return the arrays of ``create_model``."""
+    return from_torch("convert/model", lambda: create_model().state_dict())
+
+
 def save_as_the_authors_do(model, path, epoch=0, accuracy=95.5):
     torch.save({"net": torch.nn.DataParallel(model).state_dict(), "acc": accuracy, "epoch": epoch}, path)
     return path
 
 
 @pytest.fixture
-def authors_file(torch_model, tmp_path):
-    return save_as_the_authors_do(torch_model, tmp_path / "ckpt.pth")
+def authors_file(state_dict, tmp_path):
+    """Return the path of a file as the authors save it, or, without PyTorch, of a .safetensors file."""
+    if torch:
+        return save_as_the_authors_do(create_model(), tmp_path / "ckpt.pth")
+    safetensors.numpy.save_file(state_dict, tmp_path / "ckpt.safetensors")
+    return tmp_path / "ckpt.safetensors"
 
 
 def without_counters(state_dict):
@@ -54,15 +61,17 @@ def exported(workdir, out):
     return safetensors.numpy.load_file(out) if out.suffix == ".safetensors" else torch.load(out)
 
 
-def test_authors_file_is_read(authors_file, torch_model):
+@needs_torch
+def test_authors_file_is_read(authors_file):
     checkpoint = read_torch_file(authors_file)
     assert checkpoint.accuracy == 95.5
     assert all(key.startswith("module.") for key in checkpoint.state_dict)
 
 
+@needs_torch
 @pytest.mark.parametrize("form", ["state dict", "state_dict inside", "safetensors", "bfloat16", "legacy"])
-def test_other_files_are_read(torch_model, tmp_path, form):
-    state_dict = torch_model.state_dict()
+def test_other_files_are_read(tmp_path, form):
+    state_dict = create_model().state_dict()
     path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
     if form == "safetensors":
         safetensors.numpy.save_file({key: tensor.numpy() for key, tensor in state_dict.items()}, path)
@@ -79,16 +88,17 @@ def test_other_files_are_read(torch_model, tmp_path, form):
         np.testing.assert_array_equal(checkpoint.state_dict[key].astype(np.float32), tensor.float().numpy())
 
 
-@pytest.mark.parametrize("name", ["out.pth", "out.safetensors"])
-def test_import_and_export_are_bit_exact(authors_file, torch_model, tiny_config, tmp_path, name):
+@pytest.mark.parametrize("name", [pytest.param("out.pth", marks=needs_torch), "out.safetensors"])
+def test_import_and_export_are_bit_exact(authors_file, state_dict, tiny_config, tmp_path, name):
     import_weights(authors_file, tiny_config, tmp_path / "run")
     back = exported(tmp_path / "run", tmp_path / name)
-    expected = without_counters(torch_model.state_dict())
+    expected = without_counters(state_dict)
     assert back.keys() == expected.keys()
     for key, array in expected.items():
         assert (np.asarray(back[key]).dtype, np.asarray(back[key]).shape) == (array.dtype, array.shape), key
         assert np.asarray(back[key]).tobytes() == array.tobytes(), key
-    TorchResNet(channels=(4, 8), blocks=(1, 1)).load_state_dict({k: torch.tensor(v) for k, v in back.items()})
+    if torch:
+        TorchResNet(channels=(4, 8), blocks=(1, 1)).load_state_dict({k: torch.tensor(v) for k, v in back.items()})
 
 
 def test_safetensors_hold_class_names(authors_file, tiny_config, tmp_path):
@@ -104,6 +114,7 @@ def test_safetensors_hold_class_names(authors_file, tiny_config, tmp_path):
         assert read_torch_file(file).class_names is None
 
 
+@needs_torch
 def test_import_is_recorded(authors_file, tiny_config, tmp_path):
     said = import_weights(authors_file, tiny_config, tmp_path / "run")
     assert "its file claims 95.50% accuracy" in said
@@ -111,15 +122,21 @@ def test_import_is_recorded(authors_file, tiny_config, tmp_path):
     assert (origin["file"], origin["accuracy"]) == ("ckpt.pth", 95.5)
 
 
-def test_evaluate_equals_torch_on_imports(authors_file, torch_model, tiny_config, tmp_path):
+def test_evaluate_equals_torch_on_imports(authors_file, tiny_config, tmp_path):
     import_weights(authors_file, tiny_config, tmp_path / "run")
     sums = evaluate.evaluate_run(str(tmp_path / "run"), "last").scores.sums
     test = load_dataset("cifar10", tiny_config.dataset.data_dir, 10).test
-    with torch.no_grad():
-        logits = torch_model.eval()(normalised(test.images, tiny_config))
-    labels = torch.tensor(test.labels, dtype=torch.int64)
-    assert sums.correct == int((logits.argmax(1) == labels).sum())
-    assert sums.loss == pytest.approx(float(F.cross_entropy(logits, labels, reduction="sum")), rel=1e-5)
+
+    def evaluate_in_torch():
+        with torch.no_grad():
+            logits = create_model().eval()(normalised(test.images, tiny_config))
+        labels = torch.tensor(test.labels, dtype=torch.int64)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return {"correct": (logits.argmax(1) == labels).sum(), "loss": loss}
+
+    expected = from_torch("convert/evaluation", evaluate_in_torch)
+    assert sums.correct == expected["correct"]
+    assert sums.loss == pytest.approx(float(expected["loss"]), rel=1e-5)
 
 
 def normalised(pixels, config):
@@ -127,7 +144,7 @@ def normalised(pixels, config):
     return to_torch_images((pixels.astype(np.float32) / 255 - mean) / std)
 
 
-def test_training_continues_as_in_torch(authors_file, torch_model, tiny_config, tmp_path):
+def test_training_continues_as_in_torch(authors_file, tiny_config, tmp_path):
     """Train two epochs from an imported checkpoint, here and in PyTorch.
 
     Both take the same batches. Losses and weights are equal at the end. Nothing is random: there is no dropout, crop or
@@ -143,32 +160,35 @@ def test_training_continues_as_in_torch(authors_file, torch_model, tiny_config, 
     summary = train_and_evaluate(config, str(tmp_path / "run"))
 
     train = load_dataset("cifar10", config.dataset.data_dir, 10).train
-    optimizer = torch.optim.SGD(
-        torch_model.parameters(), config.schedule.learning_rate, config.optimizer.momentum,
-        weight_decay=config.optimizer.weight_decay,
-    )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
-    torch_model.train()
-    losses = []
-    for epoch in (0, 1):
-        order, total = epoch_order(config.seed, epoch, len(train)), 0.0
-        for start in range(0, len(order), config.batch_size):
-            batch = order[start : start + config.batch_size]
-            loss = F.cross_entropy(
-                torch_model(normalised(train.images[batch], config)), torch.tensor(train.labels[batch]).long()
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(batch)
-            losses.append(total / min(start + config.batch_size, len(order)))
-        schedule.step()
 
+    def train_in_torch():
+        model = create_model()
+        optimizer = torch.optim.SGD(
+            model.parameters(), config.schedule.learning_rate, config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        )  # fmt: skip
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
+        losses = []
+        for epoch in (0, 1):
+            order, total = epoch_order(config.seed, epoch, len(train)), 0.0
+            for start in range(0, len(order), config.batch_size):
+                batch = order[start : start + config.batch_size]
+                logits = model(normalised(train.images[batch], config))
+                loss = F.cross_entropy(logits, torch.tensor(train.labels[batch]).long())
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * len(batch)
+                losses.append(total / min(start + config.batch_size, len(order)))
+            schedule.step()
+        return {"losses": losses} | without_counters(model.state_dict())
+
+    theirs = from_torch("convert/training", train_in_torch, relative=1e-4)  # twelve steps amplify rounding
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == list(range(1, 13))  # six steps per epoch
-    np.testing.assert_allclose([line["train_loss"] for line in lines], losses, rtol=1e-4)
+    np.testing.assert_allclose([line["train_loss"] for line in lines], theirs.pop("losses"), rtol=1e-4)
     actual = exported(tmp_path / "run", tmp_path / "w.safetensors")
-    for key, expected in without_counters(torch_model.state_dict()).items():
+    for key, expected in theirs.items():
         np.testing.assert_allclose(actual[key], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=key)
     assert summary["last"]["epoch"] == 2
     assert summary["images_per_second"] == pytest.approx(2 * len(train) / summary["train_seconds"])
@@ -222,6 +242,7 @@ DAMAGED = {
 }
 
 
+@needs_torch
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_other_files_get_one_line(authors_file, tiny_config, tmp_path, damage):
     change, message = DAMAGED[damage]
@@ -232,13 +253,13 @@ def test_other_files_get_one_line(authors_file, tiny_config, tmp_path, damage):
     assert not (tmp_path / "run").exists()
 
 
-WEIGHTS = {
+WEIGHTS = torch and {
     "conv1.weight": torch.from_numpy(np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)),
     "bn1.num_batches_tracked": torch.tensor(3),
     "linear.bias": torch.ones(5, dtype=torch.bfloat16),
 }
 CHECKPOINT = {"net": WEIGHTS, "acc": np.float64(93.25), "epoch": 3}
-ARCHIVE = saved(CHECKPOINT)
+ARCHIVE = torch and saved(CHECKPOINT)
 
 
 def assert_the_checkpoint(read):
@@ -247,6 +268,7 @@ def assert_the_checkpoint(read):
         np.testing.assert_array_equal(read.state_dict[key].astype(np.float32), tensor.float().numpy())
 
 
+@needs_torch
 @pytest.mark.reliability
 def test_wrong_checksum_in_archive_is_refused(tmp_path):
     """PyTorch itself does not check an archive's checksums."""

@@ -23,6 +23,7 @@ from tests.damage import DAMAGED, IMAGES
 from tests.data.test_damaged_data import NPZ, assert_a_data_set, npz_bytes
 from tests.data.test_loading import load
 from tests.test_convert import ARCHIVE, CHECKPOINT, WEIGHTS, assert_the_checkpoint, saved
+from tests.torch_reference import needs_torch, torch
 from tests.workdir.test_damaged_run_files import READERS, small_files
 
 pytestmark = pytest.mark.reliability
@@ -123,8 +124,8 @@ def assert_a_picture(read):
 
 # PyTorch's files, and the small files of a run.
 
-LEGACY = saved(CHECKPOINT, _use_new_zipfile_serialization=False)
-SAFETENSORS = safetensors.numpy.save({key: WEIGHTS[key].float().numpy() for key in WEIGHTS})
+LEGACY = torch and saved(CHECKPOINT, _use_new_zipfile_serialization=False)
+SAFETENSORS = torch and safetensors.numpy.save({key: WEIGHTS[key].float().numpy() for key in WEIGHTS})
 
 
 def assert_weights(read):
@@ -164,7 +165,10 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore")  # read_images silences Pillow's warnings.
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[needs_torch] * name.endswith((".pth", "safetensors"))) for name in CASES],
+)
 def test_damaged_file_gets_one_line(name, tmp_path, monkeypatch, request, count):
     originals, read, check = CASES[name]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

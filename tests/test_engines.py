@@ -1,5 +1,6 @@
 """Sweeps with several runs at a time, on this machine."""
 
+import io
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from jaxresnet.workdir.log import is_epoch_line, read_metrics
 from tests.conftest import REPOSITORY, arguments_of
 
 SMALL = {
-    "num_epochs": 40,
+    "num_epochs": 60,
     "batch_size": 30,
     "eval_batch_size": 20,
     "model.channels": "(4,8)",
@@ -55,16 +56,28 @@ def test_gpus_are_shared_evenly(monkeypatch, tmp_path):
 
 
 def test_killed_run_is_named(monkeypatch, tmp_path):
+    """One of three runs is killed and one fails. The terminal shows a bar for each, and one for all."""
     monkeypatch.setattr(engines, "_devices", lambda: ("GPUs", [*"01"]))
     program = tmp_path / "python"
-    program.write_text("#!/bin/bash\ncase $4 in *one_cycle*) kill -9 $$;; *) echo jaxresnet: no data; exit 1;; esac\n")
+    program.write_text(
+        "#!/bin/bash\nsleep 0.2\n"
+        "case $4 in *one_cycle*) kill -9 $$;; *cosine*) exit 0;; *) echo jaxresnet: no data; exit 1;; esac\n"
+    )
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(sweep, "SECONDS_BETWEEN_POLLS", 0.05)
-    planned = sweep.plan_jobs("scheduler", ["one_cycle", "linear"], 1, {}, tmp_path / "runs")
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdout", terminal)
+    planned = sweep.plan_jobs("scheduler", ["cosine", "one_cycle", "linear"], 1, {}, tmp_path / "runs")
     failures = sweep.run_together(planned, engines.Local(2))
     log = tmp_path / "runs" / "scheduler" / "one_cycle" / "seed0.log"
     assert sorted(failures) == ["linear, seed 0: no data", f"one_cycle, seed 0: ended by SIGKILL; see {log}"]
+    shown = terminal.getvalue()
+    assert "3 of 3 runs to do, 2 at a time" in shown and "1 of 3 runs finished" in shown
+    for name in ("cosine, seed 0   ", "one_cycle, seed 0", "linear, seed 0   "):
+        assert f"0%|          | {name}  starting ...  ? left" in shown
+    assert "%|          | all runs           ? left" in shown
 
 
 def test_missing_ray_is_named(tmp_path, monkeypatch):
@@ -128,6 +141,6 @@ def test_two_jobs_stop_and_resume(tiny_npz, tmp_path, subprocess_environment):
     done = subprocess.run(line, capture_output=True, timeout=300, **options)
     assert done.returncode == 0 and "3 of 3 runs finished" in done.stdout, done.stderr
     for folder in folders:
-        assert [each["epoch"] for each in read_metrics(folder) if is_epoch_line(each)] == [*range(1, 41)]
+        assert [each["epoch"] for each in read_metrics(folder) if is_epoch_line(each)] == [*range(1, 61)]
         assert json.loads((folder / "summary.json").read_text())["device_count"] == 1
     assert ["resuming after step" in engines.log_file(folder).read_text() for folder in folders] == [True, True, False]

@@ -25,6 +25,7 @@ from scripts.same_run import differences, read_outcome
 from tests.conftest import make_tiny_config
 from tests.data.test_loading import save_classes
 from tests.test_training import stop_after
+from tests.torch_reference import needs_torch, torch
 
 NAMES = tuple("0123456789")
 
@@ -35,7 +36,7 @@ def source(tmp_path_factory, tiny_npz):
     folder = tmp_path_factory.mktemp("source")
     train_and_evaluate(make_tiny_config(tiny_npz), str(folder / "run"))
     export.main([f"--workdir={folder / 'run'}", "--format=release", f"--out={folder / 'release'}"])
-    for name in ("model.safetensors", "model.pth"):
+    for name in ("model.safetensors", *["model.pth"] * bool(torch)):
         export.main([f"--workdir={folder / 'run'}", "--format=torch", f"--out={folder / name}"])
     return folder
 
@@ -50,7 +51,7 @@ def begin(config, class_names=NAMES):
 # Weights to begin with.
 
 
-@pytest.mark.parametrize("kind", ["run", "release", "model.safetensors", "model.pth"])
+@pytest.mark.parametrize("kind", ["run", "release", "model.safetensors", pytest.param("model.pth", marks=needs_torch)])
 def test_runs_begin_with_given_weights(source, tiny_config, kind):
     tiny_config.init_from = str(source / kind)
     weights, _, imported = begin(tiny_config)
@@ -88,7 +89,7 @@ def test_names_in_another_order_are_followed(source, tiny_config):
     [
         ("nowhere", {}, "nowhere: there is no such file"),
         ("pretrained:imagenet", {}, "there is no released model 'pretrained:imagenet'; expected one of"),
-        ("run/metrics.jsonl", {}, "is not a PyTorch checkpoint"),
+        ("run/metrics.jsonl", {}, "is not a PyTorch checkpoint" if torch else r"needs PyTorch \(pip install"),
         ("run/checkpoints", {}, "holds no run: there is no config.json"),
         (
             "run",

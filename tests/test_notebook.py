@@ -6,7 +6,7 @@ import nbclient
 import nbformat
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, few_often
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 COLAB = NOTEBOOKS / "colab.ipynb"
@@ -66,7 +66,7 @@ def test_lessons_show_what_they_say(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.reliability
-@every_notebook
+@pytest.mark.parametrize(("path",), few_often(1, [(path,) for path in LESSONS]), ids=lambda path: path.stem)
 def test_notebook_alone_asks_for_a_clone(path, tmp_path, monkeypatch):
     shutil.copy(path, tmp_path)
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="Set REPOSITORY above"):

@@ -8,8 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
+import safetensors.numpy
 from PIL import Image
 
 import jaxresnet
@@ -19,7 +18,7 @@ from jaxresnet.data.loading import load_dataset
 from jaxresnet.weights import to_state_dict
 from jaxresnet.workdir.folder import read_summary
 from tests.conftest import REPOSITORY
-from tests.torch_reference import TorchResNet
+from tests.torch_reference import TorchResNet, from_torch, to_torch_images, torch
 
 PRETRAINED = REPOSITORY / "pretrained" / "cifar10"
 SUMMARY = read_summary(PRETRAINED)
@@ -77,13 +76,18 @@ def test_stablehlo_of_the_shipped_model(classifier, tmp_path):
 
 def test_logits_equal_torchs(classifier):
     """PyTorch's own reader loads the shipped file itself."""
-    model = TorchResNet()
-    weights = safetensors.torch.load_file(PRETRAINED / "model.safetensors")
-    model.load_state_dict({key: value.float() for key, value in weights.items()})
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-    inputs = torch.from_numpy(np.array(classifier.transform.eval(jnp.asarray(images))).transpose(0, 3, 1, 2))
-    with torch.no_grad():
-        expected = model.eval()(inputs).numpy()
+
+    def evaluate_in_torch():
+        import safetensors.torch
+
+        model = TorchResNet()
+        weights = safetensors.torch.load_file(PRETRAINED / "model.safetensors")
+        model.load_state_dict({key: value.float() for key, value in weights.items()})
+        with torch.no_grad():
+            return {"logits": model.eval()(to_torch_images(classifier.transform.eval(jnp.asarray(images))))}
+
+    expected = from_torch("pretrained/logits", evaluate_in_torch)["logits"]
     np.testing.assert_allclose(classifier.logits(images), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -95,11 +99,11 @@ def test_shipped_file_keeps_its_bytes():
 
 
 def test_export_gives_the_shipped_values(classifier):
-    shipped = safetensors.torch.load_file(PRETRAINED / "model.safetensors")
+    shipped = safetensors.numpy.load_file(PRETRAINED / "model.safetensors")
     state_dict = to_state_dict(classifier.variables)
     assert state_dict.keys() == shipped.keys()
     for key, value in shipped.items():
-        np.testing.assert_array_equal(state_dict[key], value.numpy().astype(np.float32))
+        np.testing.assert_array_equal(state_dict[key], value.astype(np.float32))
 
 
 @needs_cifar10

@@ -3,48 +3,59 @@
 import jax
 import numpy as np
 import pytest
-import torch
 
 from jaxresnet.core.model import ResNet
 from jaxresnet.system.errors import UserError
 from jaxresnet.weights import from_state_dict, to_state_dict, torch_key
-from tests.core.test_model import ARCHITECTURES, HEAD, assert_close, each_architecture, images
-from tests.torch_reference import TorchResNet, to_torch_images
+from tests.core.test_model import ARCHITECTURES, assert_close, create_torch_model, each_architecture, images
+from tests.torch_reference import TorchResNet, from_torch, to_torch_images, torch
 
 
-def torch_model(name):
-    """Create a PyTorch model with random weights and statistics."""
-    torch.manual_seed(0)
-    model = TorchResNet(**ARCHITECTURES[name][0], head=HEAD.get(name, 1))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
-            torch.nn.init.normal_(module.running_mean, 0, 0.3)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model
+def random_state_dict(name, create=create_torch_model):
+    """Return random weights and statistics with the keys and shapes of a PyTorch model, but without its counters."""
+
+    def keys_and_shapes():
+        state_dict = create(name).state_dict()
+        return {"lines": [" ".join(map(str, (key, *value.shape))) for key, value in state_dict.items()]}
+
+    rng, arrays = np.random.default_rng(0), {}
+    for line in from_torch(f"weights/shapes of {name}", keys_and_shapes)["lines"]:
+        key, *shape = str(line).split()
+        shape = tuple(map(int, shape))
+        if key.endswith(("bias", "running_mean")):
+            array = rng.normal(0, 0.3, shape)
+        elif len(shape) == 1:
+            array = rng.uniform(0.5, 1.5, shape)
+        else:
+            array = rng.normal(0, np.prod(shape[1:]) ** -0.5, shape)
+        if not key.endswith("num_batches_tracked"):
+            arrays[key] = array.astype(np.float32)
+    return arrays
 
 
-def to_numpy(state_dict):
-    """Return arrays without the counters, which are not kept."""
-    return {key: t.detach().numpy() for key, t in state_dict.items() if not key.endswith("num_batches_tracked")}
+def load_state_dict(model, state_dict):
+    """Load arrays into a PyTorch model, which lacks nothing but its counters."""
+    model.load_state_dict({key: torch.tensor(array) for key, array in state_dict.items()}, strict=True)
+    return model.eval()
 
 
 @each_architecture
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_logits_equal_torchs(name, prefix):
-    model = torch_model(name)
-    state_dict = {prefix + key: array for key, array in to_numpy(model.state_dict()).items()}
-    fields = ARCHITECTURES[name][0]
-    variables = from_state_dict(state_dict, fields)
+    fields, state_dict = ARCHITECTURES[name][0], random_state_dict(name)
+
+    def evaluate():
+        with torch.no_grad():
+            return {"logits": load_state_dict(create_torch_model(name), state_dict)(to_torch_images(images()))}
+
+    variables = from_state_dict({prefix + key: array for key, array in state_dict.items()}, fields)
     logits = jax.jit(lambda v, x: ResNet(**fields).apply(v, x, train=False))(variables, images())
-    with torch.no_grad():
-        assert_close(logits, model.eval()(to_torch_images(images())))
+    assert_close(logits, from_torch(f"weights/evaluation of {name}", evaluate)["logits"])
 
 
 @each_architecture
 def test_round_trip_is_bit_exact(name):
-    state_dict = to_numpy(torch_model(name).state_dict())
+    state_dict = random_state_dict(name)
     back = to_state_dict(from_state_dict(state_dict, ARCHITECTURES[name][0]))
     assert back.keys() == state_dict.keys()
     for key, array in state_dict.items():
@@ -56,10 +67,15 @@ def test_torch_accepts_weights_of_flax():
     model = ResNet(channels=(4, 8), blocks=(1, 2))
     variables = model.init(jax.random.key(0), images(), train=False)
     state_dict = to_state_dict(variables)
-    reference = TorchResNet(channels=(4, 8), blocks=(1, 2))
-    reference.load_state_dict({key: torch.tensor(array) for key, array in state_dict.items()}, strict=True)
-    with torch.no_grad():
-        assert_close(model.apply(variables, images(), train=False), reference.eval()(to_torch_images(images())))
+
+    def evaluate():
+        with torch.no_grad():
+            reference = load_state_dict(TorchResNet(channels=(4, 8), blocks=(1, 2)), state_dict)
+            return {"logits": reference(to_torch_images(images()))}
+
+    assert_close(
+        model.apply(variables, images(), train=False), from_torch("weights/evaluation of Flax's", evaluate)["logits"]
+    )
     back = from_state_dict(state_dict, dict(channels=(4, 8), blocks=(1, 2)))
     for collection in ("params", "batch_stats"):
         assert jax.tree.structure(back[collection]) == jax.tree.structure(variables[collection])
@@ -70,7 +86,7 @@ SMALL = dict(channels=(4, 8), blocks=(1, 1))
 
 
 def small_state_dict():
-    return to_numpy(TorchResNet(**SMALL).state_dict())
+    return random_state_dict("small", lambda name: TorchResNet(**SMALL))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

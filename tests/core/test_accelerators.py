@@ -4,7 +4,7 @@ import collections
 import re
 
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from configs import final
 from scripts.compile_for import lower, programs_of
@@ -17,7 +17,7 @@ def lowered(platform, devices, dtype, index):
     config = final.get_config()
     config.dtype = dtype
     device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
-    mesh = AbstractMesh((devices,), ("data",), abstract_device=device)
+    mesh = AbstractMesh((devices,), ("data",), (AxisType.Auto,), abstract_device=device)  # as that of training
     return lower(config, mesh, programs_of(config)[index], (platform,))[0].as_text()
 
 

@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from configs import default
 from jaxresnet.core.augment import crop_at
 from jaxresnet.core.state import create_transform
 from jaxresnet.system.errors import UserError
+from tests.torch_reference import F, from_torch, to_torch_images
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -110,11 +109,16 @@ def test_draws_are_independent_and_uniform():
 @pytest.mark.parametrize("side", [16, 20, 24])
 def test_small_images_equal_torch(side):
     """The full-size training images are shrunk with antialiasing."""
-    batch, rng = images(height=32, width=32), jax.random.key(3)
+    batch, rng = images(batch=8, height=32, width=32), jax.random.key(3)
     actual, _ = train(make_transform(small_images=((side, 1.0),)), rng, batch)
-    whole = train(make_transform(), rng, batch)[0].transpose(0, 3, 1, 2).copy()
-    expected = F.interpolate(torch.from_numpy(whole), size=side, mode="bilinear", antialias=True)
-    np.testing.assert_allclose(actual, expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+    whole = train(make_transform(), rng, batch)[0]
+
+    def shrink():
+        smaller = F.interpolate(to_torch_images(whole), size=side, mode="bilinear", antialias=True)
+        return {"images": smaller.permute(0, 2, 3, 1)}
+
+    expected = from_torch(f"augment/{side} pixels", shrink)["images"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("small_images", [(), ((16, 1.0),)])

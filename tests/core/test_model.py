@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from jaxresnet.core.model import BasicBlock, BatchNorm, ResNet, count_parameters, normalize
 from jaxresnet.core.state import model_from_fields
 from jaxresnet.system.errors import UserError
-from tests.torch_reference import TorchResNet, load_variables, random_variables, to_torch_images
+from tests.torch_reference import TorchResNet, from_torch, load_variables, random_variables, to_torch_images, torch
 
 BASELINE = dict(channels=(64, 128, 256), blocks=(4, 4, 3), pooling=5)
 ARCHITECTURES = {
@@ -39,12 +38,15 @@ def images(batch=4):
 
 
 def build(name, with_our_convolutions=False):
-    """Build both models with the same random weights, the Flax one with XLA's convolutions or with those of configs."""
+    """Return the model, with XLA's convolutions or with those of configs, and random weights."""
     fields, _ = ARCHITECTURES[name]
     model = model_from_fields(fields) if with_our_convolutions else ResNet(**fields)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
-    variables = random_variables(shapes)
-    return model, variables, load_variables(TorchResNet(**fields, head=HEAD.get(name, 1)), variables)
+    return model, random_variables(shapes)
+
+
+def create_torch_model(name):
+    return TorchResNet(**ARCHITECTURES[name][0], head=HEAD.get(name, 1))
 
 
 def assert_close(actual, expected, relative=1e-4):
@@ -58,7 +60,11 @@ def test_parameter_count(name):
     fields, expected = ARCHITECTURES[name]
     model = ResNet(**fields)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
-    torch_count = sum(p.numel() for p in TorchResNet(**fields, head=HEAD.get(name, 1)).parameters())
+
+    def count():
+        return {"parameters": sum(parameter.numel() for parameter in create_torch_model(name).parameters())}
+
+    torch_count = from_torch(f"model/count of {name}", count)["parameters"]
     assert count_parameters(shapes["params"]) == torch_count
     assert expected in (torch_count, None)
 
@@ -76,35 +82,48 @@ def test_shape_of_every_stage(name):
             mutable=["params", "batch_stats", "intermediates"],
         )
     )[1]["intermediates"]
-    with torch.no_grad():
-        outputs = TorchResNet(**fields, head=HEAD.get(name, 1)).features(torch.zeros(2, 3, 32, 32))
-    for stage, output in enumerate(outputs):
+
+    def stages():
+        with torch.no_grad():
+            return {"stages": [output.shape for output in create_torch_model(name).features(torch.zeros(2, 3, 32, 32))]}
+
+    for stage, shape in enumerate(from_torch(f"model/shapes of {name}", stages)["stages"]):
         last_block = captured[f"layer{stage + 1}_{fields['blocks'][stage] - 1}"]["__call__"][0]
-        batch, channels, height, width = output.shape
+        batch, channels, height, width = shape
         assert last_block.shape == (batch, height, width, channels)
 
 
 @each_convolution
 @each_architecture
 def test_eval_mode_equals_torch(name, with_our_convolutions):
-    model, variables, torch_model = build(name, with_our_convolutions)
+    model, variables = build(name, with_our_convolutions)
+
+    def evaluate():
+        with torch.no_grad():
+            return {"logits": load_variables(create_torch_model(name), variables).eval()(to_torch_images(images()))}
+
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images())
-    with torch.no_grad():
-        assert_close(logits, torch_model.eval()(to_torch_images(images())))
+    assert_close(logits, from_torch(f"model/evaluation of {name}", evaluate)["logits"])
 
 
 @each_convolution
 @each_architecture
 def test_train_mode_equals_torch(name, with_our_convolutions):
-    model, variables, torch_model = build(name, with_our_convolutions)
+    model, variables = build(name, with_our_convolutions)
+
+    def train():
+        torch_model = load_variables(create_torch_model(name), variables).train()
+        with torch.no_grad():
+            logits = torch_model(to_torch_images(images()))
+        return {"logits": logits} | {k: v for k, v in torch_model.state_dict().items() if ".running_" in k}
+
+    expected = from_torch(f"model/training of {name}", train)
     logits, updates = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats"]))(variables, images())
-    with torch.no_grad():
-        assert_close(logits, torch_model.train()(to_torch_images(images())))
-    state_dict = torch_model.state_dict()
+    assert_close(logits, expected["logits"])
     for path, leaf in jax.tree_util.tree_flatten_with_path(updates["batch_stats"])[0]:
         *modules, statistic = (key.key for key in path)
         prefix = ".".join(modules).replace("_", ".").replace("shortcut.bn", "shortcut.1")
-        assert_close(leaf, state_dict[f"{prefix}.running_{statistic}"])
+        assert_close(leaf, expected[f"{prefix}.running_{statistic}"])
 
 
 def test_running_variance_is_the_unbiased_one():
@@ -142,10 +161,14 @@ def first_of_normalize(*inputs):
 
 def test_batch_norm_gradient_equals_torch():
     x, scale, bias, grad = batch_norm_inputs()
-    x_torch, *weights = (torch.tensor(array, requires_grad=True) for array in (x.transpose(0, 3, 1, 2), scale, bias))
-    y_torch = torch.nn.functional.batch_norm(x_torch, None, None, *weights, training=True, eps=1e-5)
-    y_torch.backward(torch.tensor(grad.transpose(0, 3, 1, 2)))
-    expected = [x_torch.grad.permute(0, 2, 3, 1), *(weight.grad for weight in weights)]
+
+    def differentiate():
+        x_torch, *weights = (torch.tensor(each, requires_grad=True) for each in (x.transpose(0, 3, 1, 2), scale, bias))
+        y_torch = torch.nn.functional.batch_norm(x_torch, None, None, *weights, training=True, eps=1e-5)
+        y_torch.backward(torch.tensor(grad.transpose(0, 3, 1, 2)))
+        return {"x": x_torch.grad.permute(0, 2, 3, 1), "scale": weights[0].grad, "bias": weights[1].grad}
+
+    expected = from_torch("model/gradient of BatchNorm", differentiate).values()
     with jax.enable_x64(True):
         for actual, theirs in zip(gradients(first_of_normalize, x, scale, bias, grad), expected, strict=True):
             assert actual.dtype == np.float64
@@ -194,20 +217,27 @@ print(json.dumps(results))
 def test_initialisation_is_torchs():
     model = ResNet(channels=(32, 64), blocks=(1, 1))
     params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)["params"]
-    torch.manual_seed(0)
-    torch_model = TorchResNet(channels=(32, 64), blocks=(1, 1))
-    pairs = [
-        (params["conv1"]["kernel"], torch_model.conv1.weight),
-        (params["layer2_0"]["conv2"]["kernel"], torch_model.layer2[0].conv2.weight),
-        (params["layer2_0"]["shortcut_conv"]["kernel"], torch_model.layer2[0].shortcut[0].weight),
-        (params["linear"]["kernel"], torch_model.linear.weight),
-    ]
-    for kernel, weight in pairs:
+    kernels = {
+        "conv1.weight": params["conv1"]["kernel"],
+        "layer2.0.conv2.weight": params["layer2_0"]["conv2"]["kernel"],
+        "layer2.0.shortcut.0.weight": params["layer2_0"]["shortcut_conv"]["kernel"],
+        "linear.weight": params["linear"]["kernel"],
+    }
+
+    def spread(values):
+        return [float(np.abs(values).max()), float(np.std(values))]
+
+    def initialise():
+        torch.manual_seed(0)
+        state_dict = TorchResNet(channels=(32, 64), blocks=(1, 1)).state_dict()
+        return {key: spread(state_dict[key].numpy()) for key in kernels}
+
+    theirs = from_torch("model/initialisation", initialise, relative=1e-6)
+    for key, kernel in kernels.items():
         bound = np.prod(kernel.shape[:-1]) ** -0.5
-        weight = weight.detach().numpy()
-        for values in (np.asarray(kernel), weight):
-            assert 0.97 * bound < np.abs(values).max() <= bound
-            assert values.std() == pytest.approx(bound / 3**0.5, rel=0.06)  # uniform distribution
+        for largest, deviation in (spread(np.asarray(kernel)), theirs[key]):
+            assert 0.97 * bound < largest <= bound
+            assert deviation == pytest.approx(bound / 3**0.5, rel=0.06)  # uniform distribution
     bias = np.asarray(params["linear"]["bias"])
     assert 0 < np.abs(bias).max() <= 64**-0.5 and len(np.unique(bias)) == 10
 

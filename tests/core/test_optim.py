@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from ml_collections import ConfigDict
 
 from configs import default
@@ -16,7 +15,7 @@ from jaxresnet.core.schedules import create_hyperparams_fn
 from jaxresnet.core.state import TrainState
 from jaxresnet.core.steps import train_step
 from jaxresnet.system.errors import UserError
-from tests.torch_reference import TorchResNet, load_variables, to_state_dict, to_torch_images
+from tests.torch_reference import F, TorchResNet, from_torch, load_variables, to_state_dict, to_torch_images, torch
 
 STEPS = 10
 # The authors' calls, and RAdam.
@@ -83,7 +82,7 @@ def test_ten_steps_equal_torch(name, scale):
     with jax.enable_x64(True):
         tx = optim.create_optimizer(optimizer_config(name))
         actual = in_jax(tx, params, grads, rates, np.full(STEPS, 0.9))
-    expected = in_torch(TORCH[name], params, grads, rates)
+    expected = from_torch(f"optim/{name} at {scale}", lambda: in_torch(TORCH[name], params, grads, rates))
     for key in params:
         # The tolerance is relative to the update and not to the parameter that it moves.
         moved = np.abs(expected[key] - params[key])
@@ -95,7 +94,7 @@ def test_cycling_momentum_equals_torch():
     rates, momenta = np.linspace(0.01, 0.1, STEPS), np.linspace(0.95, 0.85, STEPS)
     with jax.enable_x64(True):
         actual = in_jax(optim.create_optimizer(optimizer_config("sgd")), params, grads, rates, momenta)
-    expected = in_torch(TORCH["sgd"], params, grads, rates, momenta)
+    expected = from_torch("optim/sgd with other momenta", lambda: in_torch(TORCH["sgd"], params, grads, rates, momenta))
     for key in params:
         np.testing.assert_allclose(actual[key], expected[key], rtol=1e-12)
 
@@ -132,7 +131,7 @@ def test_muon_equals_numpy_and_torch():
         return torch.optim.SGD(groups, lr=0.1, momentum=optim.MUON_SGD_MOMENTUM, nesterov=True)
 
     rest = {name: params[name] for name in ("conv1", "linear", "bias")}
-    expected = in_torch(sgd, rest, grads, optim.MUON_SGD_RATE * rates)
+    expected = from_torch("optim/sgd beside muon", lambda: in_torch(sgd, rest, grads, optim.MUON_SGD_RATE * rates))
     for name in rest:
         np.testing.assert_allclose(actual[name], expected[name], rtol=1e-12)
     expected = muon_in_numpy(params["kernel"], grads["kernel"], rates, 0.8)
@@ -192,12 +191,27 @@ def test_train_step_equals_torch(frozen):
     with jax.enable_x64(True):
         model = ResNet(**fields, frozen=frozen, dtype=np.float64, param_dtype=np.float64)
         variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-        torch_model = load_variables(TorchResNet(**fields, head=2).double(), variables).train()
-        for name in ("conv1", "bn1", "layer1") if frozen else ():
-            getattr(torch_model, name).requires_grad_(False).eval()
-        optimizer = torch.optim.SGD(torch_model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
 
+        def train():
+            torch_model = load_variables(TorchResNet(**fields, head=2).double(), variables).train()
+            for name in ("conv1", "bn1", "layer1") if frozen else ():
+                getattr(torch_model, name).requires_grad_(False).eval()
+            optimizer = torch.optim.SGD(torch_model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3)
+            losses, correct = [], []
+            for image, label in zip(images, labels, strict=True):
+                inputs = to_torch_images(np.asarray(jax.jit(transform.eval)(jnp.asarray(image)), np.float64))
+                logits = torch_model(inputs)
+                loss = F.cross_entropy(logits, torch.tensor(label, dtype=torch.long))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                losses.append(loss.item())
+                correct.append((logits.argmax(1).numpy() == label).sum())
+            return {"losses": losses, "correct": correct} | torch_model.state_dict()
+
+        expected = from_torch(f"optim/{'frozen' if frozen else 'all'} in training", train)
         config = default.get_config()
         config.schedule.total_epochs = 3.0
         hyperparams_fn = create_hyperparams_fn(config, steps_per_epoch=1)
@@ -212,17 +226,7 @@ def test_train_step_equals_torch(frozen):
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             batch = {"image": jnp.asarray(image), "label": jnp.asarray(label)}
             state, metrics = step(state, batch, hyperparams_fn(i), transform)
-
-            inputs = to_torch_images(np.asarray(jax.jit(transform.eval)(jnp.asarray(image)), np.float64))
-            logits = torch_model(inputs)
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(label, dtype=torch.long))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-
-            assert float(metrics["loss"]) / batch_size == pytest.approx(loss.item(), rel=1e-9)
-            assert int(metrics["correct"]) == int((logits.argmax(1).numpy() == label).sum())
-        expected = torch_model.state_dict()
-        for key, tensor in to_state_dict(state.variables).items():
-            np.testing.assert_allclose(tensor.numpy(), expected[key].numpy(), rtol=1e-8, atol=1e-11, err_msg=key)
+            assert float(metrics["loss"]) / batch_size == pytest.approx(expected["losses"][i], rel=1e-9)
+            assert int(metrics["correct"]) == expected["correct"][i]
+        for key, array in to_state_dict(state.variables).items():
+            np.testing.assert_allclose(array, expected[key], rtol=1e-8, atol=1e-11, err_msg=key)

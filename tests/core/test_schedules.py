@@ -1,17 +1,19 @@
 """Schedules compared with torch.optim.lr_scheduler for up to 400 epochs."""
 
+import os
+import re
 import warnings
 
 import numpy as np
 import pytest
-import torch
-from torch.optim import lr_scheduler
 
 from configs import default
 from configs.scheduler import get_config
 from jaxresnet.core.schedules import create_hyperparams_fn, create_learning_rate_fn, create_momentum_fn
 from jaxresnet.system.errors import UserError
+from tests.torch_reference import from_torch, torch
 
+lr_scheduler = torch and torch.optim.lr_scheduler
 STEPS_PER_EPOCH = 7
 
 
@@ -34,12 +36,14 @@ def torch_values(create_scheduler, ticks, learning_rate=0.1):
             optimizer.step()
             if tick + 1 < ticks:
                 scheduler.step()
-    return np.array(values).T
+    return dict(zip(("rates", "momenta"), np.array(values).T, strict=True))
 
 
 def assert_equal_to_torch(config, create_scheduler, ticks, learning_rate=0.1):
     """Compare every tick with PyTorch. If a tick is an epoch, compare its first and last step."""
-    rates, momenta = torch_values(create_scheduler, ticks, learning_rate)
+    test = re.search(r"::test_(\S+)", os.environ["PYTEST_CURRENT_TEST"])[1]
+    values = from_torch(f"schedules/{test}", lambda: torch_values(create_scheduler, ticks, learning_rate))
+    rates, momenta = values["rates"], values["momenta"]
     steps = np.arange(ticks)
     if config.schedule.step_per == "epoch":
         steps = STEPS_PER_EPOCH * steps[:, None] + [0, STEPS_PER_EPOCH - 1]
@@ -65,13 +69,13 @@ def test_cosine_per_step():
 
 def test_linear_at_pytorchs_defaults():
     config = get_config("linear")
-    assert_equal_to_torch(config, lr_scheduler.LinearLR, 400)
+    assert_equal_to_torch(config, lambda opt: lr_scheduler.LinearLR(opt), 400)
     assert create_learning_rate_fn(config, 391)(np.arange(5 * 391, 200 * 391)).min() == pytest.approx(0.1)
 
 
 def test_polynomial_at_pytorchs_defaults():
     config = get_config("polynomial")
-    assert_equal_to_torch(config, lr_scheduler.PolynomialLR, 400)
+    assert_equal_to_torch(config, lambda opt: lr_scheduler.PolynomialLR(opt), 400)
     assert not create_learning_rate_fn(config, 391)(np.arange(5 * 391, 200 * 391)).any()
 
 

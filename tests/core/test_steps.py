@@ -3,8 +3,6 @@
 import jax
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from configs import default
 from jaxresnet.core.evaluation import evaluate
@@ -22,6 +20,7 @@ from jaxresnet.core.programs import (
 from jaxresnet.core.schedules import Hyperparams
 from jaxresnet.core.state import create_train_state, create_transform
 from jaxresnet.data.loading import Split
+from tests.torch_reference import F, from_torch, torch
 
 
 def make_transform(label_smoothing=0.0, crop_padding=4, flip=True):
@@ -65,17 +64,22 @@ def test_label_smoothing_is_torchs(tiny_config, label_smoothing):
     _, state, data = setup(tiny_config, random_split(20))
     images = TRANSFORM.eval(jax.numpy.asarray(random_split(20).images))
     logits, _ = state.apply_fn(state.variables, images, train=True, mutable=["batch_stats"])
-    logits = torch.tensor(np.asarray(logits), requires_grad=True)
-    labels = torch.tensor(random_split(20).labels, dtype=torch.int64)
-    F.cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
+
+    def cross_entropies():
+        theirs = torch.tensor(np.asarray(logits), requires_grad=True)
+        labels = torch.tensor(random_split(20).labels, dtype=torch.int64)
+        F.cross_entropy(theirs, labels, label_smoothing=label_smoothing).backward()
+        return {"gradient": theirs.grad.sum(0), "loss": F.cross_entropy(theirs, labels).item()}
+
+    expected = from_torch(f"steps/cross entropy smoothed by {label_smoothing}", cross_entropies, relative=1e-5)
 
     steps = jit_steps(make_transform(label_smoothing, 0, False), create_mesh())
     before = np.asarray(state.params["linear"]["bias"])
     state, metrics = steps.train(state, data, np.arange(20)[None], hyperparams())
     moved = (before - np.asarray(state.params["linear"]["bias"])) / 0.1
-    np.testing.assert_allclose(moved, logits.grad.sum(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moved, expected["gradient"], rtol=1e-4, atol=1e-6)
     # The reported loss is the plain cross entropy, so that runs are comparable.
-    np.testing.assert_allclose(metrics["loss"][0] / 20, F.cross_entropy(logits, labels).item(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"][0] / 20, expected["loss"], rtol=1e-5)
 
 
 def test_scanned_steps_equal_single_steps(tiny_config):
