@@ -127,8 +127,8 @@ print(json.dumps(resident))
 def test_memory_does_not_grow_with_steps(run_on_devices):
     """Freed memory that is kept serves the next step.
 
-    If threads overlap as never before, a heap grows once: by 0 to 23 MB in five runs of 1,000 steps. If each step leaked
-    one array of the smallest images between two layers, 0.5 MB, that would be 157 MB here.
+    If threads overlap as never before, a heap grows once: by 0 to 23 MB in five runs of 1,000 steps. If each step
+    leaked one array of the smallest images between two layers, 0.5 MB, that would be 157 MB here.
     """
     after_100, after_400 = run_on_devices(TRAIN_ON, 2)
     assert after_400 < after_100 + 2**26
