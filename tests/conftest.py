@@ -22,7 +22,10 @@ hypothesis.settings.register_profile("quick", max_examples=25, derandomize=True,
 hypothesis.settings.register_profile("thorough", max_examples=400, print_blob=True, **_PROFILE)
 
 # These files take longest. They begin first, so that no core waits for another at the end.
-_LONG = ("test_random_configs", "test_processes", "test_kills", "test_damaged_run_files", "test_damaged_checkpoints")
+_LONG = (
+    *("test_random_configs", "test_processes", "test_kills", "test_damaged_run_files", "test_damaged_checkpoints"),
+    *("test_notebook", "test_pages", "test_benchmark", "test_finetune", "test_training", "test_web"),
+)
 
 _COUNTS = pytest.StashKey[dict[str, int]]()
 

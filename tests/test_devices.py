@@ -92,7 +92,7 @@ def column(lines, name):
     return [line[name] for line in lines if name in line]
 
 
-@pytest.mark.parametrize("count", [2, 3, 8])
+@pytest.mark.parametrize("count", [2, 8, pytest.param(3, marks=pytest.mark.thorough)])
 def test_many_devices_equal_one(train_on, config, subprocess_environment, count):
     """Compare losses, accuracies, BatchNorm's statistics and parameters over 24 steps and four evaluations."""
     workdirs = [train_on(number, subprocess_environment) for number in (1, count)]

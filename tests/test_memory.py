@@ -53,7 +53,10 @@ def pictures(tmp_path_factory):
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("command", ["evaluate", "evaluate --mirror", "predict --grid=grid.png"])
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate --mirror", "predict --grid=grid.png", pytest.param("evaluate", marks=pytest.mark.thorough)],
+)
 def test_scoring_stays_below_two_gigabytes(peak, pictures, tmp_path, command):
     name, *flags = command.replace("=", f"={tmp_path}/").split()
     # CIFAR-10's own 60,000 images add 0.3 GB to those of these few.
