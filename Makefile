@@ -156,4 +156,4 @@ audit:
 	"$$venv/bin/pip-audit" --requirement $(OLDEST_LOCK) --requirement $(NEWEST_LOCK) --requirement $(ONNX_LOCK) --requirement $(RAY_LOCK) --requirement $(AOT_LOCK) --requirement $(SITE_LOCK) --no-deps --disable-pip --strict
 
 clean:
-	rm -rf $(VENV) .venv .venv-* build dist
+	rm -rf $(VENV) .venv .venv-* build dist tests/browser/node_modules
