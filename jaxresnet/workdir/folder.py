@@ -142,7 +142,11 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged.
     """
-    return read_json(workdir / SUMMARY_FILE, "move it away to have it written again")
+    path, advice = workdir / SUMMARY_FILE, "move it away to have it written again"
+    summary = read_json(path, advice)
+    if summary is not None and not {"best", "last", "device"} <= summary.keys():
+        raise UserError(f"{path} lacks fields; {advice}")
+    return summary
 
 
 def read_temperature(workdir: pathlib.Path) -> float:

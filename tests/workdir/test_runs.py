@@ -42,8 +42,8 @@ def test_pack_keeps_runs_of_the_file(tmp_path):
     [
         ("runs.jsonl", '{"path": "a", "config": {}, "metrics": []}', "runs/a cannot be read"),
         ("answers.jsonl", '{"image": "cat.png"}', "is not a file of packed runs"),
-        ("summary.json", '{"last": {"accuracy": NaN}}', "its accuracy is not a number"),
-        ("summary.json", '{"version": 3}', "cannot be read ('last')"),
+        ("summary.json", '{"best": {}, "last": {"accuracy": NaN}, "device": ""}', "its accuracy is not a number"),
+        ("summary.json", '{"version": 3}', "lacks fields"),
         ("config.json", "[1]", "config.json cannot be read"),
     ],
 )
