@@ -124,7 +124,7 @@ def _use_large_pages() -> None:
     XLA:CPU takes a buffer of hundreds of MB for each step of a large network, and returns it. In pages of 4 KB, that
     costs a fifth of the final model's processor time.
     """
-    chosen = {"GLIBC_TUNABLES", "JAXRESNET_TUNE_MALLOC"} & {*os.environ}
+    chosen = "GLIBC_TUNABLES" in os.environ or os.environ.get("JAXRESNET_TUNE_MALLOC") == "0"
     if sys.platform == "linux" and not chosen and "jax" not in sys.modules:
         os.environ |= LARGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -65,7 +65,7 @@ class Job(NamedTuple):
         name = next((name for name in reversed(scores) if name.endswith("_accuracy")), None)
         if name is None:
             return "starting ..."
-        epochs = f"{self.config.num_epochs - self.epochs_left():.1f}/{self.config.num_epochs}"
+        epochs = f"{scores.get('epoch', 0):.1f}/{self.config.num_epochs}"
         return f"epoch {epochs:>9}  {name.replace('_', ' '):>19} {scores[name]:6.2f}%"
 
 
@@ -215,19 +215,19 @@ def run_together(jobs: list[Job], engine: engines.Engine) -> list[str]:
     waiting = [job for job in jobs if _state(job) != "finished"]
     running: dict[pathlib.Path, tuple[Job, Any, tqdm[Any]]] = {}
     print(f"{len(waiting)} of {len(jobs)} runs to do, {engine.room} at a time", flush=True)
-    width, total = max(len(job.label) for job in jobs), sum(job.epochs_left() for job in waiting)
+    width, left = max(len(job.label) for job in jobs), {job.workdir: job.epochs_left() for job in waiting}
     style = "{percentage:3.0f}%|{bar:10}| {desc}  {remaining} left"
     table = functools.partial(
         tqdm, file=sys.stdout, bar_format=style, leave=False, smoothing=0, dynamic_ncols=True, disable=None
     )
-    with stop_signal() as received, table(total=total, desc=f"{'all runs':{width}}") as overall:
+    with stop_signal() as received, table(total=sum(left.values()), desc=f"{'all runs':{width}}") as overall:
         stopped = False
         try:
             while running or (waiting and not received):
                 while waiting and not received and len(running) < engine.room:
                     job = waiting.pop(0)
                     tqdm.write(f"{job.label}: started; output in {engines.log_file(job.workdir)}", sys.stdout)
-                    bar = table(total=job.config.num_epochs, initial=job.config.num_epochs - job.epochs_left())
+                    bar = table(total=job.config.num_epochs, initial=job.config.num_epochs - left[job.workdir])
                     running[job.workdir] = job, engine.start(job.arguments, job.workdir), bar
                 if received and not stopped:
                     stopped = True
@@ -247,7 +247,8 @@ def run_together(jobs: list[Job], engine: engines.Engine) -> list[str]:
                     elif not (stopped and status in (engines.STOPPED, 128 + signal.SIGINT)):
                         failures.append(f"{job.label}: {_reason(status, job.workdir)}")
                         tqdm.write(f"failed: {failures[-1]}", sys.stdout)
-                overall.n = total - sum(job.epochs_left() for job in [*waiting, *(job for job, *_ in running.values())])
+                overall.n = overall.total - sum(left[job.workdir] for job in waiting)
+                overall.n -= sum(bar.total - bar.n for *_, bar in running.values())
                 overall.refresh()
         finally:
             for _, process, _ in () if stopped else running.values():  # an error has ended the sweep
