@@ -41,7 +41,7 @@ from jaxresnet.core.evaluation import Scores
 from jaxresnet.core.state import create_transform
 from jaxresnet.data.loading import Split, hold_out
 from jaxresnet.evaluate import evaluate_run
-from jaxresnet.inference import Classifier, load, restore_run
+from jaxresnet.inference import Classifier, RestoredRun, load, restore_run
 from jaxresnet.portable import any_batch, convert_to_onnx, in_float32, portable
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UsageError, UserError, user_path
@@ -128,17 +128,9 @@ def write_release(
         UserError: unfinished run, missing last checkpoint, existing ``out``, or unreadable data.
     """
     run_folder, folder = released.resolve(workdir), user_path(out)
-    summary = files.read_summary(run_folder)
-    if summary is None:
-        raise UserError(f"{run_folder} holds no finished run; train it to its end first")
     if folder.exists():
         raise UserError(f"--out={out} exists; give a new folder: a release is never overwritten")
-    run = restore_run(run_folder, "last")
-    if run.step != summary["last"]["step"]:
-        raise UserError(
-            f"{run_folder}: its last checkpoint is of step {run.step:,}, but the run ended at step "
-            f"{summary['last']['step']:,}; restore checkpoints/ from a copy"
-        )
+    run, summary = _restore_finished(run_folder)
     names = files.read_class_names(run_folder, run.config)
     config = run.config.copy_and_resolve_references()
     config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
@@ -154,40 +146,57 @@ def write_release(
         for name in (files.SPLIT_FILE, files.IMPORTED_FILE):
             if (run_folder / name).exists():
                 shutil.copy(run_folder / name, new)
-
-        def score(state_dict: StateDict, mirror: bool = False) -> tuple[float, Scores]:
-            content = _safetensors(state_dict, names)
-            (new / WEIGHTS_FILE).write_bytes(content)
-            summary["release"] = {"sha256": hashlib.sha256(content).hexdigest(), "temperature": {"value": 1.0}}
-            files.write_summary(summary, new)
-            scores = evaluate_run(str(new), "last", data_dir, mirror).scores
-            return scores.sums.means("test")["test_accuracy"], scores
-
-        state_dict = to_state_dict(run.state.variables)
-        state_dict = in_half_precision(state_dict)
-        mirrored = score(state_dict, mirror=True)[0] if config.augment.flip else None
-        accuracy, scores = score(state_dict)
-        confusion, train = scores.confusion, files.load_data(run.config, run_folder, data_dir).train
-        temperature = fit_release(load(new), config, train)
-        calibrated = scores.logits, scores.labels, temperature["value"]
-        totals = confusion.sum(1).tolist()  # 0 if a class has no test images
-        recalls = [100 * row[i] / totals[i] if totals[i] else None for i, row in enumerate(confusion.tolist())]
-        summary["release"] |= {
-            "test_accuracy": accuracy,
-            "test_accuracy_mirrored": mirrored,
-            "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
-            "test_images": int(confusion.sum()),
-            "temperature": temperature,
-            "test_ece": 100 * reliability(*calibrated).error,
-            "test_negative_log_likelihood": negative_log_likelihood(*calibrated),
-            "trained_in": run.config.dtype,
-            "note": note,
-            "license": license,
-        }
+        content = _safetensors(in_half_precision(to_state_dict(run.state.variables)), names)
+        (new / WEIGHTS_FILE).write_bytes(content)
+        summary["release"] = {"sha256": hashlib.sha256(content).hexdigest(), "temperature": {"value": 1.0}}
+        files.write_summary(summary, new)
+        train = files.load_data(run.config, run_folder, data_dir).train
+        summary["release"] |= _score_release(new, config, names, train, data_dir)
+        summary["release"] |= {"trained_in": run.config.dtype, "note": note, "license": license}
         files.write_summary(summary, new)
         write_whole(new / files.CARD_FILE, format_card(config, summary))
         new.rename(folder)
     return summary
+
+
+def _restore_finished(run_folder: pathlib.Path) -> tuple[RestoredRun, dict[str, Any]]:
+    """Restore the last checkpoint of a finished run; return it and the run's summary."""
+    summary = files.read_summary(run_folder)
+    if summary is None:
+        raise UserError(f"{run_folder} holds no finished run; train it to its end first")
+    run = restore_run(run_folder, "last")
+    if run.step != summary["last"]["step"]:
+        raise UserError(
+            f"{run_folder}: its last checkpoint is of step {run.step:,}, but the run ended at step "
+            f"{summary['last']['step']:,}; restore checkpoints/ from a copy"
+        )
+    return run, summary
+
+
+def _score_release(
+    release: pathlib.Path, config: ConfigDict, names: Sequence[str], train: Split, data_dir: str | None
+) -> dict[str, Any]:
+    """Score the released files on the test set, with the temperature that their training images give."""
+
+    def score(mirror: bool) -> tuple[float, Scores]:
+        scores = evaluate_run(str(release), "last", data_dir, mirror).scores
+        return scores.sums.means("test")["test_accuracy"], scores
+
+    mirrored = score(mirror=True)[0] if config.augment.flip else None
+    accuracy, scores = score(mirror=False)
+    temperature = fit_release(load(release), config, train)
+    calibrated = scores.logits, scores.labels, temperature["value"]
+    totals = scores.confusion.sum(1).tolist()  # 0 if a class has no test images
+    recalls = [100 * row[i] / totals[i] if totals[i] else None for i, row in enumerate(scores.confusion.tolist())]
+    return {
+        "test_accuracy": accuracy,
+        "test_accuracy_mirrored": mirrored,
+        "test_accuracy_by_class": dict(zip(names, recalls, strict=True)),
+        "test_images": int(scores.confusion.sum()),
+        "temperature": temperature,
+        "test_ece": 100 * reliability(*calibrated).error,
+        "test_negative_log_likelihood": negative_log_likelihood(*calibrated),
+    }
 
 
 def fit_release(classifier: Classifier, config: ConfigDict, train: Split) -> dict[str, Any]:
