@@ -182,24 +182,17 @@ def measure(config: ConfigDict, against: list[str], rounds: int, profile: pathli
     }
 
 
-_HEADER = ("step", "processor time", "page faults", "images/s", "of the ceiling")
+_HEADER = ("", "step", "relative to ours", "processor time", "images/s", "of the ceiling", "peak memory")
 
 
 def format_report(report: dict[str, Any]) -> str:
     """Format the measurements as Markdown: contenders, facts, and whole commands if they were measured."""
     batch_size, ceiling, flop = (report[n] for n in ("batch_size", "matrix_product_flop_per_second", "flop_per_image"))
     ours, evaluation = report["contenders"][OURS], report["evaluation"]
-    contenders = []
-    for name, cost in report["contenders"].items():
-        ratios = cost["relative"]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        relative = "1" if name == OURS else spread
-        contenders.append([name, *_speed(cost, batch_size, flop, ceiling), _gib(cost["peak_memory"]), relative])
     floor = flop * batch_size / ceiling
     share = floor / statistics.median(ours["wall_seconds"])
-    contenders.append(
-        ["products alone", f"{1e3 * floor:,.0f} ms", *[""] * (len(_HEADER) - 2), "100%", "", f"{share:.2f}"]
-    )
+    contenders = [_row(name, cost, batch_size, floor) for name, cost in report["contenders"].items()]
+    contenders.append(["products alone", f"{1e3 * floor:,.0f} ms", f"{share:.2f}", "", "", "100%", ""])
     facts = {name: cost for name, cost in report["contenders"].items() if "compile_seconds" in cost}
     devices = "" if ours["device_count"] == 1 else f", {ours['device_count']} devices"
     seconds = statistics.median(evaluation["wall_seconds"])
@@ -216,7 +209,7 @@ def format_report(report: dict[str, Any]) -> str:
         "evaluation": f"{evaluation['batch_size'] / seconds:,.0f} images/s",
     }
     tables = [
-        markdown_table(["", *_HEADER, "peak memory", "time relative to ours (least to most)"], contenders),
+        markdown_table(_HEADER, contenders),
         markdown_table(["", ""], rows.items()),
     ]
     if report.get("commands"):  # older reports have none
@@ -237,14 +230,13 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def _speed(cost: dict[str, Any], batch_size: float, flop: float, ceiling: float) -> list[str]:
-    """Return the cells of ``_HEADER``, from the medians of a contender's turns."""
-    wall, processor, faults = (
-        statistics.median(cost[name]) for name in ("wall_seconds", "processor_seconds", "page_faults")
-    )
-    pace = flop * batch_size / wall
+def _row(name: str, cost: dict[str, Any], batch_size: float, floor: float) -> list[str]:
+    """Return the cells of ``_HEADER``: medians of a contender's turns, and the range of the ratios to ours."""
+    wall, processor, ratio = (statistics.median(cost[f]) for f in ("wall_seconds", "processor_seconds", "relative"))
     times = [f"{1e3 * seconds:,.{0 if seconds > 0.02 else 2}f} ms" for seconds in (wall, processor)]
-    return [*times, f"{faults:,.0f}", f"{batch_size / wall:,.0f}", f"{pace / ceiling:.0%}"]
+    relative = "1" if name == OURS else f"{ratio:.2f} ({min(cost['relative']):.2f} to {max(cost['relative']):.2f})"
+    speed = f"{batch_size / wall:,.0f}", f"{floor / wall:.0%}"
+    return [name, times[0], relative, times[1], *speed, _gib(cost["peak_memory"])]
 
 
 def _count(text: str) -> int:

@@ -91,7 +91,7 @@ def test_stored_seed_is_checked(tmp_path, seed):
 
 @pytest.mark.thorough
 def test_report_on_thousands_of_runs(tmp_path):
-    """Report on 10,000 runs in 1 GB, and in 30 s of processor time, because the 19 s of a quiet machine vary."""
+    """Report on 10,000 runs in 1 GB, and in 30 s of processor time, because 10 to 19 s were measured."""
     unpack(10_000, tmp_path / "runs")
     program = (
         "import resource, sys\n"
