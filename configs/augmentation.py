@@ -60,7 +60,7 @@ NOTE = """
 baseline by (0.2023, 0.1994, 0.201), so that their images are 0.77 to 0.82 times the baseline's. BatchNorm follows the
 first convolution and removes most of such a factor, so 95.48 and 95.30 may differ by the spread between runs.
 
-Every run of the authors ends at a training accuracy of 100.00%. The best epochs of `norm_0.49`, `norm_0.5` and `none`
+Every log of this table ends at a training accuracy of 100.00%. The best epochs of `norm_0.49`, `norm_0.5` and `none`
 are 91.05, 90.65 and 91.03. From there, the normalised runs lose 1.69 and 1.50 points by the end, and `none` loses
 0.31, so the gap that the paper prints is late overfitting. "Color augmentation" is normalisation: no script changes
 colours.

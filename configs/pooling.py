@@ -14,7 +14,9 @@ from configs.tables import BASELINE, Arm, Claim, getter
 TITLE = "Table 6: pooling"
 ARMS = {
     "avg_5": BASELINE,
-    "avg_8": Arm({"model.pooling": "8"}, 95.57, "pooling/avg_8_stride1", "a window of 8x8, the whole map"),
+    "avg_8": Arm(
+        {"model.pooling": "8"}, 95.57, "pooling/avg_8_stride1", "a window of 8x8, the same function as adaptive"
+    ),
     "adaptive": Arm({"model.pooling": "global"}, 95.61, "pooling/adaptive", "the mean over the whole map"),
 }
 CLAIMS = (

@@ -1,6 +1,6 @@
 """Pilots at half width, each of which may strike a part of the recipe of `configs/long.py`.
 
-    jaxresnet sweep --config=configs/vetoes.py --workdir=runs/vetoes
+    jaxresnet sweep --config=configs/vetoes.py --workdir=runs/vetoes --jobs=2
 
 The plan was written before the first run. Each arm trains 30 epochs on 45,000 images and is scored on the other 5,000;
 the test set is not read. An arm has one seed, and 93% of 5,000 images have a standard error of 0.36 points.

@@ -3,8 +3,9 @@
     python -m scripts.pack_runs runs/small results/small.jsonl
 
 ``read_runs`` reads such a file beside folders. A line holds the path of the run below the folder, its config, its
-summary or the reason why it diverged, and its metrics at the end of each epoch. Runs that the file already holds stay,
-and those of the folder replace their older versions, so the command can be repeated as runs finish.
+summary or the reason why it diverged, and its metrics at the end of evaluated epochs and of every tenth. Runs that the
+file already holds stay, and those of the folder replace their older versions, so the command can be repeated as runs
+finish.
 """
 
 import argparse
@@ -15,12 +16,13 @@ from typing import Any
 from jaxresnet import cli
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import write_whole
+from jaxresnet.workdir.log import is_epoch_line
 from jaxresnet.workdir.runs import Run, read_packed, read_runs
 
 
 def pack(run: Run, folder: pathlib.Path) -> dict[str, Any]:
-    """Return the line of a run. Metrics are rounded to six digits, and those within an epoch are left out."""
-    metrics = [line for line in run.lines if line["epoch"] % 1 == 0]
+    """Return the line of a run. Metrics are rounded to six digits."""
+    metrics = [line for line in run.lines if line["epoch"] % 10 == 0 or is_epoch_line(line)]
     return {
         "path": run.path.relative_to(folder).as_posix(),
         "config": run.config.to_dict(),

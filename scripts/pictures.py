@@ -26,7 +26,7 @@ from jaxresnet.workdir.log import is_epoch_line, read_metrics
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 OUT = REPOSITORY / "docs"
 RUNS = REPOSITORY / "results" / "runs"
-AUTHORS = ("final", "final_try1", "final_try2", "final_try4")  # their runs of the final recipe
+AUTHORS = ("final", "final_try1", "final_try2", "final_try4")  # their final run, and three relatives
 OURS, THEIRS = "#2b7bba", "#8a8a8a"
 TICKS = (50, 70, 80, 90, 93, 95, 96)
 
@@ -52,7 +52,7 @@ def draw_compute() -> Figure:
         text = f"{config.num_epochs} epochs, {format_seconds(points[-1]['seconds'])}"
         axes.annotate(text, (compute[-1], error[-1]), (-10, 0), textcoords="offset points", color=OURS, ha="right")
     axes.text(0.23, 4.6, "this project, two CPU cores:\nsmall images first, whole ones last", color=OURS, va="center")
-    axes.text(10.5, 30, "the authors' four runs of their\nfinal recipe, 200 epochs", color="#666666", va="center")
+    axes.text(10.5, 30, "the authors' final run and three\nrelatives, 200 epochs", color="#666666", va="center")
     axes.set(xscale="log", yscale="log", ylim=(60, 3.6), xlim=(0.2, 60))
     axes.set(xlabel="compute in training, PFLOP", ylabel="test accuracy, %")
     axes.set_yticks([100 - tick for tick in TICKS], map(str, TICKS))

@@ -342,7 +342,7 @@ def test_small_images_need_global_pooling(tiny_config, tmp_path):
 def test_fast_recipe_resumes_exactly(tiny_config, tmp_path, monkeypatch):
     """The run stops in the epoch of small images, with all features of the fast recipe, averages and a trapezoid."""
     tiny_config.augment.small_images = ((16, 0.5),)
-    tiny_config.augment.alternating_flip = True
+    tiny_config.augment.update(alternating_flip=True, cutout_size=8)
     tiny_config.label_smoothing = 0.1
     tiny_config.optimizer.name = "muon"
     tiny_config.ema_decay = 0.7

@@ -46,10 +46,12 @@ class Fit:
             self._rows = self._inverse @ matrix.T @ matrix  # projects on what the runs can tell
             self._solution = self._inverse @ matrix.T @ accuracy
             residuals = pd.Series(accuracy - matrix @ self._solution, steady["arm"].to_numpy())
+            # The only run of its seed fits exactly, and says nothing about the spread of its arm.
+            compared = steady["seed"].duplicated(keep=False).to_numpy() | (not blocks)
             self.freedom = len(steady) - round(np.trace(self._rows))
             # Pooled over the steady arms, and NaN if there is one seed.
             self.variance = float((residuals**2).sum()) / self.freedom if self.freedom > 0 else np.nan
-            if (outlier := find_outlier(residuals)) is None:
+            if (outlier := find_outlier(residuals[compared])) is None:
                 break
             self.unsteady.add(outlier)
 

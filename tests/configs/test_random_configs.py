@@ -166,6 +166,7 @@ WRONG_VALUE = {
     "eval_batch_size": [0],
     "eval_every_epochs": [0],
     "label_smoothing": [1, 1.0],
+    "ema_decay": [1, 1.0],
     "init_from": ["nowhere", "pretrained:nothing"],
     "freeze": ["head", "layer9", "stem layer1"],
     "loss": ["", "mse", "nowhere.py:loss"],

@@ -1,11 +1,16 @@
-"""Configs with arms that are no tables of the paper: networks without skips, and the small study."""
+"""Configs with arms that are no tables of the paper: networks without skips, the small study, the long recipe."""
+
+import math
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from configs import skips, small
-from jaxresnet.config import check_config, check_same_training, flatten
+from configs import long, skips, small, vetoes
+from jaxresnet.config import check_config, check_same_training, flatten, save_config
+from jaxresnet.initial import branch_off
+from jaxresnet.system.errors import UserError
 from scripts.skips import gradient_norms
 from tests.conftest import REPOSITORY
 
@@ -15,7 +20,7 @@ def layers(config):
     return 2 * sum(config.model.blocks) + 2
 
 
-@pytest.mark.parametrize("study", [skips, small])
+@pytest.mark.parametrize("study", [skips, small, vetoes])
 def test_unknown_arm_gets_the_list(study):
     for arm in study.ARMS:
         check_config(study.get_config(arm))
@@ -69,3 +74,23 @@ def test_gradients_at_initialisation():
 @pytest.mark.parametrize("arm", skips.ARMS)
 def test_stored_skip_runs_have_their_configs(arm):
     check_same_training(skips.get_config(arm), REPOSITORY / "results" / "runs" / f"skips-{arm}")
+
+
+@pytest.mark.parametrize("epochs", long.EPOCHS[:-1])
+def test_branches_of_the_long_recipe_fit_its_trunk(epochs, tmp_path):
+    """The only thing that a trunk without checkpoints lacks is the one at the step where the decay begins."""
+    trunk, branch = long.get_config(), long.get_config(str(epochs))
+    save_config(trunk, tmp_path)
+    branch.branch_from = str(tmp_path)
+    with pytest.raises(UserError, match=r"ends at step \d+; checkpoints are there of \[\]") as error:
+        branch_off(None, branch, math.ceil(50_000 / trunk.batch_size), tmp_path)
+    step = int(re.search(r"step (\d+)", str(error.value))[1])
+    assert step == branch.num_epochs * 3 / 4 * 98 and step % trunk.checkpoint.every_steps == 0
+
+
+def test_vetoes_differ_from_the_long_recipe_in_their_parts():
+    first = flatten(vetoes.get_config().to_dict())
+    parts = {"augment.cutout_size", "augment.alternating_flip", "optimizer.name", "optimizer.momentum"}
+    for arm in vetoes.ARMS:
+        values = flatten(vetoes.get_config(arm).to_dict())
+        assert {k for k in first if values[k] != first[k]} <= parts | {"name", "schedule.learning_rate"}

@@ -56,6 +56,29 @@ def test_unequal_seeds_are_compared_within_seeds():
     assert fit.difference("arm", "control").value == pytest.approx(0.95)
 
 
+def test_only_run_of_a_seed_changes_no_other_comparison():
+    rng = np.random.default_rng(1)
+    accuracies = {f"steady{i}": 90 + rng.normal(0, 0.1, 3) for i in range(5)} | {"wild": np.array([89.7, 90.0, 90.3])}
+    more = accuracies | {"wild": np.append(accuracies["wild"], [88.0, 89.0, 90.0, 91.0])}
+    for changed in (accuracies, more):
+        fit = Fit(frame(changed))
+        assert fit.unsteady == {"wild"}
+        assert fit.many_to_one(["steady1", "steady2"], "steady0") == Fit(frame(accuracies)).many_to_one(
+            ["steady1", "steady2"], "steady0"
+        )
+
+
+def test_blocked_dunnett_equals_the_published_table():
+    """Two-sided 5% points of Dunnett (1964) for 2 and 5 comparisons with 10 degrees of freedom are 2.57 and 2.99."""
+    rng = np.random.default_rng(0)
+    for arms, seeds, factor in ((3, 6, 2.57), (6, 3, 2.99)):
+        names = [f"arm{i}" for i in range(arms)]
+        fit = Fit(frame({name: rng.normal(90, 1, seeds) for name in names}))
+        assert fit.freedom == 10
+        for each in fit.many_to_one(names[1:], names[0]):
+            assert (each.high - each.value) / each.error == pytest.approx(factor, abs=0.006)
+
+
 def test_unsteady_arm_gets_welch():
     rng = np.random.default_rng(1)
     accuracies = {f"steady{i}": 90 + rng.normal(0, 0.1, 3) for i in range(5)} | {"wild": np.array([40.0, 60.0, 80.0])}

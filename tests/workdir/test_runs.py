@@ -25,10 +25,23 @@ def test_packed_runs_equal_their_folders(tmp_path):
     for run in read_runs(folder):
         twin = packed.pop(run.path.relative_to(folder))
         assert twin.summary == run.summary and not changed_fields(twin.config, run.config)
-        whole = [line for line in run.lines if line["epoch"] % 1 == 0]
+        whole = [line for line in run.lines if "seconds" in line]
         assert [line["epoch"] for line in twin.lines] == [line["epoch"] for line in whole]
         assert twin.lines[-1]["train_loss"] == pytest.approx(whole[-1]["train_loss"], rel=1e-5)
     assert not packed
+
+
+def test_packed_runs_keep_evaluated_epochs_and_every_tenth(tmp_path):
+    run = tmp_path / "runs" / "cpu"
+    shutil.copytree(REPOSITORY / "results" / "runs" / "cpu", run)
+    (run / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"epoch": i / 2, "step": i} | ({"seconds": 1} if i == 50 else {})) + "\n" for i in range(1, 51)
+        )
+    )
+    pack_runs(tmp_path / "runs", tmp_path / "runs.jsonl")
+    (packed,) = read_runs(tmp_path / "runs.jsonl")
+    assert [line["epoch"] for line in packed.lines] == [10, 20, 25]
 
 
 def test_pack_keeps_runs_of_the_file(tmp_path):
