@@ -91,8 +91,18 @@ class Parser(argparse.ArgumentParser):
 def _spell(word: str) -> str:
     flag, equals, value = word.partition("=")
     if re.match(r"--[a-z]", flag):
-        flag = "--" + flag[2:].replace("-", "_").replace("work_dir", "workdir")
+        flag = "--" + flag[2:].replace("-", "_")
     return flag + equals + value
+
+
+def count(text: str) -> int:
+    """Return a positive number from the command line."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+count.__name__ = "positive number"  # argparse names the function in its message
 
 
 def run(

@@ -8,7 +8,6 @@ probabilities, for which a release divides logits by its temperature. --reliabil
 """
 
 import argparse
-import functools
 import pathlib
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,9 +60,8 @@ def evaluate_run(
     # Both views are computed at once, so they take the memory of twice as many images.
     batch_size = max(eval_batch_size(config.eval_batch_size) // (1 + mirror), 1)
     with image_bar(len(test)) as bar:
-        show = functools.partial(bar.update, min(batch_size, len(test)))
         data = put_on_devices(test.images, test.labels, mesh)
-        scores = evaluate(steps, state, data, len(test), batch_size, show)
+        scores = evaluate(steps, state, data, len(test), batch_size, bar.update)
     return Evaluation(step, scores)
 
 

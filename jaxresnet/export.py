@@ -217,6 +217,7 @@ def fit_release(classifier: Classifier, config: ConfigDict, train: Split) -> dic
         method = "training images, augmented as in training and by a cutout of half their side"
         harder = config.copy_and_resolve_references()
         harder.augment.update(cutout_size=config.dataset.image_size // 2, cutmix_alpha=0.0, small_images=())
+        harder.augment.alternating_flip = False  # Random flips come from the transform, alternating ones do not.
         transform = dataclasses.replace(create_transform(harder), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         augmented, _ = transform.train(
             jax.random.key(config.seed), jnp.asarray(split.images), jnp.asarray(split.labels)
@@ -265,7 +266,7 @@ model-index:
 | on | {summary["device"]}; {versions} |
 | commit | {summary.get("git_commit") or "not recorded"} |
 | computation | {scores["trained_in"]} in training; float32 in use and for all accuracies here |
-| selection | none: the weights after the last epoch |
+| selection | none: the {"averages of the weights" if config.ema_decay else "weights"} after the last epoch |
 | weights | `{WEIGHTS_FILE}`: float16, PyTorch's names and layouts; SHA-256 `{scores["sha256"]}` |
 | confidences | softmax(logits / {fitted["value"]:.3f}), fitted on {fitted["images"]:,} {fitted["method"]}; ECE on the \
 test set {scores["test_ece"]:.2f}%, negative log-likelihood {scores["test_negative_log_likelihood"]:.4f} |
@@ -301,8 +302,7 @@ def export(arguments: argparse.Namespace) -> None:
     ending = "pth" if arguments.format == "torch" else arguments.format
     beside = pathlib.Path() if folder in released.MODELS.values() else folder
     out = output_file("--out", arguments.out or str(beside / f"model.{ending}"), arguments.force)
-    convert = to_safetensors if out.suffix == ".safetensors" else FORMATS[arguments.format]
-    content = convert(load(arguments.workdir, arguments.checkpoint))
+    content = FORMATS[arguments.format](load(arguments.workdir, arguments.checkpoint))
     write_whole(out, content)
     print(f"{out}: {len(content) / 1e6:.1f} MB")
 
@@ -313,7 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_run()
     parser.add_argument("--format", required=True, choices=[*FORMATS, "web", "release"], help="what to write")
     text = "file to write (default: model.FORMAT in the workdir; in the current folder for a released model), or new "
-    parser.add_argument("--out", help=f"{text}folder of a page or a release; --format=torch also writes .safetensors")
+    parser.add_argument("--out", help=f"{text}folder of a page or a release")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file; a folder never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")
     parser.add_argument("--license", default="unknown", help="license of a release's weights, for the card")

@@ -88,11 +88,11 @@ def plan_jobs(
     """
     path, single = split_arm(name)
     experiment, name = load_experiment(path), name.removesuffix(f":{single}")
-    if single and arms is None:
-        arms = [single]
+    if single and arms is not None:
+        raise UsageError(f"--arms={','.join(arms)}: --config={name}:{single} names an arm already; leave out one")
     jobs: dict[pathlib.Path, Job] = {}
     for seed in range(seeds):
-        for arm in _chosen(experiment, arms):
+        for arm in [single] if single else _chosen(experiment, arms):
             config = experiment.get_config(arm)
             apply(config, overrides)
             config.seed += seed
@@ -306,7 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser("sweep", __doc__)
     parser.add_config("config file of the table, or its name such as scheduler")
     parser.add_argument("--workdir", required=True, help="folder of all runs")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per arm, counted from --config.seed")
+    parser.add_argument("--seeds", type=cli.count, default=1, help="seeds per arm, counted from --config.seed")
     parser.add_argument("--arms", help='arms to run, as in --arms=adam,sgd; "paper": those with a test accuracy in it')
     parser.add_argument("--jobs", type=int, help="runs at a time, each on a share of the GPUs or else of the CPU cores")
     parser.add_argument("--on", choices=["ray"], help="run on the nodes of a Ray cluster, which share --workdir")

@@ -239,15 +239,6 @@ def _row(name: str, cost: dict[str, Any], batch_size: float, floor: float) -> li
     return [name, times[0], relative, times[1], *speed, _gib(cost["peak_memory"])]
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-_count.__name__ = "positive number"  # argparse names the function in its message
-
-
 def _say(text: str) -> None:
     print(f"\r{text:<70}", file=sys.stderr, end="", flush=True)
 
@@ -270,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = cli.Parser("scripts.benchmark", __doc__)
     parser.add_config()
-    parser.add_argument("--rounds", type=_count, default=7, help="timed rounds, after one warm-up round")
+    parser.add_argument("--rounds", type=cli.count, default=7, help="timed rounds, after one warm-up round")
     rivals = "rival to time, interleaved; may be repeated"
     parser.add_argument("--against", action="append", default=[], choices=["torch", "xla"], help=rivals)
     text = "also time whole commands and measure their memory; all: those that need CIFAR-10 too, for some minutes"

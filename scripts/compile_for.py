@@ -318,7 +318,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
-    parser = cli.Parser("scripts.compile_for", __doc__.split("\n\n")[1])
+    parser = cli.Parser("scripts.compile_for", __doc__)
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="such as h100:8 or v5e:2x4")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="types to compute in")
     parser.add_argument("--full_effort", action="store_true", help="let libtpu optimize as for training, for minutes")

@@ -139,7 +139,7 @@ def test_commands_on_what_is_no_run(run, tmp_path, module):
 @pytest.mark.reliability
 def test_weights_out_and_in_again(run, tmp_path, quickstart_run):
     out = tmp_path / "w.safetensors"
-    done = run("jaxresnet.export", "--format=torch", f"--out={out}", f"--workdir={quickstart_run}")
+    done = run("jaxresnet.export", "--format=safetensors", f"--out={out}", f"--workdir={quickstart_run}")
     assert done.returncode == 0, done.stderr
     back = ["jaxresnet.convert", "--from_torch", str(out), QUICKSTART, f"--workdir={tmp_path / 'run'}"]
     done = run(*back)

@@ -57,8 +57,9 @@ def without_counters(state_dict):
 
 
 def exported(workdir, out):
-    export.main([f"--workdir={workdir}", "--format=torch", f"--out={out}"])
-    return safetensors.numpy.load_file(out) if out.suffix == ".safetensors" else torch.load(out)
+    kind = "safetensors" if out.suffix == ".safetensors" else "torch"
+    export.main([f"--workdir={workdir}", f"--format={kind}", f"--out={out}"])
+    return safetensors.numpy.load_file(out) if kind == "safetensors" else torch.load(out)
 
 
 @needs_torch

@@ -36,8 +36,8 @@ def source(tmp_path_factory, tiny_npz):
     folder = tmp_path_factory.mktemp("source")
     train_and_evaluate(make_tiny_config(tiny_npz), str(folder / "run"))
     export.main([f"--workdir={folder / 'run'}", "--format=release", f"--out={folder / 'release'}"])
-    for name in ("model.safetensors", *["model.pth"] * bool(torch)):
-        export.main([f"--workdir={folder / 'run'}", "--format=torch", f"--out={folder / name}"])
+    for name, kind in (("model.safetensors", "safetensors"), *[("model.pth", "torch")] * bool(torch)):
+        export.main([f"--workdir={folder / 'run'}", f"--format={kind}", f"--out={folder / name}"])
     return folder
 
 

@@ -86,6 +86,7 @@ def test_arms_of_paper_can_be_chosen(tmp_path):
         ("scheduler", [], {}, "--arms=: .*scheduler.py has cosine"),
         ("quickstart", ["paper"], {}, "--arms=paper: .*quickstart.py has no arms"),
         ("final", ["final"], {}, "--arms=final: .*final.py has no arms"),
+        ("scheduler:linear", ["cosine"], {}, "--config=scheduler:linear names an arm already"),
         ("scheduler", None, {"batch_size": "0"}, "batch_size=0: expected a whole number from 1"),
         ("scheduler", None, {"name": "mine"}, "cosine, seed 0 and linear, seed 0 would both run in"),
     ],
@@ -93,6 +94,12 @@ def test_arms_of_paper_can_be_chosen(tmp_path):
 def test_impossible_plans_are_refused(tmp_path, name, arms, overrides, message):
     with pytest.raises(UsageError, match=message):
         sweep.plan_jobs(name, arms, 1, overrides, tmp_path)
+
+
+def test_one_config_takes_what_follows_its_colon(tmp_path):
+    first, second = sweep.plan_jobs("fast:40", None, 2, {}, tmp_path)
+    assert (first.config.num_epochs, first.arguments[0]) == (40, "--config=fast:40")
+    assert second.workdir == tmp_path / "fast" / "seed1"
 
 
 def test_runs_share_compiled_programs(small, tmp_path, capsys):

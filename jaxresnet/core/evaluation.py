@@ -55,9 +55,12 @@ def evaluate(
     data: DeviceSplit,
     size: int,
     batch_size: int,
-    after_dispatch: Callable[[], Any] = lambda: None,
+    after_dispatch: Callable[[int], Any] = lambda images: None,
 ) -> Scores:
-    """Score all ``size`` images of ``data``, each counted once, in batches of up to ``eval_batch_size(batch_size)``."""
+    """Score all ``size`` images of ``data``, each counted once, in batches of up to ``eval_batch_size(batch_size)``.
+
+    ``after_dispatch`` is called with the number of images that the last dispatch scored.
+    """
     sums, confusions, logits = Sums(), [], []
     batch_size = min(eval_batch_size(batch_size), size)
     at_once = steps_per_dispatch(-(-size // batch_size))
@@ -67,5 +70,5 @@ def evaluate(
         sums.add(metrics, time.monotonic() - start)
         confusions.append(metrics["confusion"].sum(0))
         logits += [*metrics["logits"]]
-        after_dispatch()
+        after_dispatch(int(mask.sum()))
     return Scores(sums, np.sum(confusions, axis=0), np.concatenate(logits)[:size], np.asarray(data.labels))

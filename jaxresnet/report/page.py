@@ -43,7 +43,7 @@ def make_section(table: Table, studies: list[Study]) -> Section:
     rows, others = [], []
     for arm, name in table.names.items():
         accuracies, each = study.fit.accuracies(name), differences.get(name, Difference())
-        remark = each.reason if len(accuracies) else "not run"
+        remark = each.reason.replace("not run", f"{table.control} not run") if len(accuracies) else "not run"
         if study.has_diverged(name):
             remark = "some diverged" if len(accuracies) else "diverged"
         mean = accuracies.mean() if len(accuracies) else math.nan

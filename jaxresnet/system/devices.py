@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 
+import jaxresnet
 from jaxresnet.system.files import cache_folder
 
 # JAX's settings that change numbers. An environment variable such as JAX_ENABLE_X64 sets each, besides XLA_FLAGS.
@@ -18,7 +20,7 @@ _SETTINGS = (
     *("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable"),
     *("jax_random_seed_offset", "jax_disable_jit", "jax_numpy_dtype_promotion"),
 )
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "jaxresnet")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 _XLA_FLAGS = (
     "--xla_cpu_collective_call_terminate_timeout_seconds=3600",  # or a core 40 s late, on a busy machine, ends all
@@ -52,6 +54,7 @@ def set_up_jax() -> None:
     _keep_compiled_programs()
 
 
+@functools.cache
 def keep_freed_memory() -> None:
     """Keep freed blocks below ``KEPT_BLOCK`` bytes in this process, unless ``JAXRESNET_TUNE_MALLOC=0`` is set.
 
@@ -122,7 +125,8 @@ def describe() -> dict[str, Any]:
         "device_count": len(devices),
         "process_count": jax.process_count(),
         "versions": {"python": platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        | {package: importlib.metadata.version(package) for package in _PACKAGES}
+        | {"jaxresnet": jaxresnet.__version__},
         "git_commit": _git_commit(),
         "settings": settings(),
     }

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,9 +122,7 @@ def read_runtime(folder: str | None) -> dict[str, bytes]:
         return {file: (place / file).read_bytes() for file in RUNTIME}
 
 
-def write_page(
-    workdir: pathlib.Path, checkpoint: str, out: str, data_dir: str | None, runtime: str | None
-) -> dict[str, Any]:
+def write_page(workdir: pathlib.Path, checkpoint: str, out: str, data_dir: str | None, runtime: str | None) -> None:
     """Write the page of a run into a new folder.
 
     Args:
@@ -134,9 +131,6 @@ def write_page(
         out: new folder.
         data_dir: folder of the run's data, whose test set has the examples, or None for the one in the run's config.
         runtime: folder with the files in ``RUNTIME``, or None to download them.
-
-    Returns:
-        The content of ``model.json``.
 
     Raises:
         UserError: ``out`` exists, or the run, its data or the runtime cannot be read.
@@ -165,7 +159,6 @@ def write_page(
     }
     files["model.json"] = json.dumps(about, indent=2).encode()
     _write_folder(folder, files)
-    return about
 
 
 def _write_folder(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:

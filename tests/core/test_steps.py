@@ -200,7 +200,9 @@ def test_cifar10_has_391_steps():
 def test_evaluation_counts_every_image_once(tiny_config, batch_size):
     split = random_split(50)
     steps, state, data = setup(tiny_config, split)
-    sums, confusion, *_ = evaluate(steps, state, data, 50, batch_size)
+    shown = []
+    sums, confusion, *_ = evaluate(steps, state, data, 50, batch_size, shown.append)
+    assert sum(shown) == 50
     logits = state.apply_fn(state.variables, TRANSFORM.eval(jax.numpy.asarray(split.images)), train=False)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits), np.float64)
     expected = np.zeros((10, 10), int)

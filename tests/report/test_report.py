@@ -107,6 +107,13 @@ def test_papers_table(tmp_path):
     assert "one\\_cycle" in table("scheduler.tex") and "\\toprule" in table("scheduler.tex")
 
 
+def test_table_without_runs_of_its_control(tmp_path):
+    runs = write_runs(tmp_path / "runs", scheduler.get_config, {"linear": [91.0, 91.2], "one_cycle": [92.0, 92.1]})
+    markdown, *_ = report(tmp_path, runs)
+    assert "| cosine | the baseline | 95.48 |  | not run | 0 |" in markdown
+    assert markdown.count("| cosine not run | 2 |") == 2
+
+
 def test_page_needs_no_network(tmp_path):
     _, page, _ = mine(tmp_path)
     links = set(re.findall(r'(?:src|href|url)\W*=\W*"([^"]*)"', page))
