@@ -6,6 +6,7 @@ The horizontal axis is the epoch or, with --x=pflop, the compute so far. The run
 """
 
 import argparse
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ TRAIN_COLOUR, EVAL_COLOUR = "#4477aa", "#cc3311"
 
 
 @default_style()
-def plot_run(workdir: str, out: str, x: str = "epoch", force: bool = False) -> None:
+def plot_run(workdir: str | pathlib.Path, out: str, x: str = "epoch", force: bool = False) -> None:
     """Draw loss, accuracy and learning rate to a picture.
 
     Solid lines are the run's. If the config names a curve of the paper, it is dotted. Within an epoch, training metrics

@@ -181,7 +181,7 @@ def run_jobs(jobs: list[Job]) -> list[str]:
             if job.is_finished():
                 print("finished before")
                 continue
-            train_and_evaluate(job.config, str(job.workdir))
+            train_and_evaluate(job.config, job.workdir)
         except Interrupted:
             raise
         except (UserError, OSError) as error:

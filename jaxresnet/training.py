@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from jaxresnet.inference import Classifier
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Train and evaluate in ``workdir``, or resume the run that is already there.
 
     Args:
@@ -391,8 +391,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> Run:
     from jaxresnet.inference import load  # Imported here because the loop does not need it.
 
     folder = user_path(workdir)
-    summary = train_and_evaluate(config, str(folder))
+    summary = train_and_evaluate(config, folder)
     lines = [line for line in read_metrics(folder) if is_epoch_line(line)]
     names = lines[-1] if lines else ()  # the log of a finished run may be gone
     metrics = {name: np.array([line[name] for line in lines]) for name in names}
-    return Run(folder, load(str(folder)), summary, metrics)
+    return Run(folder, load(folder), summary, metrics)

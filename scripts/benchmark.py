@@ -212,7 +212,7 @@ def format_report(report: dict[str, Any]) -> str:
         markdown_table(_HEADER, contenders),
         markdown_table(["", ""], rows.items()),
     ]
-    if report.get("commands"):  # older reports have none
+    if report["commands"]:
         timed = [
             [each["command"], f"{each['cold_seconds']:.1f} s", f"{each['warm_seconds']:.1f} s", _gib(each["peak"])]
             for each in report["commands"]

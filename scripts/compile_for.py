@@ -22,8 +22,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for scripts/, if this file is run by its path
-
 import jax
 import jax.numpy as jnp
 import numpy as np

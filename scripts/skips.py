@@ -11,12 +11,9 @@ and its Table 8 has one of 80. The second command draws the training curves of `
 import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for configs/, if this file is run by its path
 
 import flax.linen as nn
 import jax

@@ -17,8 +17,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # for scripts/, if this file is run by its path
-
 from jaxresnet.report.page import list_claims
 from jaxresnet.report.study import group_runs, judge, keep_compared, load_tables
 from jaxresnet.workdir.runs import read_runs

@@ -99,7 +99,7 @@ def test_import_and_export_are_bit_exact(authors_file, state_dict, tiny_config, 
         assert (np.asarray(back[key]).dtype, np.asarray(back[key]).shape) == (array.dtype, array.shape), key
         assert np.asarray(back[key]).tobytes() == array.tobytes(), key
     if torch:
-        TorchResNet(channels=(4, 8), blocks=(1, 1)).load_state_dict({k: torch.tensor(v) for k, v in back.items()})
+        TorchResNet(channels=(4, 8), blocks=(1, 1)).load_state_dict({k: torch.as_tensor(v) for k, v in back.items()})
 
 
 def test_safetensors_hold_class_names(authors_file, tiny_config, tmp_path):
