@@ -12,13 +12,16 @@ import jax.export
 import jax.numpy as jnp
 
 from jaxresnet.inference import Classifier
+from jaxresnet.kernels import convolution
 from jaxresnet.system.errors import UserError
 
 
 def portable(classifier: Classifier) -> Classifier:
     """Return the classifier with its weights on the host, and without kernels that suit one platform alone."""
     # Kernels for CPUs are replaced by the functions that they compute.
-    model = classifier.model.clone(conv_general_dilated=jax.lax.conv_general_dilated, relu=jax.nn.relu)
+    generic = {convolution.conv_general_dilated: jax.lax.conv_general_dilated, convolution.relu: jax.nn.relu}
+    used = {name: getattr(classifier.model, name) for name in ("conv_general_dilated", "relu")}
+    model = classifier.model.clone(**{name: generic.get(function, function) for name, function in used.items()})
     return dataclasses.replace(classifier, model=model, variables=jax.device_get(classifier.variables))
 
 
