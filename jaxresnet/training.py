@@ -174,12 +174,12 @@ class _Trainer:
     def _restore(self) -> None:
         """Continue from the newest checkpoint, or else from the run to branch off, if there is one."""
         restored = self.checkpointer.restore_newest(self.state)
-        holder, else_ = f"{self.workdir} holds", "give another --workdir, or"
+        origin, remedy = f"{self.workdir} holds a run", "give another --workdir, or"
         if restored is None and self.config.branch_from:
             from jaxresnet.initial import branch_off  # Imported here because few runs need it.
 
             restored, self.imported = branch_off(self.state, self.config, self.steps_per_epoch, self.workdir)
-            holder, else_ = f"branch_from={self.config.branch_from} is", "give"
+            origin, remedy = f"branch_from={self.config.branch_from} is a run", "give"
         if restored is None:
             return
         fingerprint, (self.state, self.progress) = self.progress.data_fingerprint, restored
@@ -190,8 +190,8 @@ class _Trainer:
         self.progress.data_fingerprint = self.progress.data_fingerprint or fingerprint  # Imported weights have none.
         if self.progress.data_fingerprint != fingerprint:
             raise UserError(
-                f"{holder} a run on other data (checksum {self.progress.data_fingerprint}, now "
-                f"{fingerprint}); {else_} the data that this run was started with"
+                f"{origin} on other data (checksum {self.progress.data_fingerprint}, now {fingerprint}); "
+                f"{remedy} the data that this run was started with"
             )
 
     def _open_log(self) -> MetricsWriter:

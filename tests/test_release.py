@@ -149,12 +149,18 @@ def test_held_out_images_give_the_temperature(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("value", [0, "1.5", None, float("nan")])
-def test_release_with_an_odd_temperature(copy, value):
+def test_release_with_an_odd_temperature(copy, capsys, value):
     fields = json.loads((copy / "summary.json").read_text())
     fields["release"]["temperature"]["value"] = value
     (copy / "summary.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=r"the temperature is .*; expected a positive"):
         jaxresnet.load(copy)
+    del fields["release"]["temperature"]
+    (copy / "summary.json").write_text(json.dumps(fields))
+    assert jaxresnet.load(copy).temperature == 1
+    assert capsys.readouterr().err == (
+        f"note: {copy} is a release without a temperature; its confidences are as trained\n"
+    )
 
 
 def test_evaluate_prints_classes_and_draws_confidences(shipped, tiny_npz, tmp_path, capsys):

@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -149,12 +150,15 @@ def read_summary(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def read_temperature(workdir: pathlib.Path) -> float:
-    """Return the temperature of a release, or 1 for a run.
+    """Return the temperature of a release; 1 for a run, and with a note on stderr for a release that has none.
 
     Raises:
         UserError: it is not a positive number, or ``summary.json`` is damaged.
     """
-    value = (read_summary(workdir) or {}).get("release", {"temperature": {"value": 1.0}})["temperature"]["value"]
+    release = (read_summary(workdir) or {}).get("release")
+    if release is not None and "temperature" not in release:
+        print(f"note: {workdir} is a release without a temperature; its confidences are as trained", file=sys.stderr)
+    value = (release or {}).get("temperature", {"value": 1.0}).get("value")
     if not isinstance(value, int | float) or not 0 < value < math.inf:
         raise UserError(f"{workdir / SUMMARY_FILE}: the temperature is {value!r}; expected a positive number")
     return float(value)

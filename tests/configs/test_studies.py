@@ -82,10 +82,11 @@ def test_branches_of_the_long_recipe_fit_its_trunk(epochs, tmp_path):
     trunk, branch = long.get_config(), long.get_config(str(epochs))
     save_config(trunk, tmp_path)
     branch.branch_from = str(tmp_path)
+    steps_per_epoch = math.ceil(50_000 / trunk.batch_size)
     with pytest.raises(UserError, match=r"ends at step \d+; checkpoints are there of \[\]") as error:
-        branch_off(None, branch, math.ceil(50_000 / trunk.batch_size), tmp_path)
+        branch_off(None, branch, steps_per_epoch, tmp_path)
     step = int(re.search(r"step (\d+)", str(error.value))[1])
-    assert step == branch.num_epochs * 3 / 4 * 98 and step % trunk.checkpoint.every_steps == 0
+    assert step == branch.num_epochs * 3 / 4 * steps_per_epoch and step % trunk.checkpoint.every_steps == 0
 
 
 def test_vetoes_differ_from_the_long_recipe_in_their_parts():
