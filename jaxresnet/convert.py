@@ -10,11 +10,9 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import re
 import sys
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -29,6 +27,7 @@ from numpy._core import multiarray
 from jaxresnet import cli
 from jaxresnet.config import check_config, get_config, save_config
 from jaxresnet.system.errors import UserError, one_line, user_path
+from jaxresnet.system.files import new_folder
 
 # In older versions, a file could make torch.load run code or write beyond its memory in spite of weights_only=True
 # (CVE-2025-32434, CVE-2026-24747).
@@ -150,7 +149,7 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     Args:
         file: checkpoint that ``read_torch_file`` accepts.
         config: config that the weights belong to.
-        workdir: new or empty folder.
+        workdir: new folder.
 
     Raises:
         UserError: the file, config or folder is invalid, or the weights do not fit the config.
@@ -166,28 +165,21 @@ def import_weights(file: pathlib.Path, config: ConfigDict, workdir: pathlib.Path
     from jaxresnet.workdir.folder import IMPORTED_FILE, write_class_names, write_json
 
     check_config(config)
-    if os.path.lexists(workdir) and not (workdir.is_dir() and not any(workdir.iterdir())):
-        raise UserError(f"--workdir={workdir} exists; give a new or an empty folder, as a run is never overwritten")
-    checkpoint = read_torch_file(file)
-    try:
-        variables = from_state_dict(checkpoint.state_dict, config.model)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-    state = begin_with(config, jax.tree.map(jnp.asarray, variables))
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    origin = {"file": file.name, "accuracy": checkpoint.accuracy, "sha256": sha256}
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    # Written to a temporary folder beside it and then renamed, so that a failure leaves no partial run.
-    with tempfile.TemporaryDirectory(prefix=f".{workdir.name}.", dir=workdir.parent) as folder:
-        new = pathlib.Path(folder) / workdir.name
-        new.mkdir()
+    with new_folder("--workdir", workdir) as new:
+        checkpoint = read_torch_file(file)
+        try:
+            variables = from_state_dict(checkpoint.state_dict, config.model)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+        state = begin_with(config, jax.tree.map(jnp.asarray, variables))
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        origin = {"file": file.name, "accuracy": checkpoint.accuracy, "sha256": sha256}
         save_config(config, new)
         with Checkpointer(new) as checkpointer:
             checkpointer.save(state, Progress(data_fingerprint=None))
         write_json(new / IMPORTED_FILE, origin)
         if checkpoint.class_names is not None:
             write_class_names(checkpoint.class_names, new)
-        new.rename(workdir)
     claims = "" if checkpoint.accuracy is None else f", and its file claims {checkpoint.accuracy:.2f}% accuracy"
     return (
         f"{workdir}: {count_parameters(state.params):,} parameters{claims}.\nThe file does not say how images were "

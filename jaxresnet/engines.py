@@ -43,7 +43,7 @@ class Local:
             UserError: there are fewer devices, or JAX does not start.
         """
         kind, devices = _devices()
-        if not 1 <= count <= len(devices):
+        if count > len(devices):
             raise UsageError(f"--jobs={count}: JAX sees {len(devices)} {kind} here; give 1 to {len(devices)}")
         self.kind, self.room = kind, count
         bounds = [len(devices) * i // count for i in range(count + 1)]
@@ -136,8 +136,6 @@ class Ray:
         except Exception as error:  # Ray raises several types
             advice = "start one with `ray start --head`, or set RAY_ADDRESS"
             raise UserError(f"--on=ray: there is no cluster ({one_line(error)}); {advice}") from error
-        if cpus < 1 or gpus < 0 or (most is not None and most < 1):
-            raise UsageError("--cpus and --jobs are numbers from 1, and --gpus from 0")
         if not self.room:
             raise UsageError(f"--cpus={cpus} --gpus={gpus}: no node of the cluster has as many for a run")
         # A process serves one run, as JAX needs it.

@@ -47,15 +47,13 @@ def evaluate_run(
     from jaxresnet.core.state import create_transform
     from jaxresnet.inference import restore_run
     from jaxresnet.system.terminal import image_bar
-    from jaxresnet.workdir.folder import check_class_names, load_data
+    from jaxresnet.workdir.folder import load_data
 
     folder = released.resolve(workdir)
     config, step, state, mesh = restore_run(folder, checkpoint)
     if mirror and not config.augment.flip:
         raise UserError("--mirror: this run was trained without mirror images (augment.flip=False); leave out --mirror")
-    dataset = load_data(config, folder, data_dir)
-    check_class_names(folder, config, dataset.class_names)
-    test = dataset.test
+    test = load_data(config, folder, data_dir).test
     steps = jit_steps(create_transform(config), mesh, mirror=mirror)
     # Both views are computed at once, so they take the memory of twice as many images.
     batch_size = max(eval_batch_size(config.eval_batch_size) // (1 + mirror), 1)

@@ -20,7 +20,7 @@ from jaxresnet.data.images import to_pixels
 from jaxresnet.system.errors import UsageError
 from jaxresnet.system.files import PICTURES, default_style, output_file, write_figure
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.folder import check_class_names, load_data
+from jaxresnet.workdir.folder import load_data
 
 if TYPE_CHECKING:  # JAX takes seconds to import, so a mistyped flag is reported before that.
     from jaxresnet.inference import Classifier
@@ -180,7 +180,6 @@ def explain(arguments: argparse.Namespace) -> None:
     if arguments.embedding or arguments.neighbours:
         config = load_config(arguments.workdir)
         dataset = load_data(config, arguments.workdir, arguments.data_dir)
-        check_class_names(arguments.workdir, config, dataset.class_names)
     if arguments.embedding and dataset:
         test = dataset.test
         shown = slice(0, EMBEDDED)

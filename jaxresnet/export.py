@@ -23,7 +23,6 @@ import io
 import json
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +44,7 @@ from jaxresnet.inference import Classifier, RestoredRun, load, restore_run
 from jaxresnet.portable import any_batch, convert_to_onnx, in_float32, portable
 from jaxresnet.system.devices import set_up_jax
 from jaxresnet.system.errors import UsageError, UserError, user_path
-from jaxresnet.system.files import output_file, write_whole
+from jaxresnet.system.files import new_folder, output_file, write_whole
 from jaxresnet.web.page import write_page
 from jaxresnet.weights import StateDict, to_state_dict
 from jaxresnet.workdir import folder as files
@@ -127,20 +126,14 @@ def write_release(
     Raises:
         UserError: unfinished run, missing last checkpoint, existing ``out``, or unreadable data.
     """
-    run_folder, folder = released.resolve(workdir), user_path(out)
-    if folder.exists():
-        raise UserError(f"--out={out} exists; give a new folder: a release is never overwritten")
-    run, summary = _restore_finished(run_folder)
-    names = files.read_class_names(run_folder, run.config)
-    config = run.config.copy_and_resolve_references()
-    config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
-    config.dataset.data_dir = None  # The path is valid only on this machine.
-    data_dir = data_dir or run.config.dataset.data_dir
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # The folder is renamed into place when it is complete, so a failure leaves no partial release.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        new = pathlib.Path(temporary) / folder.name
-        new.mkdir()
+    run_folder = released.resolve(workdir)
+    with new_folder("--out", user_path(out)) as new:
+        run, summary = _restore_finished(run_folder)
+        names = files.read_class_names(run_folder, run.config)
+        config = run.config.copy_and_resolve_references()
+        config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
+        config.dataset.data_dir = None  # The path is valid only on this machine.
+        data_dir = data_dir or run.config.dataset.data_dir
         save_config(config, new)
         files.write_class_names(names, new)
         for name in (files.SPLIT_FILE, files.IMPORTED_FILE):
@@ -152,10 +145,10 @@ def write_release(
         files.write_summary(summary, new)
         train = files.load_data(run.config, run_folder, data_dir).train
         summary["release"] |= _score_release(new, config, names, train, data_dir)
-        summary["release"] |= {"trained_in": run.config.dtype, "note": note, "license": license}
+        data = files.data_name(run_folder, run.config)
+        summary["release"] |= {"data": data, "trained_in": run.config.dtype, "note": note, "license": license}
         files.write_summary(summary, new)
         write_whole(new / files.CARD_FILE, format_card(config, summary))
-        new.rename(folder)
     return summary
 
 
@@ -232,7 +225,8 @@ def fit_release(classifier: Classifier, config: ConfigDict, train: Split) -> dic
 
 def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
     """Format a model card as Markdown, with the fields that the Hugging Face hub reads at its top."""
-    scores, steps, data = summary["release"], summary["last"]["step"], json.dumps(config.dataset.name)
+    scores, steps = summary["release"], summary["last"]["step"]
+    data = json.dumps(scores["data"])
     single, mirrored = scores["test_accuracy"], scores["test_accuracy_mirrored"]
     fitted = scores["temperature"]
     by_class = scores["test_accuracy_by_class"].items()

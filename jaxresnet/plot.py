@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 
 from jaxresnet import cli, released
 from jaxresnet.config import eval_split_name, load_config
-from jaxresnet.data.cifar import CIFAR10_CLASSES, IMAGE_SHAPE, NUM_TRAIN
+from jaxresnet.data.cifar import IMAGE_SHAPE, NUM_TRAIN
 from jaxresnet.report.paper_curves import Series, read_paper_curve
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import PICTURES, default_style, output_file, write_figure
-from jaxresnet.workdir.folder import CURVES_FILE, read_class_names
+from jaxresnet.workdir.folder import CURVES_FILE, data_name
 from jaxresnet.workdir.log import is_epoch_line, read_metrics
 
 if TYPE_CHECKING:  # Its import can fail, and takes a second.
@@ -54,8 +54,7 @@ def plot_run(workdir: str | pathlib.Path, out: str, x: str = "epoch", force: boo
     if not lines:
         raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
     run = _run_series(lines, split)
-    # The data may be a user's own under this name.
-    is_cifar10 = config.dataset.name == "cifar10" and read_class_names(folder, config) == CIFAR10_CLASSES
+    is_cifar10 = data_name(folder, config) == "cifar10"
     paper = read_paper_curve(config.paper.curve) if config.paper.curve and is_cifar10 else None
     if x == "pflop":
         if not is_cifar10:

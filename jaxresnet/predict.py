@@ -31,7 +31,7 @@ from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import PICTURES, default_style, output_file, to_json, write_figure, write_whole
 from jaxresnet.system.terminal import format_table as align_columns
 from jaxresnet.system.terminal import image_bar
-from jaxresnet.workdir.folder import check_class_names, load_data
+from jaxresnet.workdir.folder import load_data
 
 if TYPE_CHECKING:  # JAX takes seconds to import, so a mistyped flag is reported before that.
     from jaxresnet.inference import Classifier
@@ -270,7 +270,6 @@ def run(arguments: argparse.Namespace) -> None:
     images: Iterator[Image] | None = None
     if not files:
         dataset = load_data(config, arguments.workdir, arguments.data_dir)
-        check_class_names(arguments.workdir, config, dataset.class_names)
         images = images_of_array("test", dataset.test.images, dataset.test.labels)
     classifier = load(arguments.workdir, arguments.checkpoint)
 

@@ -8,7 +8,7 @@ import pytest
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from jaxresnet.workdir.log import read_metrics
-from tests.conftest import make_tiny_config
+from tests.conftest import make_tiny_config, save_digits
 from tests.test_training import assert_same_run
 
 pytestmark = pytest.mark.reliability
@@ -68,4 +68,13 @@ def test_branches_from_other_trunks_are_refused(trunk, tiny_npz, tmp_path, num_e
     with config.ignore_type():
         config.branch_from = str(tmp_path / "trunk")
     with pytest.raises(UserError, match=message):
+        train_and_evaluate(config, str(tmp_path / "run"))
+
+
+def test_branch_needs_the_data_of_its_trunk(trunk, tmp_path):
+    other = save_digits(tmp_path / "other.npz", 164, 50)  # as many steps
+    config = make_config(other, 3, 1.0, **{"augment.small_images": ((16, 0.34),)})
+    with config.ignore_type():
+        config.branch_from = str(trunk)
+    with pytest.raises(UserError, match=r"branch_from=.* is a run on other data \(.*\); give the data that this run"):
         train_and_evaluate(config, str(tmp_path / "run"))

@@ -148,7 +148,7 @@ def test_weights_out_and_in_again(run, tmp_path, quickstart_run):
     scores = [run("jaxresnet.evaluate", f"--workdir={path}").stdout for path in (quickstart_run, tmp_path / "run")]
     first, second = (re.search(r"test accuracy .*, 360 images", score)[0] for score in scores)
     assert first == second
-    assert_one_line(run(*back), "a run is never overwritten")
+    assert_one_line(run(*back), "exists; give a new folder")
 
     done = run("jaxresnet.convert", f"--from_torch={out}", "--config=final", f"--workdir={tmp_path / 'other'}")
     first, *kinds = done.stderr.splitlines()

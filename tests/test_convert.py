@@ -212,7 +212,7 @@ def test_report_excludes_imported_runs(authors_file, tiny_config, tmp_path, caps
 def test_import_overwrites_no_workdir(authors_file, tiny_config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("x")
-    with pytest.raises(UserError, match="a run is never overwritten"):
+    with pytest.raises(UserError, match="exists; give a new folder"):
         import_weights(authors_file, tiny_config, tmp_path / "run")
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["mine.txt"]
 

@@ -35,11 +35,10 @@ def wait_for(condition, process, seconds=180):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("count", [0, -1, 9])
-def test_impossible_number_of_jobs(monkeypatch, count):
+def test_more_jobs_than_devices(monkeypatch):
     monkeypatch.setattr(engines, "_devices", lambda: ("GPUs", [*"01234567"]))
-    with pytest.raises(UsageError, match=f"--jobs={count}: JAX sees 8 GPUs here; give 1 to 8"):
-        engines.Local(count)
+    with pytest.raises(UsageError, match="--jobs=9: JAX sees 8 GPUs here; give 1 to 8"):
+        engines.Local(9)
 
 
 def test_gpus_are_shared_evenly(monkeypatch, tmp_path):
@@ -80,6 +79,14 @@ def test_killed_run_is_named(monkeypatch, tmp_path):
     assert "%|          | all runs           ? left" in shown
 
 
+@pytest.mark.parametrize("flag", ["--seeds=0", "--jobs=0", "--cpus=-1"])
+def test_numbers_below_one_are_refused(capsys, flag):
+    with pytest.raises(SystemExit):
+        sweep.main(["--config=scheduler", "--workdir=runs", flag])
+    name, value = flag.split("=")
+    assert f"argument {name}: invalid positive number value: '{value}'" in capsys.readouterr().err
+
+
 def test_missing_ray_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"Ray is not installed; pip install 'jaxresnet\[ray\]'"):
@@ -94,9 +101,8 @@ def test_room_is_that_of_nodes(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert engines.Ray(tmp_path, 2, 0).room == 3 and engines.Ray(tmp_path, 1, 1).room == 2
     assert engines.Ray(tmp_path, 1, 0, 4).room == 4
-    for given, message in (((1, 3), "no node of the cluster has as many"), ((0, 0), "from 1"), ((1, 0, 0), "from 1")):
-        with pytest.raises(UsageError, match=message):
-            engines.Ray(tmp_path, *given)
+    with pytest.raises(UsageError, match="no node of the cluster has as many"):
+        engines.Ray(tmp_path, 1, 3)
 
 
 def test_absent_cluster_is_named(tmp_path, monkeypatch):

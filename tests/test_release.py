@@ -69,7 +69,7 @@ def test_card_has_the_fields_of_the_hub(shipped):
     release = read_summary(shipped)["release"]
     _, front, text = (shipped / "README.md").read_text().split("---\n", 2)
     fields = yaml.safe_load(front)
-    assert (fields["license"], fields["datasets"], fields["metrics"]) == ("unknown", ["cifar10"], ["accuracy"])
+    assert (fields["license"], fields["datasets"], fields["metrics"]) == ("unknown", ["tiny"], ["accuracy"])
     (result,) = fields["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "accuracy", "value": pytest.approx(release["test_accuracy"] / 100, abs=1e-4)}]
     assert "Trained for these tests." in text and release["sha256"] in text
@@ -206,7 +206,7 @@ def test_release_is_a_finished_run_in_training(shipped, run, capsys):
     assert train_and_evaluate(load_config(shipped), str(shipped)) == read_summary(shipped)
     assert "already holds this run, finished" in capsys.readouterr().out
     assert sorted(path.name for path in shipped.iterdir()) == files
-    with pytest.raises(UserError, match="never overwritten"):
+    with pytest.raises(UserError, match="exists; give a new folder"):
         write_release(str(run), str(shipped), "", "mit", None)
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import secrets
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,30 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(flag: str, folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Write a new folder, which gets its name when it is complete, so that a failure leaves no part of it.
+
+    Args:
+        flag: command-line flag that gives the folder.
+        folder: path of the folder.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        UserError: the path exists.
+    """
+    if os.path.lexists(folder):
+        raise UserError(f"{flag}={folder} exists; give a new folder, because nothing is overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        new = pathlib.Path(temporary) / folder.name
+        new.mkdir()
+        yield new
+        new.rename(folder)
 
 
 def to_json(fields: Any, **options: Any) -> str:

@@ -12,7 +12,6 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,8 @@ from jaxresnet.config import load_config
 from jaxresnet.inference import Classifier, load
 from jaxresnet.portable import any_batch, convert_to_onnx, in_float32, portable
 from jaxresnet.system.errors import UserError, user_path
-from jaxresnet.workdir.folder import check_class_names, load_data, read_class_names
+from jaxresnet.system.files import new_folder
+from jaxresnet.workdir.folder import load_data, read_class_names
 
 PAGE = ("index.html", "demo.css", "demo.js", "pixels.js")
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -135,9 +135,12 @@ def write_page(workdir: pathlib.Path, checkpoint: str, out: str, data_dir: str |
     Raises:
         UserError: ``out`` exists, or the run, its data or the runtime cannot be read.
     """
-    folder = user_path(out)
-    if folder.exists():
-        raise UserError(f"--out={out} exists; give a new folder")
+    with new_folder("--out", user_path(out)) as folder:
+        for name, content in _page_files(workdir, checkpoint, data_dir, runtime).items():
+            (folder / name).write_bytes(content)
+
+
+def _page_files(workdir: pathlib.Path, checkpoint: str, data_dir: str | None, runtime: str | None) -> dict[str, bytes]:
     config = load_config(workdir)
     files: dict[str, bytes] = {name: _SOURCE.joinpath(name).read_bytes() for name in PAGE}
     files |= read_runtime(runtime)
@@ -145,7 +148,6 @@ def write_page(workdir: pathlib.Path, checkpoint: str, out: str, data_dir: str |
         files[EXAMPLES_FILE], examples = (workdir / EXAMPLES_FILE).read_bytes(), [*range(EXAMPLES)]
     else:
         dataset = load_data(config, workdir, data_dir)
-        check_class_names(workdir, config, dataset.class_names)
         files[EXAMPLES_FILE], examples = draw_examples(dataset.test.images, dataset.test.labels)
     classifier, names = load(workdir, checkpoint), read_class_names(workdir, config)
     files["model.onnx"] = to_onnx(classifier)
@@ -158,15 +160,4 @@ def write_page(workdir: pathlib.Path, checkpoint: str, out: str, data_dir: str |
         "bytes": {name: len(files[name]) for name in ("model.onnx", RUNTIME[1])},  # for the bar while they load
     }
     files["model.json"] = json.dumps(about, indent=2).encode()
-    _write_folder(folder, files)
-
-
-def _write_folder(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a new folder, which is renamed into place when it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        new = pathlib.Path(temporary) / folder.name
-        new.mkdir()
-        for name, content in files.items():
-            (new / name).write_bytes(content)
-        new.rename(folder)
+    return files

@@ -214,14 +214,25 @@ def read_confusion(workdir: pathlib.Path) -> tuple[list[str], list[list[int]]] |
 def load_data(config: ConfigDict, workdir: pathlib.Path, data_dir: str | None = None) -> Dataset:
     """Read the data of the run in ``workdir``, with the test images that it has drawn, or of one that will begin there.
 
-    ``data_dir`` is where the data lie now, if not where the config says. Errors are those of ``load_dataset``.
+    ``data_dir`` is where the data lie now, if not where the config says.
+
+    Raises:
+        UserError: as in ``load_dataset``; or the classes are not those of the run, as far as both have names.
     """
     fields, split = config.dataset, read_json(workdir / SPLIT_FILE, "restore it from a copy")
     test = fields.split_seed if split is None else split.get("test")
     if not isinstance(test, int | list):
         raise UserError(f"{workdir / SPLIT_FILE} cannot be read (expected the test images); restore it from a copy")
     place = fields.data_dir if data_dir is None else data_dir
-    return load_dataset(fields.name, place, config.model.num_classes, fields.image_size, test)
+    data = load_dataset(fields.name, place, config.model.num_classes, fields.image_size, test)
+    names, expected = data.class_names, read_class_names(workdir, config)
+    are_named = all(any(not name.isdecimal() for name in group) for group in (expected, names))
+    if (workdir / CLASSES_FILE).exists() and are_named and names != expected:
+        raise UserError(
+            f"the classes of the data ({', '.join(names[:4])}, ...) are not those of {workdir} "
+            f"({', '.join(expected[:4])}, ...); give the data_dir of the run's data"
+        )
+    return data
 
 
 def write_class_names(names: Sequence[str], workdir: pathlib.Path) -> None:
@@ -246,19 +257,11 @@ def read_class_names(workdir: pathlib.Path, config: ConfigDict) -> tuple[str, ..
     return tuple(map(str, names))
 
 
-def check_class_names(workdir: pathlib.Path, config: ConfigDict, names: Sequence[str]) -> None:
-    """Check that data have the classes of the run in ``workdir``, as far as both have names.
-
-    Raises:
-        UserError: the names differ.
-    """
-    expected = read_class_names(workdir, config)
-    are_named = all(any(not name.isdecimal() for name in group) for group in (expected, names))
-    if (workdir / CLASSES_FILE).exists() and are_named and tuple(names) != expected:
-        raise UserError(
-            f"the classes of the data ({', '.join(names[:4])}, ...) are not those of {workdir} "
-            f"({', '.join(expected[:4])}, ...); give the --data_dir of the run's data"
-        )
+def data_name(workdir: pathlib.Path, config: ConfigDict) -> str:
+    """Return the name of a run's data: that of the data set, or of a user's own under the name of CIFAR-10."""
+    if config.dataset.name == "cifar10" and read_class_names(workdir, config) != CIFAR10_CLASSES:
+        return pathlib.Path(config.dataset.data_dir or "other data").stem
+    return str(config.dataset.name)
 
 
 def read_failure(workdir: pathlib.Path) -> str | None:
