@@ -105,7 +105,7 @@ def _winograd(x: Images, kernel: Kernel) -> Images:
 
 def _winograd_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
     # The input gradient is the output gradient convolved with the kernel, rotated by 180 degrees and transposed.
-    u = winograd.transform_kernel(kernel[::-1, ::-1].swapaxes(2, 3))
+    u = winograd.rotate(winograd.transform_kernel(kernel))
 
     def accumulate(totals: list[jax.Array], parts: tuple[Images, Images]) -> tuple[list[jax.Array], Images]:
         x_part, grad_part = parts
@@ -135,13 +135,13 @@ def _strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images,
     def accumulate(total: jax.Array, parts: tuple[Images, Images]) -> tuple[jax.Array, Images]:
         x_part, grad_part = parts
         patches, flat = _patches(x_part).reshape(-1, len(matrix)), grad_part.reshape(-1, features)
-        return total + patches.T @ flat, _sum_patches(
+        return total + transpose(flat) @ patches, _sum_patches(
             (grad_part @ matrix.T).reshape(*grad_part.shape[:3], 3, 3, channels)
         )
 
-    zeros = jnp.zeros(matrix.shape, x.dtype)
+    zeros = jnp.zeros(matrix.shape[::-1], x.dtype)
     dkernel, dx = lax.scan(accumulate, zeros, (_chunks(x, x), _chunks(grad, x)))
-    return dx.reshape(x.shape), dkernel.reshape(kernel.shape)
+    return dx.reshape(x.shape), dkernel.T.reshape(kernel.shape)
 
 
 def _patches(x: Images) -> Float[Array, "batch h w values"]:
@@ -207,8 +207,9 @@ def _pointwise_strided(x: Images, kernel: Kernel) -> Images:
 def _pointwise_strided_gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
     dx = grad @ kernel[0, 0].T
     zeros = jnp.zeros_like(dx)
-    dkernel = jnp.einsum("nhwc,nhwf->cf", x[:, ::2, ::2], grad)
-    return interleave([[dx, zeros], [zeros, zeros]]), dkernel[None, None]
+    channels, features = kernel.shape[2:]
+    dkernel = transpose(grad.reshape(-1, features)) @ x[:, ::2, ::2].reshape(-1, channels)
+    return interleave([[dx, zeros], [zeros, zeros]]), dkernel.T[None, None]
 
 
 pointwise_strided = convolution(_pointwise_strided, _pointwise_strided_gradients)

@@ -2,14 +2,13 @@
 
 V = B'dB for overlapping 4x4 input tiles d, and U = GwG' for the kernel w. The 2x2 output tiles are A'[VU]A. VU is 16
 matrix products (tiles, in) x (in, out), one per position in a tile. The 16 stay separate arrays, because joining them
-would cost a copy.
+would cost a copy. B, G and A are written out as sums, because XLA:CPU is slow at products with such narrow matrices.
 """
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
@@ -19,7 +18,6 @@ from jaxresnet.kernels.sharding import Images, Kernel
 # F(4x4, 3x3) needs fewer multiplications, but is slower here, because its transforms cost more: 144 against 178 GFLOP/s
 # a core at 64 channels, on an Intel Xeon. In bfloat16 the transforms dominate as well, and it loses to float32.
 Tiles = list[Float[Array, "tiles channels"]]
-_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
 def convolve(x: Images, u: Tiles) -> Images:
@@ -29,8 +27,17 @@ def convolve(x: Images, u: Tiles) -> Images:
 
 def transform_kernel(kernel: Kernel) -> Tiles:
     """Return GwG' of the kernel w, position by position."""
-    g = jnp.asarray(_G, kernel.dtype)
-    return list(jnp.einsum("ai,bj,ijcf->abcf", g, g, kernel).reshape(16, *kernel.shape[2:]))
+
+    def transform(w0: jax.Array, w1: jax.Array, w2: jax.Array) -> list[jax.Array]:
+        return [w0, (w0 + w1 + w2) / 2, (w0 - w1 + w2) / 2, w2]
+
+    return [tile for row in transform(*kernel) for tile in transform(*row)]
+
+
+def rotate(u: Tiles) -> Tiles:
+    """Return the transform of the transposed kernel, rotated by 180 degrees: first and last positions change places."""
+    order = (3, 1, 2, 0)
+    return [u[4 * i + j].T for i in order for j in order]
 
 
 def input_tiles(x: Images) -> Tiles:
@@ -73,9 +80,13 @@ def grad_tiles(grad: Images) -> list[Float[Array, "features tiles"]]:
 
 def kernel_gradient(sums: Sequence[Float[Array, "features channels"]]) -> Kernel:
     """Transform the products of gradient and input tiles, summed over all images, to the kernel's layout."""
-    g = jnp.asarray(_G, sums[0].dtype)
-    stacked = jnp.stack(sums).reshape(4, 4, *sums[0].shape)
-    return jnp.einsum("ai,bj,abfc->ijcf", g, g, stacked)
+
+    def transform(u0: jax.Array, u1: jax.Array, u2: jax.Array, u3: jax.Array) -> list[jax.Array]:
+        return [u0 + (u1 + u2) / 2, (u1 - u2) / 2, (u1 + u2) / 2 + u3]
+
+    rows = [transform(*sums[first : first + 4]) for first in range(0, 16, 4)]
+    columns = [transform(*column) for column in zip(*rows, strict=True)]
+    return jnp.stack([jnp.stack(row) for row in zip(*columns, strict=True)]).swapaxes(2, 3)
 
 
 def transpose(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
