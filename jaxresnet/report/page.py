@@ -82,9 +82,10 @@ def _format(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
     return text
 
 
-def to_markdown(frame: pd.DataFrame, text_columns: Sequence[str] = ("arm", "description")) -> str:
+def to_markdown(frame: pd.DataFrame) -> str:
     """Format a table of text in Markdown."""
-    lines = [[*frame], ["---" if column in text_columns else "---:" for column in frame], *frame.to_numpy().tolist()]
+    rules = ["---" if column in ("arm", "description") else "---:" for column in frame]
+    lines = [[*frame], rules, *frame.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 

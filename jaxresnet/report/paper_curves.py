@@ -5,8 +5,6 @@ import pathlib
 
 from jaxresnet.system.errors import UserError
 
-PAPER_CURVES = pathlib.Path(__file__).with_name("paper_curves.csv")
-
 Series = dict[str, list[float]]
 
 
@@ -16,10 +14,10 @@ def read_paper_curve(name: str) -> Series:
     Raises:
         UserError: unknown curve.
     """
-    with PAPER_CURVES.open(encoding="utf-8") as file:
+    with pathlib.Path(__file__).with_name("paper_curves.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["run"] == name]
     if not rows:
-        raise UserError(f"paper.curve={name!r}: no such run in {PAPER_CURVES.name}")
+        raise UserError(f"paper.curve={name!r}: no such run in paper_curves.csv")
     epochs = [float(row["epoch"]) + 1 for row in rows]
     columns = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
     curves = {name.replace("test", "eval"): [float(row[name]) for row in rows] for name in columns}

@@ -33,21 +33,20 @@ class Fit:
     whose variance is an outlier is left out of the model and compared by Welch's test, with a variance of its own.
     """
 
-    def __init__(self, runs: pd.DataFrame, blocks: bool = True):
-        """Fit the model. Without ``blocks``, seeds are independent, as in an analysis of variance with one factor."""
+    def __init__(self, runs: pd.DataFrame):
+        """Fit the model. If all runs have one seed, it is that of an analysis of variance with one factor."""
         self.runs = runs  # columns arm, seed and accuracy, one row a run
         self.unsteady: set[str] = set()  # arms with a variance of their own
         while True:
             steady = runs[~runs["arm"].isin(self.unsteady)]
-            seeds = pd.get_dummies(steady["seed"] if blocks else 0 * steady["seed"], dtype=float)
-            design = pd.concat([pd.get_dummies(steady["arm"], dtype=float), seeds], axis=1)
+            design = pd.concat([pd.get_dummies(steady[name], dtype=float) for name in ("arm", "seed")], axis=1)
             matrix, accuracy = design.to_numpy(), steady["accuracy"].to_numpy(float)
             self._columns, self._inverse = np.array([*design], object), np.linalg.pinv(matrix.T @ matrix)
             self._rows = self._inverse @ matrix.T @ matrix  # projects on what the runs can tell
             self._solution = self._inverse @ matrix.T @ accuracy
             residuals = pd.Series(accuracy - matrix @ self._solution, steady["arm"].to_numpy())
             # The only run of its seed fits exactly, and says nothing about the spread of its arm.
-            compared = steady["seed"].duplicated(keep=False).to_numpy() | (not blocks)
+            compared = steady["seed"].duplicated(keep=False).to_numpy()
             self.freedom = len(steady) - round(np.trace(self._rows))
             # Pooled over the steady arms, and NaN if there is one seed.
             self.variance = float((residuals**2).sum()) / self.freedom if self.freedom > 0 else np.nan
