@@ -136,7 +136,7 @@ class Ray:
         except Exception as error:  # Ray raises several types
             advice = "start one with `ray start --head`, or set RAY_ADDRESS"
             raise UserError(f"--on=ray: there is no cluster ({one_line(error)}); {advice}") from error
-        if not self.room:
+        if self.room < 1:  # below 0 with --gpus below 0
             raise UsageError(f"--cpus={cpus} --gpus={gpus}: no node of the cluster has as many for a run")
         # A process serves one run, as JAX needs it.
         self._train = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_train_on_node)

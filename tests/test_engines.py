@@ -101,8 +101,9 @@ def test_room_is_that_of_nodes(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert engines.Ray(tmp_path, 2, 0).room == 3 and engines.Ray(tmp_path, 1, 1).room == 2
     assert engines.Ray(tmp_path, 1, 0, 4).room == 4
-    with pytest.raises(UsageError, match="no node of the cluster has as many"):
-        engines.Ray(tmp_path, 1, 3)
+    for gpus in (3, -1):
+        with pytest.raises(UsageError, match="no node of the cluster has as many"):
+            engines.Ray(tmp_path, 1, gpus)
 
 
 def test_absent_cluster_is_named(tmp_path, monkeypatch):
