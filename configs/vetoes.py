@@ -16,16 +16,16 @@ Paper: no such experiment. Measured here: nothing yet.
 """
 
 from configs import long
-from configs.tables import Arm, choose
+from configs.tables import choose
 
 _PLAIN = {"augment.cutout_size": 0, "augment.alternating_flip": False}
 _SGD = _PLAIN | {"optimizer.name": "sgd", "optimizer.momentum": 0.9}
 ARMS = {
-    "cutout_alternating": Arm(),
-    "cutout_random": Arm({"augment.alternating_flip": False}),
-    "whole_alternating": Arm({"augment.cutout_size": 0}),
-    "whole_random": Arm(_PLAIN),
-    **{f"sgd_{rate}": Arm(_SGD | {"schedule.learning_rate": rate}) for rate in (0.2, 0.8, 1.6)},
+    "cutout_alternating": {},
+    "cutout_random": {"augment.alternating_flip": False},
+    "whole_alternating": {"augment.cutout_size": 0},
+    "whole_random": _PLAIN,
+    **{f"sgd_{rate}": _SGD | {"schedule.learning_rate": rate} for rate in (0.2, 0.8, 1.6)},
 }
 
 
@@ -35,7 +35,7 @@ def get_config(arm: str = "cutout_alternating"):
     Raises:
         ValueError: there is no such arm.
     """
-    changes = choose(ARMS, arm).changes
+    changes = choose(ARMS, arm)
     config = long.get_config()
     config.name = f"vetoes/{arm}"
     config.num_epochs = 30

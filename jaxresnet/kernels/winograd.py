@@ -5,7 +5,7 @@ matrix products (tiles, in) x (in, out), one per position in a tile. The 16 stay
 would cost a copy. B, G and A are written out as sums, because XLA:CPU is slow at products with such narrow matrices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -61,9 +61,7 @@ def _output_tiles(products: Tiles, shape: tuple[int, ...]) -> Images:
 
     batch, height, width, _ = shape
     m = [product.reshape(batch, height // 2, width // 2, -1) for product in products]
-    rows = [transform(*m[first : first + 4]) for first in range(0, 16, 4)]
-    columns = [transform(*column) for column in zip(*rows, strict=True)]
-    return interleave(list(zip(*columns, strict=True)))
+    return interleave(_transform(m, transform))
 
 
 def grad_tiles(grad: Images) -> list[Float[Array, "features tiles"]]:
@@ -84,9 +82,14 @@ def kernel_gradient(sums: Sequence[Float[Array, "features channels"]]) -> Kernel
     def transform(u0: jax.Array, u1: jax.Array, u2: jax.Array, u3: jax.Array) -> list[jax.Array]:
         return [u0 + (u1 + u2) / 2, (u1 - u2) / 2, (u1 + u2) / 2 + u3]
 
-    rows = [transform(*sums[first : first + 4]) for first in range(0, 16, 4)]
-    columns = [transform(*column) for column in zip(*rows, strict=True)]
-    return jnp.stack([jnp.stack(row) for row in zip(*columns, strict=True)]).swapaxes(2, 3)
+    return jnp.stack([jnp.stack(row) for row in _transform(sums, transform)]).swapaxes(2, 3)
+
+
+def _transform(tiles: Sequence[jax.Array], of_four: Callable[..., list[jax.Array]]) -> list[tuple[jax.Array, ...]]:
+    """Apply a transform of four values to the rows of 4x4 tiles, and then to the columns; return the rows."""
+    rows = [of_four(*tiles[first : first + 4]) for first in range(0, 16, 4)]
+    columns = [of_four(*column) for column in zip(*rows, strict=True)]
+    return list(zip(*columns, strict=True))
 
 
 def transpose(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
