@@ -44,8 +44,7 @@ def write_report(workdir: pathlib.Path, out: pathlib.Path, configs: pathlib.Path
         problem = f"--workdir={workdir}: there is no finished run of a table in --configs={configs}"
         raise UserError(f"{problem}; give the folder of the runs, and the table's config file")
     sections = [make_section(table, studies) for table in tables]
-    num_runs = sum(len(study.fit.runs) for study in studies)
-    write(sections, judge(tables, studies), [*list_doubts(studies)], num_runs, out)
+    write(sections, judge(tables, studies), [*list_doubts(studies)], out)
 
 
 def draw(arguments: argparse.Namespace) -> None:

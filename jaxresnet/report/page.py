@@ -143,7 +143,7 @@ def _draw_table(section: Section) -> Figure:
     return draw_forest(marks, f"points above {control}")
 
 
-def write(sections: list[Section], rows: list[Row], doubts: list[str], num_runs: int, out: pathlib.Path) -> None:
+def write(sections: list[Section], rows: list[Row], doubts: list[str], out: pathlib.Path) -> None:
     """Write README.md, index.html, figures/ and tables/ to ``out``. Only an older report is overwritten."""
     quoted = [row for row in rows if row.claim.quote]
     own = [row for row in rows if not row.claim.quote]
@@ -159,13 +159,14 @@ def write(sections: list[Section], rows: list[Row], doubts: list[str], num_runs:
     templates = jinja2.Environment(loader=loader, autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True)
     helpers = (by_claim, draw_curves, list_claims, render_markdown, say_verdict, to_markdown, to_svg)
     templates.globals |= {helper.__name__: helper for helper in helpers}
+    studies = {section.study.setting: section.study for section in sections}
     content = {
         "mark": Markup(MARK),
         "title": sections[0].table.title if len(sections) == 1 else title,
         "rows": rows,
         "counts": counts,
-        "num_runs": num_runs,
-        "settings": dict.fromkeys(section.study.setting or "the configs as they are" for section in sections),
+        "num_runs": sum(len(study.fit.runs) for study in studies.values()),
+        "settings": [setting or "the configs as they are" for setting in studies],
         "parts": [part for part in parts if part[2]],
         "doubts": doubts,
         "sections": sections,
