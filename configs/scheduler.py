@@ -84,8 +84,8 @@ script prints one after each batch, and polynomial ran last in a job that was li
 
 **Only cosine follows its name.** At PyTorch's defaults, `linear` rises for 5 epochs and then never decays, and
 `polynomial` is 0 after 5 epochs, so that 195 of its 200 epochs change no parameter and a run of 6 epochs at full size
-has the accuracy of all. `one_cycle` was made for 25,600 steps and stepped 200 times, so its rate goes from 0.0004 to
-0.000416 and never comes near the 0.01 it was given.
+differs from all in nothing but BatchNorm's running statistics. `one_cycle` was made for 25,600 steps and stepped 200
+times, so its rate goes from 0.0004 to 0.000416 and never comes near the 0.01 it was given.
 """
 
 get_config = getter("scheduler", ARMS)

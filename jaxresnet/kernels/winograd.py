@@ -61,7 +61,7 @@ def _output_tiles(products: Tiles, shape: tuple[int, ...]) -> Images:
 
     batch, height, width, _ = shape
     m = [product.reshape(batch, height // 2, width // 2, -1) for product in products]
-    return interleave(_transform(m, transform))
+    return interleave(_transform_tiles(m, transform))
 
 
 def grad_tiles(grad: Images) -> list[Float[Array, "features tiles"]]:
@@ -82,13 +82,15 @@ def kernel_gradient(sums: Sequence[Float[Array, "features channels"]]) -> Kernel
     def transform(u0: jax.Array, u1: jax.Array, u2: jax.Array, u3: jax.Array) -> list[jax.Array]:
         return [u0 + (u1 + u2) / 2, (u1 - u2) / 2, (u1 + u2) / 2 + u3]
 
-    return jnp.stack([jnp.stack(row) for row in _transform(sums, transform)]).swapaxes(2, 3)
+    return jnp.stack([jnp.stack(row) for row in _transform_tiles(sums, transform)]).swapaxes(2, 3)
 
 
-def _transform(tiles: Sequence[jax.Array], of_four: Callable[..., list[jax.Array]]) -> list[tuple[jax.Array, ...]]:
+def _transform_tiles(
+    tiles: Sequence[jax.Array], transform: Callable[..., list[jax.Array]]
+) -> list[tuple[jax.Array, ...]]:
     """Apply a transform of four values to the rows of 4x4 tiles, and then to the columns; return the rows."""
-    rows = [of_four(*tiles[first : first + 4]) for first in range(0, 16, 4)]
-    columns = [of_four(*column) for column in zip(*rows, strict=True)]
+    rows = [transform(*tiles[first : first + 4]) for first in range(0, 16, 4)]
+    columns = [transform(*column) for column in zip(*rows, strict=True)]
     return list(zip(*columns, strict=True))
 
 
