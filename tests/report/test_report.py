@@ -175,7 +175,7 @@ def test_runs_of_different_settings_stand_apart(tmp_path):
     markdown, page, _ = report(tmp_path, runs)
     assert "| adaptive | the mean over the whole map | 95.61 | 95.60 |" in markdown
     assert "| adaptive | 10% of the epochs | 1 | 60.00 |" in markdown and "Further runs" in page
-    assert "4 finished runs of 1 table, with the configs as they are." in markdown
+    assert "4 finished runs of 2 tables, with the configs as they are." in markdown
 
 
 def test_claims_untestable_with_smaller_networks(tmp_path):
