@@ -55,7 +55,7 @@ def conv_general_dilated(
             if whole_strides and all(size in channels for size in rhs.shape[2:]):
                 return algorithm(lhs, rhs)
     if sharding.platform() == "cpu" and lhs.dtype == rhs.dtype == jnp.float32 and sharding.divides(len(lhs)):
-        return _in_parts(lambda x, kernel: lax.conv_general_dilated(x, kernel, window_strides, padding, **options))(
+        return in_parts(lambda x, kernel: lax.conv_general_dilated(x, kernel, window_strides, padding, **options))(
             lhs, rhs
         )
     return sharding.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
@@ -246,7 +246,9 @@ paired = convolution(_paired, _paired_gradients)
 # All others: XLA's, with the gradient of the kernel summed over parts of the batch.
 
 
-def _in_parts(convolve: Callable[[Images, Kernel], Images]) -> Callable[[Images, Kernel], Images]:
+def in_parts(convolve: Callable[[Images, Kernel], Images]) -> Callable[[Images, Kernel], Images]:
+    """Return ``convolve``, one of XLA's convolutions, with the gradients that ``_kernel_gradient`` computes."""
+
     def gradients(x: Images, kernel: Kernel, grad: Images) -> tuple[Images, Kernel]:
         (dx,) = jax.linear_transpose(lambda x: convolve(x, kernel), x)(grad)
         return dx, _kernel_gradient(convolve, x, kernel, grad)

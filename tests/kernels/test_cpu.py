@@ -8,7 +8,24 @@ from jax import lax
 
 from jaxresnet.core.model import ResNet
 from jaxresnet.kernels import convolution
-from jaxresnet.kernels.convolution import conv_general_dilated, paired, pointwise_strided, rows, strided, winograd_3x3
+from jaxresnet.kernels.convolution import (
+    conv_general_dilated,
+    in_parts,
+    paired,
+    pointwise_strided,
+    rows,
+    strided,
+    winograd_3x3,
+)
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def reference(stride, padding):
+    return lambda x, kernel: lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=DIMENSIONS
+    )
+
 
 # Algorithms, with kernel size, stride and padding.
 ALGORITHMS = {
@@ -16,9 +33,9 @@ ALGORITHMS = {
     "paired": (paired, 3, 1, 1),
     "strided": (strided, 3, 2, 1),
     "pointwise": (pointwise_strided, 1, 2, 0),
+    "in parts": (in_parts(reference(1, 2)), 5, 1, 2),
 }
 BY_DTYPE = ALGORITHMS | {"rows": (rows, 3, 1, 1)}  # rows is for bfloat16
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def arrays(batch, height, width, channels, features, size, stride, dtype):
@@ -27,12 +44,6 @@ def arrays(batch, height, width, channels, features, size, stride, dtype):
     kernel = rng.normal(size=(size, size, channels, features)) / (size * channels**0.5)
     grad = rng.normal(size=(batch, height // stride, width // stride, features))
     return [np.asarray(array, dtype) for array in (x, kernel, grad)]
-
-
-def reference(stride, padding):
-    return lambda x, kernel: lax.conv_general_dilated(
-        x, kernel, (stride, stride), ((padding, padding),) * 2, dimension_numbers=DIMENSIONS
-    )
 
 
 def value_and_gradients(function, x, kernel, grad):
@@ -107,7 +118,8 @@ def is_used(x_shape, kernel_shape, strides=(1, 1), padding=((1, 1), (1, 1)), dty
             kernel,
         ).shape
     )
-    return "custom_vjp" in str(jax.make_jaxpr(convolve)(x, kernel))
+    program = str(jax.make_jaxpr(convolve)(x, kernel))
+    return "window_strides=(1, 2)" in program or "conv_general_dilated" not in program
 
 
 @pytest.mark.parametrize(
@@ -117,6 +129,8 @@ def is_used(x_shape, kernel_shape, strides=(1, 1), padding=((1, 1), (1, 1)), dty
         (((4, 8, 8, 256), (3, 3, 256, 256)), {}),
         (((4, 8, 8, 32), (3, 3, 32, 64)), {}),
         (((4, 32, 32, 16), (3, 3, 16, 16)), {}),
+        (((4, 32, 32, 3), (3, 3, 3, 16)), {}),  # the first convolution of a small network
+        (((4, 32, 32, 16), (3, 3, 16, 32)), {"strides": (2, 2)}),
         (((4, 32, 32, 64), (3, 3, 64, 128)), {"strides": (2, 2)}),
         (((4, 32, 32, 16), (1, 1, 16, 32)), {"strides": (2, 2), "padding": ((0, 0), (0, 0))}),
         (((4, 32, 32, 64), (1, 1, 64, 128)), {"strides": (2, 2), "padding": ((0, 0), (0, 0))}),
@@ -135,9 +149,8 @@ def test_where_they_are_used(arguments, options):
     ("arguments", "options"),
     [
         (((4, 32, 32, 3), (3, 3, 3, 64)), {}),  # the stem
-        (((4, 32, 32, 8), (3, 3, 8, 8)), {}),  # smaller networks
         (((4, 32, 32, 16), (3, 3, 16, 64)), {}),
-        (((4, 32, 32, 16), (3, 3, 16, 32)), {"strides": (2, 2)}),
+        (((4, 32, 32, 8), (3, 3, 8, 16)), {"strides": (2, 2)}),
         (((4, 4, 4, 512), (3, 3, 512, 512)), {}),
         (((4, 32, 32, 64), (5, 5, 64, 64)), {"padding": ((2, 2), (2, 2))}),
         (((4, 32, 32, 64), (3, 3, 64, 64)), {"padding": ((0, 0), (0, 0))}),
@@ -153,6 +166,19 @@ def test_where_they_are_used(arguments, options):
 )
 def test_where_they_are_not(arguments, options):
     assert not is_used(*arguments, **options)
+
+
+def test_other_convolutions_have_their_kernel_gradient_in_parts():
+    """Of 20 images, the parts have 8, 8 and 4. Forward and the input's gradient are one convolution each."""
+    inputs = arrays(20, 8, 8, 3, 4, 5, 1, np.float32)
+
+    def differentiate(x, kernel, grad):
+        def convolve(x, kernel):
+            return conv_general_dilated(x, kernel, (1, 1), ((2, 2), (2, 2)), dimension_numbers=DIMENSIONS)
+
+        return value_and_gradients(convolve, x, kernel, grad)
+
+    assert str(jax.make_jaxpr(differentiate)(*inputs)).count("conv_general_dilated[") == 2 + 3
 
 
 @pytest.mark.parametrize(
@@ -222,7 +248,7 @@ for name, (_, size, stride, padding) in BY_DTYPE.items():
         outputs = jax.jit(differentiate, in_shardings=whole, out_shardings=whole)(*inputs)
         traced = str(jax.make_jaxpr(differentiate)(*inputs))
         results[f"{name} {count}"] = {
-            "served": "window_strides=(1, 2)" in traced if name == "paired" else "conv_general_dilated" not in traced,
+            "served": "window_strides=(1, 2)" in traced or "conv_general_dilated" not in traced,
             "divided": "shard_map" in traced,
             "outputs": [np.asarray(output, np.float32).ravel()[::37].tolist() for output in outputs],
         }
@@ -239,9 +265,7 @@ def test_several_devices_agree_with_one(run_on_devices):
         rtol = 2**-7 if name == "rows" else 1e-5
         for count in (1, 2, 3, 4):
             result = results[f"{name} {count}"]
-            if name == "paired":  # XLA divides it
-                assert result["served"] == (count != 3)
-            else:
-                assert (result["served"], result["divided"]) == (count != 3, count in (2, 4))
+            assert result["divided"] == (count in (2, 4))
+            assert result["served"] == (count != 3 and name != "in parts")
             for actual, expected in zip(result["outputs"], results[f"{name} 1"]["outputs"], strict=True):
                 np.testing.assert_allclose(actual, expected, rtol=rtol, atol=3e-6 * np.abs(expected).max())
