@@ -4,8 +4,8 @@ XLA:CPU computes convolutions, and above all their gradients, at a fraction of t
 module computes them as matrix products. 3x3 convolutions at stride 1 use Winograd's F(2x2, 3x3) (Lavin and Gray, "Fast
 Algorithms for Convolutional Neural Networks", 2015), with 16 multiplications for 4 outputs instead of 36. 3x3 and 1x1
 convolutions at stride 2 use patches. The 3x3 algorithms process a few images at a time, so that intermediate results
-stay in the cache. Convolutions to few features still use XLA, in a form that it computes faster.
-``docs/performance.md`` has the measurements.
+stay in the cache. Convolutions to few features still use XLA, in a form that it computes faster, and XLA computes the
+gradients of kernels for a few images at a time. ``docs/performance.md`` has the measurements.
 
 Layouts: images (batch, height, width, channels), kernels (height, width, in, out).
 """
