@@ -50,7 +50,7 @@ def make_config():
     config.num_epochs = 1
     config.batch_size = 16  # from 320 images
     config.eval_batch_size = 30
-    config.model.channels = (8, 64, 64)  # from 16 channels on, cpu.py serves them
+    config.model.channels = (8, 64, 64)  # few channels, and many
     config.model.blocks = (1, 1, 1)
     config.model.pooling = "5"
     config.model.dropout_rate = 0.4

@@ -169,7 +169,7 @@ def test_where_they_are_not(arguments, options):
 
 
 def test_other_convolutions_have_their_kernel_gradient_in_parts():
-    """Of 20 images, the parts have 8, 8 and 4. Forward and the input's gradient are one convolution each."""
+    """There are parts of 8, 8 and 4 images. Forward and the input's gradient are one convolution each."""
     inputs = arrays(20, 8, 8, 3, 4, 5, 1, np.float32)
 
     def differentiate(x, kernel, grad):
