@@ -32,8 +32,8 @@ MANY_EVEN = range(32, sys.maxsize, 2)  # bfloat16 channels are copied in pairs
 # Input values processed at a time. With their transforms they about fill a core's cache. Chosen by measurement.
 CHUNK_VALUES = 2**17
 
-# Images whose kernel gradient XLA computes at a time. With 64 images of 32x32, 8 are 2 to 4 times faster than all, on a
-# core with AVX2, and 10 times with 128.
+# Images whose kernel gradient XLA computes at a time. On a core with AVX2, 8 at a time were 2 to 4 times faster than
+# all of 64 images of 32x32, and 7 to 10 times faster than all of 128.
 IMAGES_PER_PART = 8
 
 
@@ -43,8 +43,9 @@ def conv_general_dilated(
     """Compute ``lax.conv_general_dilated`` for ``flax.linen.Conv``, with this module's algorithms where faster.
 
     They apply on CPU, in float32 or bfloat16, without dilation or groups, to the kernels, strides and paddings of this
-    project's networks. Height and width must be even, except in bfloat16 at stride 1. Everything else uses XLA. Each
-    device of ``jax.sharding.get_abstract_mesh()`` computes its share of the batch.
+    project's networks. Height and width must be even, except in bfloat16 at stride 1. Everything else uses XLA, on CPU
+    in float32 with the kernel's gradient in parts. Each device of ``jax.sharding.get_abstract_mesh()`` computes its
+    share of the batch.
     """
     dilated = any(factor != 1 for name in ("lhs_dilation", "rhs_dilation") for factor in options.get(name) or ())
     if not dilated and options.get("feature_group_count", 1) == 1 and is_served(lhs) and rhs.dtype == lhs.dtype:
