@@ -3,8 +3,8 @@
     python examples/one_file.py cifar10.npz [epochs]
 
 The paper (Chang and Shong) reports 96.01% test accuracy after 200 epochs. This file imports nothing of the package. If
-XLA computes the convolutions of both, a small network trained by either on CPU has the same parameters, to the last
-bit: see tests/test_examples.py.
+XLA computes the convolutions of both, one operation at a time, a small network trained by either on CPU has the same
+parameters, to the last bit: see tests/test_examples.py.
 """
 
 import argparse
