@@ -39,7 +39,8 @@ SITE_LOCK := requirements-site.lock
 SITE_TOOLS := 'zensical>=0.0.73,<0.1' 'mkdocstrings[python]>=1.0,<2' 'ruff>=0.12,<0.18'
 # One process per core, at most four, because each holds JAX and PyTorch. Tests of one file stay in one process, because
 # they share costly fixtures. Files run in the order that tests/conftest.py sets.
-PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+	$(if $(UNTIL),--until=$(UNTIL))
 
 # Create a temporary environment for one command, $$venv, and delete it afterwards.
 WITH_VENV = set -e; venv=$$(mktemp -d); trap 'rm -rf "$$venv"' EXIT; $(PYTHON) -m venv "$$venv"

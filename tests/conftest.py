@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import hypothesis
 import jaxtyping
@@ -32,6 +33,7 @@ _COUNTS = pytest.StashKey[dict[str, int]]()
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="many more kills, damaged files, bad inputs and configs")
+    parser.addoption("--until", type=float, default=float("inf"), help="Unix time after which tests are skipped")
 
 
 def pytest_configure(config):
@@ -48,6 +50,12 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in thorough]
         config.hook.pytest_deselected(items=thorough)
     items.sort(key=lambda item: item.path.stem not in _LONG)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup(item):
+    if time.time() > item.config.getoption("--until"):
+        pytest.skip("the time of --until is over")
 
 
 def pytest_sessionfinish(session):
