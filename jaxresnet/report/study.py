@@ -16,11 +16,6 @@ from jaxresnet.workdir.runs import Run
 
 MARGIN = 1.0  # points by which arms may differ and still score the same
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable", "not judged")
-# Fields that scale with others: schedules with the epochs, and depth with the width.
-FOLLOWING = {
-    "num_epochs": ("schedule.total_epochs", "schedule.warmup_epochs", "schedule.step_per"),
-    "model.channels": ("model.blocks", "model.stem_channels"),
-}
 
 
 class Table:
@@ -111,7 +106,9 @@ def group_runs(runs: list[Run], tables: list[Table]) -> list[Study]:
 def describe_setting(config: ConfigDict, own: ConfigDict) -> str:
     """Return in words how a run's config differs from its arm's. Lengths and widths are relative to the arm's."""
     changed = changed_fields(config, own)
-    passed = {"seed", "eval_every_epochs"}.union(*(FOLLOWING.get(field, ()) for field in changed))
+    passed = {"seed", "eval_every_epochs"}
+    if "model.channels" in changed:  # which depth and stem follow
+        passed |= {"model.blocks", "model.stem_channels"}
     changed = {field: value for field, value in changed.items() if field not in passed}
     words = []
     if "dataset.validation_size" in changed and config.dataset.name in ("cifar10", "cifar100"):

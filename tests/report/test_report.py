@@ -163,7 +163,7 @@ def test_settings_in_words():
     own = small.ARMS["epochs/400"][0].get_config("400")
     assert describe_setting(own, own) == ""
     assert describe_setting(config, own) == "2,560 training images, 25% of the channels"
-    config.num_epochs, config.schedule.total_epochs, config.dtype = 40, 20.0, "bfloat16"
+    config.num_epochs, config.dtype = 40, "bfloat16"
     assert describe_setting(config, own) == (
         "2,560 training images, 10% of the epochs, 25% of the channels, dtype=bfloat16"
     )
