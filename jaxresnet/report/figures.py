@@ -17,7 +17,7 @@ from jaxresnet.report.statistics import Difference
 from jaxresnet.report.study import Study, Table
 
 WIDTH, LABELS = 4.8, 1.75  # inches: of a figure, and of the labels at its left
-ROW, ABOVE, BELOW, LINE = 0.19, 0.45, 0.4, 25  # inches a row, above and below the rows; letters a line of a label
+ROW, ABOVE, BELOW, LINE = 0.185, 0.45, 0.4, 25  # inches a row, above and below the rows; letters a line of a label
 LINEAR = 2.0  # points up to which the axis of differences is linear
 # Colours with enough contrast on white and on black, which also differ without colour vision; markers differ as well.
 COLOURS = {  # of a line and its marker, the marker, and the marker's inside
