@@ -29,12 +29,12 @@ _XLA_FLAGS = (
 # With more, a device's share of a batch would be small.
 MAX_CPU_DEVICES = 8
 
-# Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. With an arena for each thread,
-# the quick start took 0.1 GB more. With two, steps took a third more processor time on some starts, because an arena
-# other than the first holds no block of more than 64 MiB. So there is one.
+# Keeping every block (M_MMAP_MAX=0) let a process grow from 4.5 to 10.9 GB in 13 steps. With one arena for all threads
+# (M_ARENA_MAX=1), a compilation took 1.5 times as long, and so did each small step after it, because the devices waited
+# for one lock while malloc searched the many pieces that the compiler had left.
 KEPT_BLOCK = 2**27  # bytes
 _MOST_BEFORE_2_35 = 2**25  # bytes: the highest threshold that glibc accepts before version 2.35
-_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = 1, -1, -3, -8  # constants of malloc.h
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = 1, -1, -3  # constants of malloc.h
 
 
 def set_up_jax() -> None:
@@ -66,7 +66,6 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc" or os.environ.get("JAXRESNET_TUNE_MALLOC") == "0":
         return
     set_option = ctypes.CDLL(None).mallopt
-    set_option(_M_ARENA_MAX, 1)
     set_option(_M_MXFAST, 0)  # Small free blocks join large ones, which then fit the next step's blocks.
     # The threshold comes first, because either setting stops glibc from raising it by itself.
     if set_option(_M_MMAP_THRESHOLD, KEPT_BLOCK) or set_option(_M_MMAP_THRESHOLD, _MOST_BEFORE_2_35):
