@@ -93,13 +93,12 @@ def say_verdict(rows: Sequence[Row]) -> str:
     """Say what became of a claim's comparisons: "supported", or "2 of 3 supported, 1 inconclusive (...)"."""
     words: list[str] = []
     for verdict in VERDICTS:
-        reasons = [row.reason for row in rows if row.verdict == verdict]
-        if not reasons:
+        if not (reasons := [row.reason for row in rows if row.verdict == verdict]):
             continue
         why = ""
         if verdict == "inconclusive":
-            low, high = min(reasons, key=float), max(reasons, key=float)
-            why = f" (detectable: {low})" if low == high else f" (detectable: {low} to {high})"
+            ends = dict.fromkeys([min(reasons, key=float), max(reasons, key=float)])
+            why = f" (detectable: {' to '.join(ends)})"
         elif verdict == "not judged":
             why = f" ({', '.join(sorted(set(reasons)))})"
         count = len(reasons)

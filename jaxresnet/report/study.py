@@ -161,26 +161,27 @@ def judge(tables: list[Table], studies: list[Study]) -> list[Row]:
 
 
 def _compare(table: Table, claim: Any, pair: tuple[str, str], study: Study) -> Row:
-    first, second = pair
-    names = [table.names[first], table.names[second]]
-    difference = study.fit.difference(names[0], names[1])
+    names = table.names[pair[0]], table.names[pair[1]]
+    difference = study.fit.difference(*names)
     verdict, reason = "", difference.reason
     if reason:
         verdict = "not judged"
         reason = "diverged" if reason == "not run" and any(map(study.has_diverged, names)) else reason
     elif study.is_smaller and claim.not_testable:
         verdict, reason = "not testable", claim.not_testable
-    paper = table.paper[first] - table.paper[second]
-    return Row(table, claim, first, second, difference, paper, verdict, reason, frozenset([study.setting, *names]))
+    paper = table.paper[pair[0]] - table.paper[pair[1]]
+    return Row(table, claim, *pair, difference, paper, verdict, reason, frozenset([study.setting, *names]))
 
 
 def _decide(row: Row, p: float, level: float) -> Row:
-    each = row.difference
+    each, size = row.difference, detectable(row.difference, level)
     if p < LEVEL:
         return row._replace(verdict="supported" if each.value > 0 and not row.claim.equal else "contradicted")
     if row.claim.equal and each.low >= -MARGIN and each.high <= MARGIN:
         return row._replace(verdict="supported")
-    return row._replace(verdict="inconclusive", reason=f"{detectable(each, level):.1f}")
+    if size > 100:  # No accuracies differ by more points.
+        return row._replace(verdict="not judged", reason="seeds differ too much")
+    return row._replace(verdict="inconclusive", reason=f"{size:.1f}")
 
 
 def list_doubts(studies: list[Study]) -> Iterator[str]:

@@ -141,9 +141,10 @@ def test_strangers_table_is_not_the_papers(tmp_path):
         ({arm: [98.0, 98.0] for arm in MINE_RUNS}, "(seeds do not differ at all)"),
         (MINE_RUNS | {"low": [None, None]}, "1 not judged (diverged)"),
         (MINE_RUNS | {"low": [90.0, None]}, "1 runs diverged and count nowhere: `rates/low` with seed 1."),
+        (MINE_RUNS | {"low": [10.0, 98.0]}, "2 not judged (seeds differ too much)"),
         (MINE_RUNS | {"low": [90.0]}, "| low | a tenth \\| of it | 90.00 | -8.0"),
     ],
-    ids=["one arm", "one seed", "no spread", "diverged", "one seed diverged", "unequal seeds"],
+    ids=["one arm", "one seed", "no spread", "diverged", "one seed diverged", "unequal spread", "unequal seeds"],
 )
 def test_bad_input_is_reported(tmp_path, accuracies, sentence):
     markdown, page, _ = mine(tmp_path, accuracies)
