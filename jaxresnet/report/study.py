@@ -179,7 +179,7 @@ def _decide(row: Row, p: float, level: float) -> Row:
         return row._replace(verdict="supported" if each.value > 0 and not row.claim.equal else "contradicted")
     if row.claim.equal and each.low >= -MARGIN and each.high <= MARGIN:
         return row._replace(verdict="supported")
-    if size > 100:  # No accuracies differ by more points.
+    if size > 100:  # Accuracies differ by no more.
         return row._replace(verdict="not judged", reason="seeds differ too much")
     return row._replace(verdict="inconclusive", reason=f"{size:.1f}")
 
