@@ -108,18 +108,6 @@ def _device_table(report: str, seconds: str, title: str) -> str:
     )
 
 
-def pilots() -> str:
-    """Return the pilots of ``configs/fast.py``, with the seeds of an arm side by side."""
-    header = ("blocks", "optimizer", "rate", "zero start", "smoothing", "type", "validation accuracy by seed, %")
-    arms: dict[tuple[Any, ...], list[str]] = {}
-    for arm in _read("fast-pilots")["arms"]:
-        zero = "yes" if arm["zero_init_residual"] else "no"
-        blocks = "-".join(map(str, arm["blocks"]))
-        key = (blocks, arm["optimizer"], arm["learning_rate"], zero, arm["label_smoothing"], arm["dtype"])
-        arms.setdefault(key, []).append(f"{arm['validation_accuracy']:.2f}")
-    return markdown_table(header, ((*key, ", ".join(scores)) for key, scores in arms.items()))
-
-
 def gradients() -> str:
     """Return the medians of the norms of gradients at initialisation, and of their ratios."""
     header = ("layers", "BatchNorm", "skips", "first block", "first / last", "range")
@@ -182,7 +170,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "cpu-final": lambda: _contenders("cpu-final"),
     "cpu-small": lambda: _contenders("cpu-small"),
     "bfloat16": bfloat16,
-    "pilots": pilots,
     "gradients": gradients,
     "skips": skips,
     "finetune": finetune,
