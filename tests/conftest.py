@@ -95,7 +95,7 @@ def count(pytestconfig):
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory):
-    """Return a folder of this session that all of its processes share."""
+    """Return a folder that all processes of this test run share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from jaxresnet.report.figures import COLOURS, Mark, draw_curves, draw_forest, to_svg
 from jaxresnet.report.statistics import Difference
-from jaxresnet.report.study import VERDICTS, Row, Study, Table, choose_study
+from jaxresnet.report.study import MOST, VERDICTS, Row, Study, Table, choose_study
 from jaxresnet.system.errors import UserError
 from jaxresnet.system.files import write_whole
 
@@ -47,7 +47,7 @@ def make_section(table: Table, studies: list[Study]) -> Section:
         if study.has_diverged(name):
             remark = "some diverged" if len(accuracies) else "diverged"
         mean = accuracies.mean() if len(accuracies) else math.nan
-        shown = (mean, len(accuracies), each.value, each.low, each.high, remark)
+        shown = (mean, len(accuracies), each.value, max(each.low, -MOST), min(each.high, MOST), remark)
         rows.append((arm, table.words[arm], table.paper[arm], *shown))
     for other, (arm, name) in itertools.product(studies, table.names.items()):
         accuracies = other.fit.accuracies(name)

@@ -68,7 +68,7 @@ class Fit:
             if min(map(len, samples)) < 2:
                 return Difference(value, reason="one seed")
             test = stats.ttest_ind(*samples, equal_var=False)
-            low, high = np.clip(test.confidence_interval(1 - level), -100, 100)  # Accuracies differ by no more.
+            low, high = test.confidence_interval(1 - level)
             return Difference(value, value / test.statistic, test.df, low, high, test.pvalue)
         weights = (self._columns == first) * 1.0 - (self._columns == second)
         if self.freedom < 1:

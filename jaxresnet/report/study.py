@@ -14,7 +14,7 @@ from jaxresnet.report.statistics import LEVEL, Difference, Fit, correct, detecta
 from jaxresnet.system.errors import UserError
 from jaxresnet.workdir.runs import Run
 
-MARGIN = 1.0  # points by which arms may differ and still score the same
+MARGIN, MOST = 1.0, 100.0  # points by which arms may differ and still score the same, and can differ at all
 VERDICTS = ("supported", "contradicted", "inconclusive", "not testable", "not judged")
 
 
@@ -174,12 +174,12 @@ def _compare(table: Table, claim: Any, pair: tuple[str, str], study: Study) -> R
 
 
 def _decide(row: Row, p: float, level: float) -> Row:
-    each, size = row.difference, detectable(row.difference, level)
+    each = row.difference
     if p < LEVEL:
         return row._replace(verdict="supported" if each.value > 0 and not row.claim.equal else "contradicted")
     if row.claim.equal and each.low >= -MARGIN and each.high <= MARGIN:
         return row._replace(verdict="supported")
-    if size > 100:  # Accuracies differ by no more.
+    if (size := detectable(each, level)) > MOST:
         return row._replace(verdict="not judged", reason="seeds differ too much")
     return row._replace(verdict="inconclusive", reason=f"{size:.1f}")
 
