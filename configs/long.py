@@ -13,7 +13,8 @@ does not depend on AMX.
 The plan was written before the first run: seed 0, all 50,000 images, every run is reported, and the longest one that
 ends is released. No run is chosen, stopped or changed by its test accuracy.
 
-Paper: no such experiment. Measured here: nothing yet.
+Paper: no such experiment. Measured here: 91.00% test accuracy at the last of 40 epochs, 93.94% without the averages;
+the runs of 60 and 100 epochs have not ended.
 """
 
 from configs import fast
