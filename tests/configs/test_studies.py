@@ -76,6 +76,13 @@ def test_stored_skip_runs_have_their_configs(arm):
     check_same_training(skips.get_config(arm), REPOSITORY / "results" / "runs" / f"skips-{arm}")
 
 
+def test_stored_long_run_has_its_config():
+    """It was trained under an earlier plan, in which the fall of the rate was the same for 40 epochs."""
+    config = long.get_config("40")
+    config.branch_from = "../long"
+    check_same_training(config, REPOSITORY / "results" / "runs" / "long-40")
+
+
 @pytest.mark.parametrize("epochs", long.EPOCHS[:-1])
 def test_branches_of_the_long_recipe_fit_its_trunk(epochs, tmp_path):
     """The only thing that a trunk without checkpoints lacks is the one at the step where the decay begins."""
@@ -86,7 +93,7 @@ def test_branches_of_the_long_recipe_fit_its_trunk(epochs, tmp_path):
     with pytest.raises(UserError, match=r"ends at step \d+; checkpoints are there of \[\]") as error:
         branch_off(None, branch, steps_per_epoch, tmp_path)
     step = int(re.search(r"step (\d+)", str(error.value))[1])
-    assert step == branch.num_epochs * 3 / 4 * steps_per_epoch and step % trunk.checkpoint.every_steps == 0
+    assert step == long.DECAY_BEGINS * steps_per_epoch and step % trunk.checkpoint.every_steps == 0
 
 
 def test_vetoes_differ_from_the_long_recipe_in_their_parts():
