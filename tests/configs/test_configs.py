@@ -20,6 +20,7 @@ PARAMETERS = {
     "quickstart": 78_042,
     "cpu": 78_042,
     "fast": 4_697_162,
+    "further": 4_697_162,
     "long": 4_697_162,
 }
 each_config = pytest.mark.parametrize("name", PARAMETERS)
