@@ -26,5 +26,4 @@ def get_config():
     config.augment.alternating_flip = True
     config.schedule.learning_rate = 0.06
     config.schedule.warmup_epochs = 1.0
-    config.checkpoint.every_minutes = 15.0
     return config
