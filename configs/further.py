@@ -1,7 +1,7 @@
 """28 more epochs for the model that `configs/fast.py:40` trained, at a lower rate and with cutout.
 
     jaxresnet train --config=configs/fast.py:40 --workdir=runs/fast40
-    jaxresnet train --config=configs/further.py --workdir=runs/further --config.init_from=runs/fast40
+    jaxresnet train --config=configs/further.py --workdir=runs/further
 
 The first 40 epochs fit their images, so these regularise: each image has a square of 12 pixels hidden and is mirrored
 in every other epoch. The learning rate rises in one epoch to half of the first run's peak and falls linearly to 0.
@@ -18,9 +18,10 @@ from configs import fast
 
 
 def get_config():
-    """Return the config; ``init_from`` names the run of 40 epochs."""
+    """Return the config."""
     config = fast.get_config("28")
     config.name = "further"
+    config.init_from = "runs/fast40"
     config.augment.small_images = ((24, 0.5),)
     config.augment.cutout_size = 12
     config.augment.alternating_flip = True

@@ -59,7 +59,7 @@ relatives of the final run survive and end at 95.57, 95.72 and 95.74.
 
 **The 93.02 of ResNet-18 is from January 2017 and from another recipe.** It has stood in the cited repository since
 before that had a cosine schedule. With nearly the paper's recipe and the same 200 epochs, others report 95.3 to 95.6
-for a ResNet-18 (95.28 in the code of the Cutout paper, mean of 5 runs), so the gain is 0.8 points, not 3.
+for a ResNet-18 (95.28 in the code of the Cutout paper, mean of 5 runs), so the gain is 0.4 to 0.7 points, not 3.
 """
 
 get_config = getter("headline", ARMS)

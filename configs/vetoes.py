@@ -2,8 +2,8 @@
 
     jaxresnet sweep --config=configs/vetoes.py --workdir=runs/vetoes --jobs=2
 
-The plan was written before the first run. The long run does not wait for the seven arms, which take 8.2 PFLOP, and
-has its parts from published figures.
+The plan was written before the first run. `configs/long.py` and `configs/further.py` did not wait for the seven arms,
+which take 8.2 PFLOP, and have their parts from published figures.
 
 Each arm trains 30 epochs on 45,000 images and is scored on the other 5,000; the test set is not read. An arm has one
 seed, and 93% of 5,000 images have a standard error of 0.36 points. So arms are not ranked:
@@ -11,8 +11,8 @@ seed, and 93% of 5,000 images have a standard error of 0.36 points. So arms are 
 - Cutout and alternating flips each leave the recipe if the mean of their two arms is more than 1 point below that of
   the two arms without.
 - The averages leave it if they score lower than the variables behind them in all four of these arms.
-- The best of SGD's three rates is compared with Muon in the arm without cutout and with random flips. docs/recipe.md
-  says the difference.
+- The best of SGD's three rates is compared with Muon in the arm without cutout and with random flips.
+  docs/recipe.md will say the difference.
 
 Paper: no such experiment. Measured here: nothing yet.
 """

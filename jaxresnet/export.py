@@ -132,13 +132,18 @@ def write_release(
         names = files.read_class_names(run_folder, run.config)
         config = run.config.copy_and_resolve_references()
         config.dtype = "float32"  # Every device computes in it, and PyTorch then gives the same logits.
-        config.dataset.data_dir = None  # The path is valid only on this machine.
+        config.dataset.data_dir = None  # Paths are valid only on this machine.
+        for field in ("init_from", "branch_from"):
+            config[field] = config[field] and pathlib.PurePath(config[field]).name
         data_dir = data_dir or run.config.dataset.data_dir
         save_config(config, new)
         files.write_class_names(names, new)
-        for name in (files.SPLIT_FILE, files.IMPORTED_FILE):
-            if (run_folder / name).exists():
-                shutil.copy(run_folder / name, new)
+        if (run_folder / files.SPLIT_FILE).exists():
+            shutil.copy(run_folder / files.SPLIT_FILE, new)
+        imported = files.read_json(run_folder / files.IMPORTED_FILE, "restore it from a copy")
+        if imported:
+            imported["file"] = pathlib.PurePath(imported["file"]).name
+            files.write_json(new / files.IMPORTED_FILE, imported)
         content = _safetensors(in_half_precision(to_state_dict(run.state.variables)), names)
         (new / WEIGHTS_FILE).write_bytes(content)
         summary["release"] = {"sha256": hashlib.sha256(content).hexdigest(), "temperature": {"value": 1.0}}
@@ -146,7 +151,8 @@ def write_release(
         train = files.load_data(run.config, run_folder, data_dir).train
         summary["release"] |= _score_release(new, config, names, train, data_dir)
         data = files.data_name(run_folder, run.config)
-        summary["release"] |= {"data": data, "trained_in": run.config.dtype, "note": note, "license": license}
+        about = {"data": data, "trained_in": run.config.dtype, "note": note, "license": license, "began_with": imported}
+        summary["release"] |= about
         files.write_summary(summary, new)
         write_whole(new / files.CARD_FILE, format_card(config, summary))
     return summary
@@ -155,6 +161,8 @@ def write_release(
 def _restore_finished(run_folder: pathlib.Path) -> tuple[RestoredRun, dict[str, Any]]:
     """Restore the last checkpoint of a finished run; return it and the run's summary."""
     summary = files.read_summary(run_folder)
+    if summary and "release" in summary:
+        raise UserError(f"{run_folder} is a release already; give the run that it was made from")
     if summary is None:
         raise UserError(f"{run_folder} holds no finished run; train it to its end first")
     run = restore_run(run_folder, "last")
@@ -232,6 +240,7 @@ def format_card(config: ConfigDict, summary: Mapping[str, Any]) -> str:
     by_class = scores["test_accuracy_by_class"].items()
     classes = "\n".join(f"| {name} | {'no images' if value is None else f'{value:.1f}'} |" for name, value in by_class)
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    began = ", ".join(f"{key} {value}" for key, value in (scores["began_with"] or {}).items() if value)
     return f"""---
 license: {scores["license"]}
 library_name: jaxresnet
@@ -256,7 +265,8 @@ model-index:
 | | |
 | --- | --- |
 | config | `{config.name}` ({CONFIG_FILE}), {config.num_epochs} epochs, {steps:,} steps, seed {config.seed} |
-| time | {summary["wall_seconds"] / 3600:.1f} hours of training and evaluation |
+| began with | {began or "random weights"} |
+| time | {summary["wall_seconds"] / 3600:.1f} hours of training and evaluation{", from there on" if began else ""} |
 | on | {summary["device"]}; {versions} |
 | commit | {summary.get("git_commit") or "not recorded"} |
 | computation | {scores["trained_in"]} in training; float32 in use and for all accuracies here |
@@ -294,7 +304,7 @@ def export(arguments: argparse.Namespace) -> None:
         print(f"to see it: python -m http.server --directory={arguments.out}")
         return
     ending = "pth" if arguments.format == "torch" else arguments.format
-    beside = pathlib.Path() if folder in released.MODELS.values() else folder
+    beside = folder if (folder / files.CHECKPOINTS_FOLDER).exists() else pathlib.Path()
     out = output_file("--out", arguments.out or str(beside / f"model.{ending}"), arguments.force)
     content = FORMATS[arguments.format](load(arguments.workdir, arguments.checkpoint))
     write_whole(out, content)
@@ -306,7 +316,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.Parser("export", __doc__)
     parser.add_run()
     parser.add_argument("--format", required=True, choices=[*FORMATS, "web", "release"], help="what to write")
-    text = "file to write (default: model.FORMAT in the workdir; in the current folder for a released model), or new "
+    text = "file to write (default: model.FORMAT in the workdir; in the current folder for a release), or new "
     parser.add_argument("--out", help=f"{text}folder of a page or a release")
     parser.add_argument("--force", action="store_true", help="overwrite an existing file; a folder never is")
     parser.add_argument("--note", default="", help="text for a release's card about how the run was made")

@@ -41,16 +41,20 @@ def _checksum(name: str) -> str:
     return _USED[name].__name__.rpartition("_")[2]
 
 
-def use_all(config: ConfigDict, folder: pathlib.Path = pathlib.Path()) -> None:
-    """Run the files that a config names, from ``folder`` or else the current one, and set ``config.code``."""
+def use_all(config: ConfigDict, folder: pathlib.Path | None = None) -> None:
+    """Run the files that a config names, and set ``config.code``.
+
+    A file is looked up in ``folder``, then where a file of its name was run before, then in the current folder.
+    """
     used = set()
     for field in ("optimizer.name", "augment.stages", "model.block", "loss"):
         text = functools.reduce(getattr, field.split("."), config)
         for file in re.findall(r"([^,]+\.py):", text):
             name = pathlib.Path(file).name
-            places = [place for place in (folder / file, pathlib.Path(file)) if place.is_file()]
+            before = [pathlib.Path(str(_USED[name].__file__))] if name in _USED else []
+            places = [folder / file] if folder else before if file == name else []  # a path says which file is meant
             try:
-                use(places[0] if places else str(_USED[name].__file__) if name in _USED else file)
+                use(next((place for place in (*places, pathlib.Path(file), *before) if place.is_file()), file))
             except UserError as error:
                 raise UserError(f"{field}={text}: {error}") from error
             used.add(name)

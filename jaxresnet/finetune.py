@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from jaxresnet import cli, released
 from jaxresnet.config import CONFIG_FILE, apply, get_config, load_config
 from jaxresnet.data.images import find_images
+from jaxresnet.extensions import find
 from jaxresnet.system.errors import UserError, user_path
 
 
@@ -36,7 +37,7 @@ def choose_config(
     A run that ``workdir`` already holds stands for that model, so that it resumes without it.
 
     Raises:
-        UserError: there are no pictures of two classes, or no such model.
+        UserError: there are no pictures of two classes, no such model, or it needs a file that ``--with`` did not give.
         UsageError: a field in ``overrides`` is invalid.
     """
     if not photos.is_dir():
@@ -45,7 +46,15 @@ def choose_config(
     size = sum(map(len, classes.values()))
     place = workdir if (workdir / CONFIG_FILE).exists() else released.resolve(init_from)
     source = load_config(released.resolve(released.DEFAULT) if place.is_file() else place)
+    if place.is_file() and "augment.mean" not in overrides:
+        mean, std = source.augment.mean, source.augment.std
+        print(f"{place} does not say how its images were normalised; if not with mean {mean} and std {std}, give")
+        print("--config.augment.mean and --config.augment.std")
+    block = pathlib.PurePath(source.model.block).name
+    if ".py:" in block and "model.block" not in overrides:
+        find({}, "model.block", block)  # A stored run never causes code to run: --with must have given the file.
     fields = {f"model.{name}": value for name, value in source.model.items()} | {
+        "model.block": block,
         "name": "finetune",
         "init_from": init_from,
         "freeze": freeze,

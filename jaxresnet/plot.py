@@ -52,7 +52,7 @@ def plot_run(workdir: str | pathlib.Path, out: str, x: str = "epoch", force: boo
     split = eval_split_name(config)
     lines = read_metrics(folder)
     if not lines:
-        raise UserError(f"{folder} has no metrics yet; wait for the first line of metrics.jsonl")
+        raise UserError(f"{folder} has no metrics; a run has them after log_every_steps, a release never")
     run = _run_series(lines, split)
     is_cifar10 = data_name(folder, config) == "cifar10"
     paper = read_paper_curve(config.paper.curve) if config.paper.curve and is_cifar10 else None

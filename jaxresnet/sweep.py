@@ -90,6 +90,7 @@ def plan_jobs(
     experiment, name = load_experiment(path), name.removesuffix(f":{single}")
     if single and arms is not None:
         raise UsageError(f"--arms={','.join(arms)}: --config={name}:{single} names an arm already; leave out one")
+    overrides = {field: _portable(value) for field, value in overrides.items()}
     jobs: dict[pathlib.Path, Job] = {}
     for seed in range(seeds):
         for arm in [single] if single else _chosen(experiment, arms):
@@ -100,7 +101,7 @@ def plan_jobs(
             folder = user_path(workdir) / inside
             arguments = (
                 f"--config={_portable(name)}:{arm}" if arm else f"--config={_portable(name)}",
-                *(f"--config.{field}={_portable(value)}" for field, value in overrides.items() if field != "seed"),
+                *(f"--config.{field}={value}" for field, value in overrides.items() if field != "seed"),
                 f"--config.seed={config.seed}",
                 f"--workdir={_portable(pathlib.PurePath(workdir, inside))}",
             )

@@ -29,7 +29,7 @@ def pack(run: Run, folder: pathlib.Path) -> dict[str, Any]:
         "summary": run.summary,
         "failure": run.failure,
         "metrics": [
-            {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in line.items()}
+            {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in line.items()}
             for line in metrics
         ],
     }

@@ -65,7 +65,7 @@ def checkpointed(
 
 def arrays_of(state: TrainState) -> dict[str, np.ndarray]:
     """Copy every array that training changes, by its path in the state."""
-    changing = {"step": state.step, **state.variables, "opt_state": state.opt_state}
+    changing = {"step": state.step, **state.raw_variables, "averages": state.averages, "opt_state": state.opt_state}
     leaves = jax.tree_util.tree_leaves_with_path(changing)
     return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
 

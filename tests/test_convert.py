@@ -206,7 +206,7 @@ def test_finished_import_has_nothing_to_train(authors_file, tiny_config, tmp_pat
 def test_report_excludes_imported_runs(authors_file, tiny_config, tmp_path, capsys):
     import_weights(authors_file, tiny_config, tmp_path / "runs" / "a")
     assert read_runs(tmp_path / "runs") == []
-    assert "began with imported weights" in capsys.readouterr().err
+    assert "did not begin with random weights" in capsys.readouterr().err
 
 
 def test_import_overwrites_no_workdir(authors_file, tiny_config, tmp_path):

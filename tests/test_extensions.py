@@ -11,16 +11,18 @@ import optax
 import pytest
 
 from jaxresnet import extensions
-from jaxresnet.config import load_experiment
+from jaxresnet.config import get_config, load_experiment
 from jaxresnet.core.model import BasicBlock
 from jaxresnet.core.optim import create_optimizer
 from jaxresnet.core.state import create_model, create_transform
 from jaxresnet.core.steps import create_loss
 from jaxresnet.evaluate import evaluate_run
+from jaxresnet.finetune import choose_config
 from jaxresnet.inference import load
 from jaxresnet.system.errors import UserError
 from jaxresnet.training import train_and_evaluate
 from tests.conftest import REPOSITORY
+from tests.data.test_loading import save_classes
 
 MINE = """
 import flax.linen as nn
@@ -115,6 +117,35 @@ def test_stored_run_never_loads_code(own_config, mine, monkeypatch):
     mine.write_text(MINE)
     extensions.use("mine.py")
     np.testing.assert_array_equal(load("run").logits(np.zeros((32, 32, 3), np.uint8)), trained)
+
+
+def test_file_beside_the_config_file_is_used(mine, monkeypatch):
+    """The current folder's file of the same name is another study's, unless a path names it."""
+    (mine.parent / "study").mkdir()
+    (mine.parent / "study" / "mine.py").write_text(MINE + "# of the study\n")
+    table = "from configs import quickstart\n\n\ndef get_config():\n    config = quickstart.get_config()\n"
+    (mine.parent / "study" / "table.py").write_text(f"{table}    config.loss = 'mine.py:brier'\n    return config\n")
+    of_study, here = (hashlib.sha256(text.encode()).hexdigest() for text in (MINE + "# of the study\n", MINE))
+    assert get_config("study/table.py", {"seed": "1"}).code == f"mine.py:{of_study}"
+    assert get_config("study/table.py", {"loss": "./mine.py:brier"}).code == f"mine.py:{here}"
+
+
+def test_finetune_runs_no_stored_code(own_config, mine, monkeypatch):
+    """A stored config can name any file of this machine as its block."""
+    train_and_evaluate(own_config, "run")
+    save_classes(mine.parent / "photos", {"cat": 5, "dog": 5})
+    stored = mine.parent / "run" / "config.json"
+    text = stored.read_text().replace("mine.py:gelu", f"{mine}:gelu")
+    stored.write_text(re.sub(r'"code": ".*"', '"code": ""', text))
+    monkeypatch.setattr(extensions, "_USED", {})
+    mine.write_text("raise SystemExit('it was run')\n")
+    choose = lambda: choose_config(mine.parent / "photos", mine.parent / "new", "run", "", {})  # noqa: E731
+    with pytest.raises(UserError, match=r"mine\.py was not run; if you trust it, give --with=mine\.py"):
+        choose()
+    (mine.parent / "trusted").mkdir()
+    (mine.parent / "trusted" / "mine.py").write_text(MINE)
+    extensions.use("trusted/mine.py")
+    assert choose().code == f"mine.py:{hashlib.sha256(MINE.encode()).hexdigest()}"
 
 
 def test_changed_file_is_refused(own_config, mine, monkeypatch):

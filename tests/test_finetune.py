@@ -130,7 +130,7 @@ def test_resume_needs_no_source(source, tiny_config, tmp_path, monkeypatch, caps
     for name in ("run", "whole"):
         assert json.loads((tmp_path / name / IMPORTED_FILE).read_text())["file"] == tiny_config.init_from
     assert read_runs(tmp_path) == []
-    assert "began with imported weights" in capsys.readouterr().err
+    assert "did not begin with random weights" in capsys.readouterr().err
     with pytest.raises(UserError, match="init_from=None"):
         train_and_evaluate(make_tiny_config(tiny_config.dataset.data_dir), str(tmp_path / "run"))
 

@@ -1,8 +1,10 @@
 """The model that this repository ships: usable in a fresh clone, and as good as its summary says."""
 
+import filecmp
 import hashlib
 import os
 import pathlib
+import shutil
 
 import jax.export
 import jax.numpy as jnp
@@ -61,8 +63,11 @@ def test_unknown_model_lists_the_names(capsys):
 
 def test_default_export_spares_the_release(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    export.main(["--format=safetensors"])
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    own = shutil.copytree(PRETRAINED, tmp_path / "own")
+    for place in (released.DEFAULT, str(own)):
+        export.main([f"--workdir={place}", "--format=safetensors"])
+        pathlib.Path("model.safetensors").unlink()
+    assert filecmp.cmp(own / "model.safetensors", PRETRAINED / "model.safetensors", shallow=False)
     assert released.resolve("~/x") == pathlib.Path("~/x").expanduser()
 
 

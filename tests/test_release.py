@@ -208,6 +208,19 @@ def test_release_is_a_finished_run_in_training(shipped, run, capsys):
     assert sorted(path.name for path in shipped.iterdir()) == files
     with pytest.raises(UserError, match="exists; give a new folder"):
         write_release(str(run), str(shipped), "", "mit", None)
+    with pytest.raises(UserError, match="is a release already; give the run that it was made from"):
+        write_release(str(shipped), str(shipped.parent / "again"), "", "mit", None)
+
+
+def test_release_says_where_its_run_began(shipped, run, tiny_config, tmp_path):
+    tiny_config.num_epochs, tiny_config.init_from = 1, str(shipped)
+    train_and_evaluate(tiny_config, str(tmp_path / "run"))
+    write_release(tmp_path / "run", str(tmp_path / "out"), "", "mit", None)
+    sha256 = read_summary(shipped)["release"]["sha256"]
+    assert f"| began with | file {shipped.name}, sha256 {sha256} |" in (tmp_path / "out" / "README.md").read_text()
+    assert load_config(tmp_path / "out").init_from == shipped.name
+    assert all(str(tmp_path) not in path.read_text() for path in (tmp_path / "out").glob("*.json"))
+    assert "| began with | random weights |" in (shipped / "README.md").read_text()
 
 
 def test_unfinished_run_is_not_released(run, tmp_path):

@@ -66,6 +66,13 @@ def test_commands_name_config_as_given(monkeypatch, form):
     )
 
 
+def test_plan_has_the_paths_of_its_runs(tmp_path, monkeypatch):
+    """A run's process is given paths relative to the current folder, so the plan's config has them, too."""
+    monkeypatch.chdir(tmp_path)
+    (job,) = sweep.plan_jobs("quickstart", None, 1, {"init_from": str(tmp_path / "base")}, "runs")
+    assert job.config.init_from == "base" and "--config.init_from=base" in job.arguments
+
+
 def test_arms_of_paper_can_be_chosen(tmp_path):
     planned = sweep.plan_jobs("scheduler", ["paper", "warm_restarts"], 1, {}, tmp_path)
     assert [job.label.partition(",")[0] for job in planned] == [

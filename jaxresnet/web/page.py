@@ -24,7 +24,7 @@ from jaxresnet.inference import Classifier, load
 from jaxresnet.portable import any_batch, convert_to_onnx, in_float32, portable
 from jaxresnet.system.errors import UserError, user_path
 from jaxresnet.system.files import new_folder
-from jaxresnet.workdir.folder import load_data, read_class_names
+from jaxresnet.workdir.folder import load_data
 
 PAGE = ("index.html", "demo.css", "demo.js", "pixels.js")
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -149,7 +149,8 @@ def _page_files(workdir: pathlib.Path, checkpoint: str, data_dir: str | None, ru
     else:
         dataset = load_data(config, workdir, data_dir)
         files[EXAMPLES_FILE], examples = draw_examples(dataset.test.images, dataset.test.labels)
-    classifier, names = load(workdir, checkpoint), read_class_names(workdir, config)
+    classifier = load(workdir, checkpoint)
+    names = classifier.class_names
     files["model.onnx"] = to_onnx(classifier)
     about = {
         "class_names": names,

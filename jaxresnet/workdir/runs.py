@@ -67,7 +67,7 @@ def _skipping(path: pathlib.Path) -> Iterator[None]:
 
 def _read_folder(path: pathlib.Path) -> Run:
     if (path / IMPORTED_FILE).exists():
-        raise UserError(f"{path} began with imported weights, so its config alone does not describe it")
+        raise UserError(f"{path} did not begin with random weights, so its config alone does not describe it")
     summary, confusion, failure = _finite(read_summary(path)), read_confusion(path), read_failure(path)
     return Run(path, load_config(path), read_metrics(path), summary, confusion, failure)
 
