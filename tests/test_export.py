@@ -100,7 +100,7 @@ def test_default_file_lies_in_workdir(window_run, capsys):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--workdir=none", "the folder none does not exist"),
+        ("--workdir=none", "none holds no run: there is no config.json in it"),
         ("--workdir=.", "holds no run"),
         ("--format=release", "needs --out, a new folder"),
     ],
