@@ -119,7 +119,7 @@ def test_stored_run_never_loads_code(own_config, mine, monkeypatch):
     np.testing.assert_array_equal(load("run").logits(np.zeros((32, 32, 3), np.uint8)), trained)
 
 
-def test_file_beside_the_config_file_is_used(mine, monkeypatch):
+def test_file_beside_the_config_file_is_used(mine):
     """The current folder's file of the same name is another study's, unless a path names it."""
     (mine.parent / "study").mkdir()
     (mine.parent / "study" / "mine.py").write_text(MINE + "# of the study\n")

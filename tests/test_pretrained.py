@@ -62,11 +62,12 @@ def test_unknown_model_lists_the_names(capsys):
 
 
 def test_default_export_spares_the_release(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
     own = shutil.copytree(PRETRAINED, tmp_path / "own")
-    for place in (released.DEFAULT, str(own)):
-        export.main([f"--workdir={place}", "--format=safetensors"])
-        pathlib.Path("model.safetensors").unlink()
+    for number, flags in enumerate(([], [f"--workdir={own}"])):
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
+        export.main([*flags, "--format=safetensors"])
+        assert [path.name for path in pathlib.Path().iterdir()] == ["model.safetensors"]
     assert filecmp.cmp(own / "model.safetensors", PRETRAINED / "model.safetensors", shallow=False)
     assert released.resolve("~/x") == pathlib.Path("~/x").expanduser()
 
