@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "inference": {"system", "released", "extensions", "core", "data", "config", "weights", "workdir"},
     "initial": {"system", "config", "core", "weights", "workdir", "released", "convert", "inference"},
     "training": {"system", "extensions", "core", "data", "config", "workdir", "inference", "initial"},
-    "finetune": {"system", "released", "config", "data", "cli", "training"},
+    "finetune": {"system", "released", "extensions", "config", "data", "cli", "training"},
     "evaluate": {"system", "released", "calibration", "core", "data", "config", "workdir", "cli", "inference"},
     "main": {"system", "config", "cli", "training"},
     "engines": {"system.errors", "workdir", "main"},
