@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import long, skips, small, vetoes
+from configs import long, muon, skips, small
 from jaxresnet.config import check_config, check_same_training, flatten, save_config
 from jaxresnet.initial import branch_off
 from jaxresnet.system.errors import UserError
@@ -20,7 +20,7 @@ def layers(config):
     return 2 * sum(config.model.blocks) + 2
 
 
-@pytest.mark.parametrize("study", [skips, small, vetoes])
+@pytest.mark.parametrize("study", [muon, skips, small])
 def test_unknown_arm_gets_the_list(study):
     for arm in study.ARMS:
         check_config(study.get_config(arm))
@@ -96,9 +96,9 @@ def test_branches_of_the_long_recipe_fit_its_trunk(epochs, tmp_path):
     assert step == long.DECAY_BEGINS * steps_per_epoch and step % trunk.checkpoint.every_steps == 0
 
 
-def test_vetoes_differ_from_the_long_recipe_in_their_parts():
-    first = flatten(vetoes.get_config().to_dict())
-    parts = {"augment.cutout_size", "augment.alternating_flip", "optimizer.name", "optimizer.momentum"}
-    for arm in vetoes.ARMS:
-        values = flatten(vetoes.get_config(arm).to_dict())
-        assert {k for k in first if values[k] != first[k]} <= parts | {"name", "schedule.learning_rate"}
+def test_pilots_of_muon_differ_in_the_optimizer():
+    first = flatten(muon.get_config().to_dict())
+    for arm in muon.ARMS:
+        values = flatten(muon.get_config(arm).to_dict())
+        parts = {"name", "optimizer.name", "optimizer.momentum", "schedule.learning_rate"}
+        assert {k for k in first if values[k] != first[k]} <= parts
