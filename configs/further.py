@@ -11,7 +11,8 @@ paper's 200 epochs. There are no averages, because those of `configs/long.py` lo
 The plan was written before the run: seed 0, all 50,000 images, one run, which is released when it ends, whatever its
 test accuracy. It is not stopped by its test accuracy either.
 
-Paper: no such experiment. Measured here: nothing yet.
+Paper: no such experiment. Measured here: 95.85% test accuracy at the last epoch, 96.37% with the mirrored view, 6h16m
+on 2 cores of an AMD EPYC, shared with other work, after 4h13m for the first run. One run, seed 0.
 """
 
 from configs import fast

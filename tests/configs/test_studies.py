@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import long, muon, skips, small
+from configs import further, long, muon, skips, small
 from jaxresnet.config import check_config, check_same_training, flatten, save_config
 from jaxresnet.initial import branch_off
 from jaxresnet.system.errors import UserError
@@ -81,6 +81,13 @@ def test_stored_long_run_has_its_config():
     config = long.get_config("40")
     config.branch_from = "../long"
     check_same_training(config, REPOSITORY / "results" / "runs" / "long-40")
+
+
+def test_stored_further_run_has_its_config():
+    """It began with the model that was released before it."""
+    config = further.get_config()
+    config.init_from = "pretrained:cifar10"
+    check_same_training(config, REPOSITORY / "results" / "runs" / "further")
 
 
 @pytest.mark.parametrize("epochs", long.EPOCHS[:-1])
