@@ -43,19 +43,20 @@ def draw_compute() -> Figure:
         error = 100 - np.array(log["eval_accuracy"])
         axes.plot(compute, error, color=THEIRS, linewidth=0.7)
         axes.plot(compute[-1], error[-1], "o", color=THEIRS, markersize=4)
-    begins = {}  # compute of each run's last epoch
+    ends: dict[str, float] = {}  # compute after each run
     for name, before in RECIPE.items():
         config, points = load_config(RUNS / name), [*filter(is_epoch_line, read_metrics(RUNS / name))]
         epochs = np.array([line["epoch"] for line in points])
-        compute = begins.get(before, 0) + flop_until(config, IMAGE_SHAPE, epochs) * NUM_TRAIN / 1e15
+        start = ends[before] if before else 0.0
+        compute = start + flop_until(config, IMAGE_SHAPE, epochs) * NUM_TRAIN / 1e15
         error = 100 - np.array([line["test_accuracy"] for line in points])
         axes.plot(compute, error, color=OURS, linewidth=1.8)
         axes.plot(compute[-1], error[-1], "o", color=OURS, markersize=7)
         time = format_seconds(points[-1]["seconds"])
         text = f"{config.num_epochs} more epochs,\n{time}" if before else f"{config.num_epochs} epochs, {time}"
-        side = {"xytext": (10, -10), "ha": "left"} if before else {"xytext": (-10, 0), "ha": "right"}
-        axes.annotate(text, (compute[-1], error[-1]), textcoords="offset points", color=OURS, **side)
-        begins[name] = compute[-1]
+        offset, side = ((10, -10), "left") if before else ((-10, 0), "right")
+        axes.annotate(text, (compute[-1], error[-1]), offset, textcoords="offset points", color=OURS, ha=side)
+        ends[name] = compute[-1]
     axes.text(0.23, 4.6, "this project, two CPU cores:\nsmall images first, whole ones last", color=OURS, va="center")
     axes.text(10.5, 30, "the authors' final run and three\nrelatives, 200 epochs", color="#666666", va="center")
     axes.set(xscale="log", yscale="log", ylim=(60, 3.6), xlim=(0.2, 60))
