@@ -8,7 +8,8 @@ it. The difference is reported, whichever way it goes. SGD's fourth rate, 1.6, w
 had scored best. An arm has one seed, and an accuracy of 90% on 5,000 images has a standard error of 0.4 points, so a
 difference below about 1 point is within noise.
 
-Paper: no such experiment. Measured here: nothing yet.
+Paper: no such experiment. Measured here: Muon 90.50% validation accuracy; SGD 83.48, 85.18, 85.68 and 84.78%. One seed
+each, on one core each of an AMD EPYC.
 """
 
 from configs import fast
