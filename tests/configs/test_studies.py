@@ -105,7 +105,7 @@ def test_branches_of_the_long_recipe_fit_its_trunk(epochs, tmp_path):
 
 def test_pilots_of_muon_differ_in_the_optimizer():
     first = flatten(muon.get_config().to_dict())
+    parts = {"name", "optimizer.name", "optimizer.momentum", "schedule.learning_rate"}
     for arm in muon.ARMS:
         values = flatten(muon.get_config(arm).to_dict())
-        parts = {"name", "optimizer.name", "optimizer.momentum", "schedule.learning_rate"}
         assert {k for k in first if values[k] != first[k]} <= parts
